@@ -1,0 +1,195 @@
+//! The configuration: every key, its default and its unit. A leaf that all layers may read.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::wire::Transport;
+
+/// One local address and transport that is served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listener {
+    pub transport: Transport,
+    pub addr: SocketAddr,
+    /// What Via and Contact say of us, `host:port`; the bound address unless configured.
+    pub advertised: String,
+}
+
+/// RFC 3261 table 4 and what else waits. Milliseconds in the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Timers {
+    /// T1, the round-trip estimate.
+    pub t1: Duration,
+    /// T2, the longest interval between retransmissions of non-INVITE requests and INVITE responses.
+    pub t2: Duration,
+    /// T4, how long a message may stay in the network.
+    pub t4: Duration,
+    /// Timer C: how long a call may ring after the last provisional response (RFC 3261 §16.6: above 3 minutes).
+    pub timer_c: Duration,
+    /// Timer D: how long a finished INVITE client transaction absorbs retransmitted finals on UDP.
+    pub timer_d: Duration,
+}
+
+impl Timers {
+    /// 64*T1: timers B, F, H, J, L and M.
+    pub fn timeout(&self) -> Duration {
+        self.t1 * 64
+    }
+}
+
+/// Every limit; full means 503 or a counted drop, never growth. Counts are for the whole process and are shared out
+/// evenly to the shards, except where a limit is of one thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// One message, header section and body; at most 65,535.
+    pub message_bytes_max: usize,
+    /// The body of one message: beyond it 413.
+    pub body_bytes_max: usize,
+    pub transactions_max: usize,
+    pub calls_max: usize,
+    /// How long an answered call may last before both sides get a BYE.
+    pub call_duration_max: Duration,
+    /// Destinations that one request is forked to.
+    pub forks_max: usize,
+    pub aors_max: usize,
+    pub contacts_per_aor_max: usize,
+    pub subscriptions_max: usize,
+    pub subscriptions_per_aor_max: usize,
+    pub connections_max: usize,
+    pub connections_per_source_max: usize,
+    /// Unsent bytes of one TCP connection.
+    pub send_queue_bytes_max: usize,
+    /// A connection that received nothing for so long is closed.
+    pub connection_idle: Duration,
+    /// A message that was begun on a connection must be whole after so long.
+    pub message_partial: Duration,
+    /// How long an attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// All message buffers of one shard, bytes.
+    pub buffer_bytes_max: usize,
+    /// Bytes waiting in the mailbox from one shard to another.
+    pub mailbox_bytes: usize,
+}
+
+/// RFC 3261 §10.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registrar {
+    /// Granted when the request names no expiry, seconds.
+    pub expires_default_s: u32,
+    /// Below it 423 with Min-Expires, seconds.
+    pub expires_min_s: u32,
+    /// More is cut down to this, seconds.
+    pub expires_max_s: u32,
+    /// How long a subscriber without contacts is still known (480 rather than 404).
+    pub offline_memory: Duration,
+}
+
+/// RFC 3680 and RFC 6665.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegEvent {
+    /// Whether a NOTIFY carries `application/reginfo+xml`.
+    pub notify_body: bool,
+    pub expires_default_s: u32,
+    pub expires_min_s: u32,
+    pub expires_max_s: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Which kernel features the reactor may use: all that it finds, or only those of an older kernel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct KernelLevel {
+    pub major: u16,
+    pub minor: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    /// Domains whose subscribers live here, lower case. Empty: every domain is taken for ours, and a subscriber is named by
+    /// the user part alone.
+    pub domains: Vec<String>,
+    /// Number of shards, at least 1.
+    pub shards: usize,
+    /// CPUs that the shards are pinned to, in turn; empty: those that the process may run on.
+    pub cpus: Vec<usize>,
+    /// `None`: everything that the probe finds.
+    pub kernel_level: Option<KernelLevel>,
+    pub open_registrar: bool,
+    /// How long calls in progress may go on after SIGTERM.
+    pub drain: Duration,
+    /// A `tracing` filter directive: `info`, `debug`, `ringway::io=trace`.
+    pub log: String,
+    pub log_format: LogFormat,
+    /// Option tags that an INVITE must say it supports: else 421.
+    pub extensions_required: Vec<String>,
+    pub timers: Timers,
+    pub limits: Limits,
+    pub registrar: Registrar,
+    pub reg_event: RegEvent,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let addr: SocketAddr = ([127, 0, 0, 1], 5060).into();
+        let listener = |transport| Listener {
+            transport,
+            addr,
+            advertised: addr.to_string(),
+        };
+        Config {
+            listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+            domains: Vec::new(),
+            shards: 1,
+            cpus: Vec::new(),
+            kernel_level: None,
+            open_registrar: false,
+            drain: Duration::from_secs(30),
+            log: "info".to_owned(),
+            log_format: LogFormat::Human,
+            extensions_required: Vec::new(),
+            timers: Timers {
+                t1: Duration::from_millis(500),
+                t2: Duration::from_secs(4),
+                t4: Duration::from_secs(5),
+                timer_c: Duration::from_secs(181),
+                timer_d: Duration::from_secs(32),
+            },
+            limits: Limits {
+                message_bytes_max: 65_535,
+                body_bytes_max: 65_535,
+                transactions_max: 4_000_000,
+                calls_max: 1_000_000,
+                call_duration_max: Duration::from_secs(12 * 3_600),
+                forks_max: 8,
+                aors_max: 4_000_000,
+                contacts_per_aor_max: 8,
+                subscriptions_max: 2_000_000,
+                subscriptions_per_aor_max: 8,
+                connections_max: 100_000,
+                connections_per_source_max: 10_000,
+                send_queue_bytes_max: 1 << 20,
+                connection_idle: Duration::from_secs(3_600),
+                message_partial: Duration::from_secs(10),
+                connect_timeout: Duration::from_secs(5),
+                buffer_bytes_max: 4 << 30,
+                mailbox_bytes: 1 << 20,
+            },
+            registrar: Registrar {
+                expires_default_s: 600_000,
+                expires_min_s: 60,
+                expires_max_s: 600_000,
+                offline_memory: Duration::from_secs(7 * 86_400),
+            },
+            reg_event: RegEvent {
+                notify_body: true,
+                expires_default_s: 600_000,
+                expires_min_s: 60,
+                expires_max_s: 600_000,
+            },
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What one shard counts. The owner writes plainly, anyone may read: a counter is an atomic that only its shard stores to,
+//! so counting costs a load and a store in the shard's own memory and no locked instruction.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A count written by one thread and read by any.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    /// For gauges: what there is now.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Declares a fieldless enum with all its values and their names as metrics and logs show them.
+macro_rules! named_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+            pub const COUNT: usize = Self::ALL.len();
+
+            pub const fn text(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+named_enum! {
+    /// Why something that arrived, or was to be sent, went nowhere. One counter each; nothing vanishes without one.
+    DropReason {
+        /// A datagram that is no SIP message and can't be answered.
+        Garbage = "garbage",
+        /// A malformed response: RFC 3261 §18.1.2 has nobody to tell.
+        BadResponse = "bad_response",
+        /// A response whose top Via is not ours, or names no transaction of ours.
+        StrayResponse = "stray_response",
+        /// An ACK that belongs to no transaction and no call (RFC 3261 §17: never answered).
+        StrayAck = "stray_ack",
+        /// A malformed request that lacks what an answer needs, or a malformed ACK.
+        UnanswerableRequest = "unanswerable_request",
+        /// No buffer: the pool is at `limits.buffer_bytes_max`.
+        NoBuffer = "no_buffer",
+        /// The mailbox of the shard that owns the message is full.
+        MailboxFull = "mailbox_full",
+        /// The kernel refused to send (no route, message too long, ...).
+        SendError = "send_error",
+        /// The connection to send on could not be had, or its queue was full.
+        ConnectionLost = "connection_lost",
+        /// What we forward would be larger than the transport takes.
+        TooLarge = "too_large",
+        /// A connection refused: `limits.connections_max`.
+        ConnectionsFull = "connections_full",
+        /// A connection refused: `limits.connections_per_source_max`.
+        ConnectionsPerSourceFull = "connections_per_source_full",
+        /// A connection closed that left a message half sent.
+        PartialMessage = "partial_message",
+        /// A stream that is not SIP.
+        Framing = "framing",
+        /// A transaction table at its limit, where no 503 could be sent.
+        TransactionsFull = "transactions_full",
+        /// A 2xx for an INVITE that nobody waits for any more.
+        StrayOk = "stray_ok",
+    }
+}
+
+named_enum! {
+    /// The kinds of message that time in the server is recorded for.
+    MessageKind {
+        Register = "REGISTER",
+        Subscribe = "SUBSCRIBE",
+        Notify = "NOTIFY",
+        Invite = "INVITE",
+        Ack = "ACK",
+        Bye = "BYE",
+        Cancel = "CANCEL",
+        Message = "MESSAGE",
+        Options = "OPTIONS",
+        OtherRequest = "other",
+        Provisional = "1xx",
+        Success = "2xx",
+        Failure = "3xx-6xx",
+    }
+}
+
+/// All counters of one shard.
+#[derive(Default, Debug)]
+pub struct Metrics {
+    pub received: [Counter; MessageKind::COUNT],
+    pub sent: [Counter; MessageKind::COUNT],
+    pub drops: [Counter; DropReason::COUNT],
+    /// Requests answered by us with 4xx to 6xx, by the hundreds digit less 4.
+    pub rejected: [Counter; 3],
+    pub retransmissions_sent: Counter,
+    pub retransmissions_absorbed: Counter,
+    pub calls_started: Counter,
+    pub calls_answered: Counter,
+    pub calls_ended: Counter,
+    pub registrations_added: Counter,
+    pub registrations_removed: Counter,
+    pub mailbox_sent: Counter,
+    pub mailbox_received: Counter,
+    pub keepalives: Counter,
+    pub connections_accepted: Counter,
+    pub connections_opened: Counter,
+    pub connections_closed: Counter,
+    pub datagrams_in: Counter,
+    pub datagrams_out: Counter,
+    pub stream_bytes_in: Counter,
+    pub stream_bytes_out: Counter,
+    pub turns: Counter,
+    pub ring_completions: Counter,
+    pub ring_submissions: Counter,
+    pub multishot_rearmed: Counter,
+    pub buffer_ring_empty: Counter,
+    pub overflows: Counter,
+    // What there is now, set once a turn by the shard.
+    pub transactions: Counter,
+    pub calls: Counter,
+    pub bindings: Counter,
+    pub subscriptions: Counter,
+    pub connections: Counter,
+    pub buffers: Counter,
+    pub timers: Counter,
+}
+
+impl Metrics {
+    pub fn drop(&self, reason: DropReason) {
+        self.drops[reason as usize].inc();
+    }
+}

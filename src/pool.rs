@@ -1,0 +1,200 @@
+//! Reference-counted message buffers of a few size classes, bounded by a limit known at start.
+//!
+//! A message that ringway sends is written once into a buffer of the pool; the transaction that may have to retransmit it
+//! and the effect that sends it hold a reference each. Nothing is allocated once the pool is warm.
+
+/// A buffer of the pool. Copying the id does not count as a reference: [`Pool::retain`] does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BufId(u32);
+
+/// Capacity in bytes of each size class. The largest takes a message of the largest legal size with what we add to it.
+pub const CLASS_BYTES: [usize; 5] = [512, 1_536, 4_096, 16_384, 73_728];
+
+const CLASS_SHIFT: u32 = 29;
+const INDEX_MASK: u32 = (1 << CLASS_SHIFT) - 1;
+
+#[derive(Default)]
+struct Class {
+    /// `None` while the buffer is out as a [`Draft`].
+    buffers: Vec<Option<Box<[u8]>>>,
+    used_bytes: Vec<u32>,
+    references: Vec<u16>,
+    free: Vec<u32>,
+}
+
+/// A buffer being written. It must go back by [`Pool::commit`] or [`Pool::discard`].
+#[must_use]
+pub struct Draft {
+    id: BufId,
+    pub bytes: Box<[u8]>,
+}
+
+/// Buffers of one shard.
+pub struct Pool {
+    classes: [Class; CLASS_BYTES.len()],
+    allocated_bytes: usize,
+    limit_bytes: usize,
+    in_use: usize,
+}
+
+impl Pool {
+    /// A pool that never allocates more than `limit_bytes` in all.
+    pub fn new(limit_bytes: usize) -> Pool {
+        Pool {
+            classes: Default::default(),
+            allocated_bytes: 0,
+            limit_bytes,
+            in_use: 0,
+        }
+    }
+
+    /// A writable buffer of at least `len_min` bytes, or `None` when the pool is at its limit or no class is so large.
+    pub fn draft(&mut self, len_min: usize) -> Option<Draft> {
+        let first = CLASS_BYTES.iter().position(|&bytes| bytes >= len_min)?;
+        let mut class_index = first;
+        loop {
+            let class = &mut self.classes[class_index];
+            if let Some(index) = class.free.pop() {
+                let bytes = class.buffers[index as usize]
+                    .take()
+                    .expect("a free buffer is in its place");
+                self.in_use += 1;
+                return Some(Draft {
+                    id: BufId((class_index as u32) << CLASS_SHIFT | index),
+                    bytes,
+                });
+            }
+            if self.allocated_bytes + CLASS_BYTES[class_index] <= self.limit_bytes {
+                self.grow(class_index);
+                continue;
+            }
+            // At the limit a free buffer of a larger class serves rather than none.
+            class_index = (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty())?;
+        }
+    }
+
+    fn grow(&mut self, class_index: usize) {
+        let class = &mut self.classes[class_index];
+        let index = class.buffers.len() as u32;
+        assert!(index <= INDEX_MASK);
+        class
+            .buffers
+            .push(Some(vec![0; CLASS_BYTES[class_index]].into_boxed_slice()));
+        class.used_bytes.push(0);
+        class.references.push(0);
+        // Room for every buffer at once, so that giving one back never allocates.
+        class.free.reserve(class.buffers.len() - class.free.len());
+        class.free.push(index);
+        self.allocated_bytes += CLASS_BYTES[class_index];
+    }
+
+    /// Puts a written draft in its place with one reference, holding its first `len` bytes.
+    pub fn commit(&mut self, draft: Draft, len: usize) -> BufId {
+        assert!(len <= draft.bytes.len());
+        let (class, index) = self.place_mut(draft.id);
+        class.buffers[index] = Some(draft.bytes);
+        class.used_bytes[index] = len as u32;
+        class.references[index] = 1;
+        draft.id
+    }
+
+    /// Gives a draft back unwritten.
+    pub fn discard(&mut self, draft: Draft) {
+        let id = self.commit(draft, 0);
+        self.release(id);
+    }
+
+    /// A copy of `bytes` with one reference.
+    pub fn put(&mut self, bytes: &[u8]) -> Option<BufId> {
+        let mut draft = self.draft(bytes.len())?;
+        draft.bytes[..bytes.len()].copy_from_slice(bytes);
+        Some(self.commit(draft, bytes.len()))
+    }
+
+    pub fn get(&self, id: BufId) -> &[u8] {
+        let (class, index) = self.place(id);
+        let bytes = class.buffers[index]
+            .as_deref()
+            .expect("a buffer that is referred to is in its place");
+        &bytes[..class.used_bytes[index] as usize]
+    }
+
+    /// One more reference. The id is returned for convenience.
+    pub fn retain(&mut self, id: BufId) -> BufId {
+        let (class, index) = self.place_mut(id);
+        class.references[index] += 1;
+        id
+    }
+
+    /// One reference less; the last one frees the buffer.
+    pub fn release(&mut self, id: BufId) {
+        let (class, index) = self.place_mut(id);
+        assert!(class.references[index] > 0, "released more often than retained");
+        class.references[index] -= 1;
+        if class.references[index] == 0 {
+            class.free.push(index as u32);
+            self.in_use -= 1;
+        }
+    }
+
+    /// Buffers that are referred to or being written; zero when nothing is left over.
+    pub fn in_use(&self) -> usize {
+        self.in_use
+    }
+
+    pub fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes
+    }
+
+    fn place(&self, id: BufId) -> (&Class, usize) {
+        (
+            &self.classes[(id.0 >> CLASS_SHIFT) as usize],
+            (id.0 & INDEX_MASK) as usize,
+        )
+    }
+
+    fn place_mut(&mut self, id: BufId) -> (&mut Class, usize) {
+        (
+            &mut self.classes[(id.0 >> CLASS_SHIFT) as usize],
+            (id.0 & INDEX_MASK) as usize,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_reference_frees_a_buffer_for_use_again() {
+        let mut pool = Pool::new(1 << 20);
+        let id = pool.put(b"INVITE").expect("room");
+        pool.retain(id);
+        pool.release(id);
+        assert_eq!((pool.get(id), pool.in_use()), (&b"INVITE"[..], 1));
+        pool.release(id);
+        assert_eq!(pool.in_use(), 0);
+        let allocated = pool.allocated_bytes();
+        let again = pool.put(b"BYE").expect("room");
+        assert_eq!((again, pool.allocated_bytes()), (id, allocated));
+    }
+
+    #[test]
+    fn a_full_pool_says_no_and_never_grows() {
+        let mut pool = Pool::new(CLASS_BYTES[0] + CLASS_BYTES[1]);
+        let large = pool.put(&[7; 1_000]).expect("room");
+        let small = pool.put(b"x").expect("room");
+        assert!(pool.put(b"y").is_none());
+        pool.release(large);
+        // A larger buffer that is free stands in for a small one.
+        let stand_in = pool.put(b"y").expect("room");
+        assert_eq!(pool.get(stand_in), b"y");
+        assert!(pool.put(&[0; 100_000]).is_none(), "no class is so large");
+        pool.release(small);
+        pool.release(stand_in);
+        assert_eq!(
+            (pool.in_use(), pool.allocated_bytes()),
+            (0, CLASS_BYTES[0] + CLASS_BYTES[1])
+        );
+    }
+}

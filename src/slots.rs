@@ -1,0 +1,130 @@
+//! A slab with a generation for each entry and a limit for all: a stale id finds nothing instead of somebody else.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use slab::Slab;
+
+/// Names one entry of a [`Slots<T>`] for as long as it lives.
+pub struct Id<T> {
+    pub slot: u32,
+    pub generation: u32,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Id<T> {
+    pub const fn new(slot: u32, generation: u32) -> Id<T> {
+        Id {
+            slot,
+            generation,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<T> Clone for Id<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Id<T> {}
+impl<T> PartialEq for Id<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.slot, self.generation) == (other.slot, other.generation)
+    }
+}
+impl<T> Eq for Id<T> {}
+impl<T> fmt::Debug for Id<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
+/// Entries of one kind, at most `limit` of them. Ids of removed entries never match again (until 2^32 later inserts).
+pub struct Slots<T> {
+    entries: Slab<(u32, T)>,
+    generation: u32,
+    limit: usize,
+}
+
+impl<T> Slots<T> {
+    pub fn new(limit: usize) -> Slots<T> {
+        Slots {
+            entries: Slab::new(),
+            generation: 0,
+            limit: limit.min(u32::MAX as usize),
+        }
+    }
+
+    /// `None` when the limit is reached.
+    pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
+        if self.entries.len() >= self.limit {
+            return None;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.entries.insert((self.generation, entry)) as u32;
+        Some(Id::new(slot, self.generation))
+    }
+
+    pub fn get(&self, id: Id<T>) -> Option<&T> {
+        self.entries
+            .get(id.slot as usize)
+            .filter(|(generation, _)| *generation == id.generation)
+            .map(|(_, entry)| entry)
+    }
+
+    pub fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
+        self.entries
+            .get_mut(id.slot as usize)
+            .filter(|(generation, _)| *generation == id.generation)
+            .map(|(_, entry)| entry)
+    }
+
+    pub fn remove(&mut self, id: Id<T>) -> Option<T> {
+        self.get(id)?;
+        Some(self.entries.remove(id.slot as usize).1)
+    }
+
+    /// The whole id of the entry now in `slot`.
+    pub fn id_at(&self, slot: u32) -> Option<Id<T>> {
+        self.entries
+            .get(slot as usize)
+            .map(|(generation, _)| Id::new(slot, *generation))
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit
+    }
+
+    /// In slot order, which is the same on every run of the same events.
+    pub fn iter(&self) -> impl Iterator<Item = (Id<T>, &T)> {
+        self.entries
+            .iter()
+            .map(|(slot, (generation, entry))| (Id::new(slot as u32, *generation), entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_id_finds_nothing_in_a_slot_used_again() {
+        let mut slots = Slots::new(1);
+        let first = slots.insert("first").expect("room");
+        assert!(slots.insert("second").is_none(), "the limit holds");
+        assert_eq!(slots.remove(first), Some("first"));
+        let second = slots.insert("second").expect("room");
+        assert_eq!(first.slot, second.slot);
+        assert_eq!((slots.get(first), slots.get(second)), (None, Some(&"second")));
+        assert_eq!(slots.remove(first), None);
+    }
+}

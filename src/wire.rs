@@ -1,0 +1,180 @@
+//! The vocabulary between the sans-IO core and the reactor: events go in, effects come out.
+
+use std::net::SocketAddr;
+
+use crate::pool::{BufId, Pool};
+use crate::time::Instant;
+
+/// Transport protocols that ringway listens on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    /// Whether the transport itself delivers what was sent (RFC 3261 §17: no retransmission timers then).
+    pub const fn is_reliable(self) -> bool {
+        match self {
+            Transport::Udp => false,
+            Transport::Tcp => true,
+        }
+    }
+
+    /// The token as it stands in a Via header and a `transport` parameter of a Contact.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        }
+    }
+}
+
+/// Index of a shard: one pinned thread with one ring and all state of its calls. At most [`SHARDS_MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ShardId(pub u8);
+
+/// Most shards in one process: a token carries the shard in one byte, and 64 cores are plenty.
+pub const SHARDS_MAX: usize = 64;
+
+/// Index into the list of listeners that the configuration expands to (one entry a transport and address).
+/// Every shard has a socket of its own for each listener.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ListenerId(pub u16);
+
+/// A TCP connection. It lives in the shard that accepted or opened it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnId {
+    pub shard: ShardId,
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// Where a message came from, and so where its answer goes; or where a request is to be sent.
+///
+/// With `conn` set the message goes out on that connection while it lives; when it is gone, or none is given, a connection
+/// to `peer` is used again or opened. For UDP `conn` is always `None`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    pub transport: Transport,
+    /// The local socket (UDP), or the listener whose address stands in our Via (TCP).
+    pub listener: ListenerId,
+    pub peer: SocketAddr,
+    pub conn: Option<ConnId>,
+}
+
+/// Who wants to hear that a message could not be sent: a slot and generation that mean something to the sender alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TxOp {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// Why a TCP connection ended, or could not be had.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The peer closed it in an orderly way.
+    PeerClosed,
+    /// Reset or another socket error.
+    Reset,
+    /// A connection that we opened was refused or timed out.
+    ConnectFailed,
+    /// The bounded send queue is full: the peer reads too slowly.
+    SendQueueFull,
+    /// Nothing was received for the idle time-out.
+    Idle,
+    /// A message was begun and not finished in time.
+    PartialMessage,
+    /// What was received can't be framed as SIP.
+    Framing,
+    /// A named limit (connections, buffers) was reached.
+    Limit,
+    /// The server is stopping.
+    Shutdown,
+}
+
+/// What happened outside the core.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// One whole UDP datagram.
+    Datagram { flow: Flow, bytes: &'a [u8] },
+    /// A connection was accepted or is now established. `flow.conn` is set.
+    Opened { flow: Flow },
+    /// Bytes of a TCP stream, in order, cut anywhere. `flow.conn` is set.
+    Stream { flow: Flow, bytes: &'a [u8] },
+    /// The connection is gone; its id will not be heard of again.
+    Closed { conn: ConnId, reason: CloseReason },
+    /// A message with an `op` could not be sent, or was still queued when its connection ended.
+    SendFailed { op: TxOp, reason: CloseReason },
+}
+
+/// What the core wants done outside. Whoever applies a `Send` releases its buffer reference.
+#[derive(Clone, Copy, Debug)]
+pub enum Effect {
+    /// Send the whole buffer as one message. One reference to `buf` travels with the effect.
+    Send {
+        flow: Flow,
+        buf: BufId,
+        op: Option<TxOp>,
+    },
+    /// Close the connection after what is queued on it has been sent.
+    Close { conn: ConnId, reason: CloseReason },
+    /// Something was put into that shard's mailbox: wake it.
+    Wake { shard: ShardId },
+}
+
+/// What came out of the core in one turn, and the buffers that it is written in.
+pub struct Effects {
+    pub pool: Pool,
+    list: Vec<Effect>,
+    /// When the event now being handled was received: the start of the time in the server.
+    pub received_at: Instant,
+}
+
+impl Effects {
+    /// Effects that a turn usually holds; the list grows past it only when one event fans out widely.
+    const CAPACITY: usize = 1024;
+
+    pub fn new(pool: Pool) -> Effects {
+        Effects {
+            pool,
+            list: Vec::with_capacity(Self::CAPACITY),
+            received_at: Instant::default(),
+        }
+    }
+
+    pub fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+
+    /// Sends `buf`; the caller's reference goes with it.
+    pub fn send(&mut self, flow: Flow, buf: BufId, op: Option<TxOp>) {
+        self.push(Effect::Send { flow, buf, op });
+    }
+
+    /// Sends `buf` and keeps the caller's reference, for a retransmission later.
+    pub fn send_kept(&mut self, flow: Flow, buf: BufId, op: Option<TxOp>) {
+        self.pool.retain(buf);
+        self.push(Effect::Send { flow, buf, op });
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The effect at `index` in the order in which they came.
+    pub fn get(&self, index: usize) -> Option<Effect> {
+        self.list.get(index).copied()
+    }
+
+    /// Forgets the list once every effect has been applied. Buffers are not touched.
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+}
