@@ -7,5 +7,6 @@ pub mod metrics;
 pub mod pool;
 pub mod slots;
 pub mod time;
+pub mod timer;
 pub mod token;
 pub mod wire;
