@@ -3,10 +3,15 @@
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
 pub mod config;
+pub mod dialog;
 pub mod metrics;
+pub mod msg;
 pub mod pool;
 pub mod slots;
 pub mod time;
 pub mod timer;
 pub mod token;
+pub mod transaction;
 pub mod wire;
+pub mod b2bua;
+pub mod location;
