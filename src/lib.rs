@@ -4,14 +4,14 @@
 
 pub mod config;
 pub mod dialog;
+pub mod location;
 pub mod metrics;
 pub mod msg;
 pub mod pool;
+pub mod registrar;
 pub mod slots;
 pub mod time;
 pub mod timer;
 pub mod token;
 pub mod transaction;
 pub mod wire;
-pub mod b2bua;
-pub mod location;
