@@ -15,3 +15,5 @@ pub mod transaction;
 pub mod wire;
 pub mod b2bua;
 pub mod location;
+pub mod ims;
+pub mod shard;
