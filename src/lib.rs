@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod metrics;
+pub mod msg;
 pub mod pool;
 pub mod slots;
 pub mod time;
