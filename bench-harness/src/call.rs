@@ -1,11 +1,12 @@
 //! Whole calls between two phones through ringway, step by step, each step checked for being there.
 
+use crate::contract::InDialog;
 use crate::dialog::Dialog;
 use crate::failure::Outcome;
 use crate::links::{Received, Transport};
 use crate::phone::Phone;
 use crate::seed;
-use crate::sip::Message;
+use crate::sip::{self, Message};
 
 /// An answered call, with everything that was said on the way.
 #[derive(Clone, Debug)]
@@ -22,6 +23,33 @@ pub struct Call {
     pub ack: (Message, Received),
     pub caller: Dialog,
     pub callee: Dialog,
+    /// The Contact URIs that the two gave.
+    pub caller_target: String,
+    pub callee_target: String,
+}
+
+impl Call {
+    /// What the callee expects of a request that the caller sends in the dialog.
+    pub fn at_callee(&self, cseq: Option<u32>) -> InDialog<'_> {
+        InDialog {
+            target: &self.callee_target,
+            call_id: &self.callee.call_id,
+            from: &self.callee.remote,
+            to: &self.callee.local,
+            cseq,
+        }
+    }
+
+    /// What the caller expects of a request that the callee sends in the dialog.
+    pub fn at_caller(&self, cseq: Option<u32>) -> InDialog<'_> {
+        InDialog {
+            target: &self.caller_target,
+            call_id: &self.caller.call_id,
+            from: &self.caller.remote,
+            to: &self.caller.local,
+            cseq,
+        }
+    }
 }
 
 /// The callee's 180 or 200 to an INVITE: with its Contact, and from 200 on with an answer to the offer.
@@ -69,14 +97,16 @@ pub fn place_with(
         r.is_request("ACK") && r.text("Call-ID") == leg_b.text("Call-ID")
     })?;
     Ok(Call {
+        caller_target: sip::uri(invite.text("Contact")).to_owned(),
+        callee_target: sip::uri(accepted.0.text("Contact")).to_owned(),
+        caller: caller_side,
+        callee: callee_side,
         invite,
         leg_b,
         trying,
         ringing,
         accepted,
         ack: (ack, got),
-        caller: caller_side,
-        callee: callee_side,
     })
 }
 

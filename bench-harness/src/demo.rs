@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::call::{self, Call};
-use crate::contract::{self, InDialog};
+use crate::contract;
 use crate::failure::{Failure, Outcome};
 use crate::ladder::{Ladder, Trace};
 use crate::links::Transport;
 use crate::phone::{Account, Phone};
 use crate::seed;
-use crate::sip;
 
 /// Pairs of phones that call each other at the same time.
 const PAIRS: usize = 8;
@@ -170,8 +169,7 @@ impl<'o> Show<'o> {
         self.check_call(&call, ue2, server);
         self.chapter("and hangs up")?;
         let bye = call::hang_up(ue1, ue2, &mut call.caller)?;
-        let leg_b = in_dialog_b(&call, 2);
-        let faults = contract::passed_request(&bye.request, &bye.passed, &leg_b, server);
+        let faults = contract::passed_request(&bye.request, &bye.passed, &call.at_callee(Some(2)), server);
         self.faults.extend(faults);
         let faults = contract::passed_response(&bye.request, &bye.answer, &bye.response, server);
         self.faults.extend(faults);
@@ -207,20 +205,12 @@ impl<'o> Show<'o> {
             }
         }
         let (sent, got) = &call.ack;
-        let leg_b = in_dialog_b(call, 1);
-        self.faults
-            .extend(contract::passed_request(sent, got, &leg_b, server));
-    }
-}
-
-/// What the callee expects of the caller's requests.
-fn in_dialog_b(call: &Call, cseq: u32) -> InDialog<'_> {
-    InDialog {
-        target: sip::uri(call.accepted.0.text("Contact")),
-        call_id: call.leg_b.text("Call-ID"),
-        from: call.leg_b.text("From"),
-        to: call.accepted.0.text("To"),
-        cseq: Some(cseq),
+        self.faults.extend(contract::passed_request(
+            sent,
+            got,
+            &call.at_callee(Some(1)),
+            server,
+        ));
     }
 }
 

@@ -14,6 +14,14 @@ impl Failure {
     }
 }
 
+/// Faults that a comparison found are a failure; none are none.
+pub fn no_faults(faults: Vec<String>) -> Outcome {
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(faults.join("\n"))),
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
