@@ -2,13 +2,16 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+pub mod b2bua;
 pub mod config;
 pub mod dialog;
+pub mod ims;
 pub mod location;
 pub mod metrics;
 pub mod msg;
 pub mod pool;
 pub mod registrar;
+pub mod shard;
 pub mod slots;
 pub mod time;
 pub mod timer;

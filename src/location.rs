@@ -12,15 +12,13 @@ pub mod contact_set;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use ahash::RandomState;
-
 use crate::config::Config;
 use crate::pool::Pool;
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 
-pub use aor::{Aor, AorError, AorKey, AorMap, served_domain};
+pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
 pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
 pub use contact_set::{Contact, ContactSet, Outcome};
 
@@ -70,7 +68,6 @@ pub enum CommitError {
 
 /// All subscribers of one shard.
 pub struct Location {
-    hasher: RandomState,
     subscribers: Slots<Subscriber>,
     bindings: Slots<Binding>,
     by_aor: AorMap<SubscriberId>,
@@ -84,12 +81,11 @@ pub struct Location {
 }
 
 impl Location {
-    /// The share of one shard of the limits in `cfg`. `hasher` must have keys from the system's random source.
-    pub fn new(cfg: &Config, hasher: RandomState) -> Location {
+    /// The share of one shard of the limits in `cfg`.
+    pub fn new(cfg: &Config) -> Location {
         let aors_max = cfg.limits.aors_max.div_ceil(cfg.shards);
         let contacts_max = cfg.limits.contacts_per_aor_max.min(usize::from(u16::MAX));
         Location {
-            hasher,
             subscribers: Slots::new(aors_max),
             bindings: Slots::new(aors_max.saturating_mul(contacts_max)),
             by_aor: AorMap::default(),
@@ -103,21 +99,12 @@ impl Location {
     }
 
     /// Subscribers, offline ones included.
-    pub fn len(&self) -> usize {
+    pub fn subscribers(&self) -> usize {
         self.subscribers.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.subscribers.is_empty()
     }
 
     pub fn bindings(&self) -> usize {
         self.bindings.len()
-    }
-
-    /// What a subscriber goes by in tables.
-    pub fn key_of(&self, aor: &Aor) -> AorKey {
-        AorKey::of(aor.as_bytes(), &self.hasher)
     }
 
     /// The bindings of a subscriber in the order in which they were added.
@@ -132,13 +119,7 @@ impl Location {
     }
 
     /// Where the subscriber can be reached at `now`.
-    pub fn look_up(&self, aor: &Aor, pool: &Pool, now: Instant, set: &mut ContactSet) {
-        self.look_up_text(aor.as_bytes(), pool, now, set);
-    }
-
-    /// As [`Location::look_up`], for a name that came from another shard: what [`Aor::as_bytes`] gave there.
-    pub fn look_up_text(&self, name: &[u8], pool: &Pool, now: Instant, set: &mut ContactSet) {
-        let key = AorKey::of(name, &self.hasher);
+    pub fn look_up(&self, key: AorKey, pool: &Pool, now: Instant, set: &mut ContactSet) {
         set.reset(if self.by_aor.contains_key(&key) {
             Outcome::Offline
         } else {
@@ -258,7 +239,7 @@ impl Location {
     }
 
     /// Forgets everybody: the server stops.
-    pub fn forget_all(&mut self, wheel: &mut Wheel<Timer>, pool: &mut Pool) {
+    pub fn clear(&mut self, wheel: &mut Wheel<Timer>, pool: &mut Pool) {
         for slot in 0..self.subscribers.slots() {
             if let Some(id) = self.subscribers.id_at(slot) {
                 while let Some(binding) = self.subscriber_mut(id).first {

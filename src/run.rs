@@ -15,6 +15,7 @@ use crate::io::reactor::Reactor;
 use crate::io::socket::{ShardSockets, bind_all};
 use crate::io::tcp::Connections;
 use crate::io::uring::{Uring, Wakers};
+use crate::location::AorHasher;
 use crate::metrics::{MessageKind, Metrics};
 use crate::pool::Pool;
 use crate::shard::mailbox::mailbox;
@@ -171,14 +172,19 @@ impl Server {
 fn draw_keys() -> Result<Keys, getrandom::Error> {
     let mut token = [0; 16];
     getrandom::fill(&mut token)?;
-    let mut seeds = [0u64; 12];
+    let mut seeds = [0u64; 20];
     for seed in &mut seeds {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes)?;
         *seed = u64::from_ne_bytes(bytes);
     }
-    let [a, b, c, d, tables @ ..] = seeds;
-    Ok(Keys { token: TokenKey::new(token), owner: ahash::RandomState::with_seeds(a, b, c, d), tables })
+    let eight = |from: usize| std::array::from_fn(|i| seeds[from + i]);
+    Ok(Keys {
+        token: TokenKey::new(token),
+        owner: ahash::RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]),
+        aors: AorHasher::new(eight(4)),
+        tables: eight(12),
+    })
 }
 
 /// A mailbox from each shard to each other one.

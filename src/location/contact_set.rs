@@ -88,15 +88,14 @@ impl ContactSet {
         &self.bytes[..self.len]
     }
 
-    /// Takes over what [`ContactSet::as_bytes`] gave elsewhere. `false`: it can't be that, and the set is left as it is.
-    #[must_use]
-    pub fn set_bytes(&mut self, bytes: &[u8]) -> bool {
+    /// Takes over what [`ContactSet::as_bytes`] gave elsewhere. Bytes that are none make an unknown subscriber.
+    pub fn set_from_bytes(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || bytes.len() > SET_BYTES {
-            return false;
+            self.reset(Outcome::Unknown);
+            return;
         }
         self.bytes[..bytes.len()].copy_from_slice(bytes);
         self.len = bytes.len();
-        true
     }
 
     pub(super) fn reset(&mut self, outcome: Outcome) {
@@ -259,7 +258,7 @@ mod tests {
             assert!(set.push(contact));
         }
         let mut other = ContactSet::new();
-        assert!(other.set_bytes(set.as_bytes()));
+        other.set_from_bytes(set.as_bytes());
         assert_eq!(other.outcome(), Outcome::Contacts);
         assert_eq!(other.iter().collect::<Vec<_>>(), contacts);
     }
@@ -274,11 +273,10 @@ mod tests {
         let whole = set.as_bytes().to_vec();
         let mut other = ContactSet::new();
         for cut in 0..whole.len() {
-            assert_eq!(other.set_bytes(&whole[..cut]), cut > 0);
+            other.set_from_bytes(&whole[..cut]);
             assert!(other.iter().count() < 4, "cut at {cut}");
         }
-        assert!(!other.set_bytes(&[2; SET_BYTES + 1]));
-        assert!(other.set_bytes(&[9]));
+        other.set_from_bytes(&vec![2; SET_BYTES + 1]);
         assert_eq!((other.outcome(), other.iter().count()), (Outcome::Unknown, 0));
         set.reset(Outcome::Offline);
         assert_eq!((set.outcome(), set.iter().count()), (Outcome::Offline, 0));

@@ -29,7 +29,11 @@ impl<'b> Writer<'b> {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
         // After an overflow nothing more is written, so that what is there is a prefix of what was meant.
-        match self.buf.get_mut(self.len..).and_then(|rest| rest.get_mut(..bytes.len())) {
+        match self
+            .buf
+            .get_mut(self.len..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
             Some(room) if !self.overflow => {
                 room.copy_from_slice(bytes);
                 self.len += bytes.len();
@@ -96,7 +100,11 @@ impl fmt::Write for Writer<'_> {
 
 /// `SIP/2.0 status reason`
 pub fn status_line(w: &mut Writer<'_>, status: u16, reason: &str) {
-    w.put(b"SIP/2.0 ").num(u64::from(status)).put(b" ").put(reason.as_bytes()).crlf();
+    w.put(b"SIP/2.0 ")
+        .num(u64::from(status))
+        .put(b" ")
+        .put(reason.as_bytes())
+        .crlf();
 }
 
 /// Begins an answer to `req`: status line, Via lines, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2), and a 100's Timestamp.
@@ -183,7 +191,10 @@ fn answer_lines(
 
 /// A line as received, with `name` and `value` appended to what it says, and a CRLF however it ended.
 fn line_with(w: &mut Writer<'_>, msg: Message<'_>, line: &Line, name: &[u8], value: &[u8]) {
-    w.put(&msg.bytes[line.start as usize..line.value.end as usize]).put(name).put(value).crlf();
+    w.put(&msg.bytes[line.start as usize..line.value.end as usize])
+        .put(name)
+        .put(value)
+        .crlf();
 }
 
 fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAddr) {
@@ -192,7 +203,8 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAd
         let element = msg.span_of(top.raw);
         w.put(&msg.bytes[first.start as usize..element.start as usize]);
         put_top_via(w, top, peer);
-        w.put(&msg.bytes[element.end as usize..first.value.end as usize]).crlf();
+        w.put(&msg.bytes[element.end as usize..first.value.end as usize])
+            .crlf();
     }
     for line in lines {
         line_with(w, msg, line, b"", b"");
@@ -300,7 +312,12 @@ mod tests {
         let mut w = Writer::new(&mut buf);
         w.put(b"abc").put(b"de").put(b"f");
         assert_eq!((w.as_bytes(), w.finish()), (&b"abc"[..], None));
-        assert_eq!(written(|w| { w.num(0).put(b" ").num(u64::MAX); }), format!("0 {}", u64::MAX));
+        assert_eq!(
+            written(|w| {
+                w.num(0).put(b" ").num(u64::MAX);
+            }),
+            format!("0 {}", u64::MAX)
+        );
     }
 
     #[test]
@@ -332,17 +349,49 @@ mod tests {
     fn the_top_via_says_where_the_request_came_from() {
         for (via, peer, answered) in [
             // RFC 3261 §18.2.1.
-            ("Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z", "192.0.2.1:5060", "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z"),
-            ("Via: SIP/2.0/UDP a.example", "192.0.2.1:9", "Via: SIP/2.0/UDP a.example;received=192.0.2.1"),
+            (
+                "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z",
+                "192.0.2.1:5060",
+                "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z",
+            ),
+            (
+                "Via: SIP/2.0/UDP a.example",
+                "192.0.2.1:9",
+                "Via: SIP/2.0/UDP a.example;received=192.0.2.1",
+            ),
             // RFC 3581 §4: received stands there even if the address is the same.
-            ("v:SIP/2.0/UDP 192.0.2.1;rport;branch=z", "192.0.2.1:9", "v:SIP/2.0/UDP 192.0.2.1;rport=9;branch=z;received=192.0.2.1"),
+            (
+                "v:SIP/2.0/UDP 192.0.2.1;rport;branch=z",
+                "192.0.2.1:9",
+                "v:SIP/2.0/UDP 192.0.2.1;rport=9;branch=z;received=192.0.2.1",
+            ),
             // What the client wrote is replaced.
-            ("Via: SIP/2.0/UDP 192.0.2.1 ; received=1.2.3.4 ;branch=z;rport=7;RPORT", "192.0.2.1:9", "Via: SIP/2.0/UDP 192.0.2.1;branch=z;rport=9;received=192.0.2.1"),
-            ("Via: SIP/2.0/UDP 192.0.2.1;received=1.2.3.4", "192.0.2.1:9", "Via: SIP/2.0/UDP 192.0.2.1"),
+            (
+                "Via: SIP/2.0/UDP 192.0.2.1 ; received=1.2.3.4 ;branch=z;rport=7;RPORT",
+                "192.0.2.1:9",
+                "Via: SIP/2.0/UDP 192.0.2.1;branch=z;rport=9;received=192.0.2.1",
+            ),
+            (
+                "Via: SIP/2.0/UDP 192.0.2.1;received=1.2.3.4",
+                "192.0.2.1:9",
+                "Via: SIP/2.0/UDP 192.0.2.1",
+            ),
             // IPv6 without brackets; an IPv4 peer of a dual socket is IPv4.
-            ("Via: SIP/2.0/UDP [2001:DB8::1]:5060;branch=z", "[2001:db8::1]:5060", "Via: SIP/2.0/UDP [2001:DB8::1]:5060;branch=z"),
-            ("Via: SIP/2.0/UDP a;branch=z", "[2001:db8::1]:5060", "Via: SIP/2.0/UDP a;branch=z;received=2001:db8::1"),
-            ("Via: SIP/2.0/UDP 192.0.2.1;branch=z", "[::ffff:192.0.2.1]:5060", "Via: SIP/2.0/UDP 192.0.2.1;branch=z"),
+            (
+                "Via: SIP/2.0/UDP [2001:DB8::1]:5060;branch=z",
+                "[2001:db8::1]:5060",
+                "Via: SIP/2.0/UDP [2001:DB8::1]:5060;branch=z",
+            ),
+            (
+                "Via: SIP/2.0/UDP a;branch=z",
+                "[2001:db8::1]:5060",
+                "Via: SIP/2.0/UDP a;branch=z;received=2001:db8::1",
+            ),
+            (
+                "Via: SIP/2.0/UDP 192.0.2.1;branch=z",
+                "[::ffff:192.0.2.1]:5060",
+                "Via: SIP/2.0/UDP 192.0.2.1;branch=z",
+            ),
             // The rest of the line, the fold and the other lines stay.
             (
                 "Via: SIP/2.0/UDP a;rport\r\n ;b=\"x;y\" , SIP/2.0/TCP c;rport\r\nV: SIP/2.0/UDP d;rport",

@@ -66,7 +66,12 @@ mod tests {
             (b"2147483648 BYE", ErrorKind::CSeqOverflow, 0),
             (b"36893488147419103232 BYE", ErrorKind::CSeqOverflow, 0),
         ] {
-            assert_eq!(CSeq::parse(bad), Err(ParseError::new(kind, at)), "{}", bad.escape_ascii());
+            assert_eq!(
+                CSeq::parse(bad),
+                Err(ParseError::new(kind, at)),
+                "{}",
+                bad.escape_ascii()
+            );
         }
     }
 }

@@ -206,7 +206,10 @@ impl Piece<'_> {
 
     /// A whole header line.
     pub fn header(&mut self, name: Name, value: &[u8]) -> &mut Self {
-        self.put(name.text().as_bytes()).put(b": ").put(value).put(b"\r\n")
+        self.put(name.text().as_bytes())
+            .put(b": ")
+            .put(value)
+            .put(b"\r\n")
     }
 }
 
@@ -246,11 +249,21 @@ mod tests {
 
     #[test]
     fn edits_that_touch_the_same_byte_are_refused() {
-        for (one, two) in [((0, 4), (3, 5)), ((0, 4), (0, 4)), ((0, 4), (1, 2)), ((0, 4), (2, 2)), ((2, 4), (0, 3))] {
+        for (one, two) in [
+            ((0, 4), (3, 5)),
+            ((0, 4), (0, 4)),
+            ((0, 4), (1, 2)),
+            ((0, 4), (2, 2)),
+            ((2, 4), (0, 3)),
+        ] {
             let mut edits = Edits::new();
             edits.delete(Span::new(one.0, one.1));
             edits.replace(Span::new(two.0, two.1));
-            assert_eq!(applied(&edits, b"abcdef"), Err(EditError::Overlap), "{one:?} {two:?}");
+            assert_eq!(
+                applied(&edits, b"abcdef"),
+                Err(EditError::Overlap),
+                "{one:?} {two:?}"
+            );
         }
     }
 

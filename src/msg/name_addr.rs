@@ -193,7 +193,10 @@ mod tests {
         assert_eq!(parts("<sip:a@b;tag=x>"), ("", "sip:a@b;tag=x", ""));
         assert_eq!(parts("sip:a@b;tag=x"), ("", "sip:a@b", "tag=x"));
         assert_eq!(parts("sip:a@b ; tag=x"), ("", "sip:a@b", " tag=x"));
-        assert_eq!(parts(" Al ice\t<sip:a@b>\r\n ; tag = x "), ("Al ice", "sip:a@b", " tag = x"));
+        assert_eq!(
+            parts(" Al ice\t<sip:a@b>\r\n ; tag = x "),
+            ("Al ice", "sip:a@b", " tag = x")
+        );
         assert_eq!(parts("caller<sip:a@b>"), ("caller", "sip:a@b", ""));
         assert_eq!(parts("J\u{f6}rg <sip:a@b>"), ("J\u{f6}rg", "sip:a@b", ""));
     }

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn parameters_are_found_with_white_space_folds_and_quotes() {
-        let list = all(b"lr ; Q\t=\r\n 0.5;+sip.instance=\"<urn:x;\\\"y>\" ;received=2001:db8::1;e=").expect("well-formed");
+        let list = all(b"lr ; Q\t=\r\n 0.5;+sip.instance=\"<urn:x;\\\"y>\" ;received=2001:db8::1;e=")
+            .expect("well-formed");
         let flat: Vec<_> = list.iter().map(|param| (param.name, param.value)).collect();
         assert_eq!(
             flat,

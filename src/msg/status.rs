@@ -37,18 +37,18 @@ pub const fn reason_phrase(status: u16) -> &'static str {
         421 => "Extension Required",
         422 => "Session Interval Too Small", // RFC 4028
         423 => "Interval Too Brief",
-        424 => "Bad Location Information",      // RFC 6442
-        428 => "Use Identity Header",           // RFC 8224
-        429 => "Provide Referrer Identity",     // RFC 3892
-        430 => "Flow Failed",                   // RFC 5626
-        433 => "Anonymity Disallowed",          // RFC 5079
-        436 => "Bad Identity Info",             // RFC 8224
-        437 => "Unsupported Credential",        // RFC 8224
-        438 => "Invalid Identity Header",       // RFC 8224
+        424 => "Bad Location Information",         // RFC 6442
+        428 => "Use Identity Header",              // RFC 8224
+        429 => "Provide Referrer Identity",        // RFC 3892
+        430 => "Flow Failed",                      // RFC 5626
+        433 => "Anonymity Disallowed",             // RFC 5079
+        436 => "Bad Identity Info",                // RFC 8224
+        437 => "Unsupported Credential",           // RFC 8224
+        438 => "Invalid Identity Header",          // RFC 8224
         439 => "First Hop Lacks Outbound Support", // RFC 5626
-        440 => "Max-Breadth Exceeded",          // RFC 5393
-        469 => "Bad Info Package",              // RFC 6086
-        470 => "Consent Needed",                // RFC 5360
+        440 => "Max-Breadth Exceeded",             // RFC 5393
+        469 => "Bad Info Package",                 // RFC 6086
+        470 => "Consent Needed",                   // RFC 5360
         480 => "Temporarily Unavailable",
         481 => "Call/Transaction Does Not Exist",
         482 => "Loop Detected",
@@ -76,12 +76,14 @@ pub const fn reason_phrase(status: u16) -> &'static str {
         606 => "Not Acceptable",
         607 => "Unwanted", // RFC 8197
         608 => "Rejected", // RFC 8688
-        100..=199 => "Session Progress",
-        200..=299 => "OK",
-        300..=399 => "Multiple Choices",
-        400..=499 => "Bad Request",
-        500..=599 => "Server Internal Error",
-        _ => "Busy Everywhere",
+        _ => match status / 100 {
+            1 => "Session Progress",
+            2 => "OK",
+            3 => "Multiple Choices",
+            4 => "Bad Request",
+            5 => "Server Internal Error",
+            _ => "Busy Everywhere",
+        },
     }
 }
 
@@ -93,7 +95,14 @@ mod tests {
     fn an_unknown_code_has_the_phrase_of_its_class() {
         assert_eq!(reason_phrase(486), "Busy Here");
         // RFC 3261 §8.1.3.2: an unknown final code counts as the x00 of its class, an unknown provisional one as 183.
-        for (unknown, stands_for) in [(199, 199), (155, 183), (299, 200), (399, 300), (431, 400), (555, 500), (699, 600)] {
+        for (unknown, stands_for) in [
+            (155, 183),
+            (299, 200),
+            (399, 300),
+            (431, 400),
+            (555, 500),
+            (699, 600),
+        ] {
             assert_eq!(reason_phrase(unknown), reason_phrase(stands_for));
         }
     }

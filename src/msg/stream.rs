@@ -151,7 +151,8 @@ fn content_length(head: &[u8]) -> Result<Option<u32>, ErrorKind> {
             while matches!(head.get(end), Some(b' ' | b'\t')) {
                 end = next_line(head, end);
             }
-            let len = lex::number(lex::trim(&head[at + colon + 1..end])).ok_or(ErrorKind::BadContentLength)?;
+            let len =
+                lex::number(lex::trim(&head[at + colon + 1..end])).ok_or(ErrorKind::BadContentLength)?;
             if found.is_some_and(|found| found != len) {
                 return Err(ErrorKind::ContentLengthMismatch);
             }
@@ -188,26 +189,73 @@ mod tests {
 
     #[test]
     fn content_length_says_where_a_message_ends() {
-        assert_eq!(once(b"A b SIP/2.0\r\nl: 3\r\n\r\nabcX"), Frame::Message { len: 24 });
-        assert_eq!(once(b"A b SIP/2.0\r\nCONTENT-length \t:\r\n 3 \r\n\r\nabcX"), Frame::Message { len: 43 });
+        assert_eq!(
+            once(b"A b SIP/2.0\r\nl: 3\r\n\r\nabcX"),
+            Frame::Message { len: 24 }
+        );
+        assert_eq!(
+            once(b"A b SIP/2.0\r\nCONTENT-length \t:\r\n 3 \r\n\r\nabcX"),
+            Frame::Message { len: 42 }
+        );
         assert_eq!(once(b"A b SIP/2.0\nl: 3\n\nabcX"), Frame::Message { len: 21 });
         assert_eq!(once(b"A b SIP/2.0\r\n\r\nabc"), Frame::Message { len: 15 });
-        assert_eq!(once(b"A b SIP/2.0\r\nX: y\r\n l: 3\r\n\r\nabc"), Frame::Message { len: 29 });
+        assert_eq!(
+            once(b"A b SIP/2.0\r\nX: y\r\n l: 3\r\n\r\nabc"),
+            Frame::Message { len: 28 }
+        );
         assert_eq!(once(b"A b SIP/2.0\r\nl: 3\r\n\r\nab"), Frame::Incomplete);
-        assert_eq!(once(b"A b SIP/2.0\r\nl: 3\r\nl: 4\r\n\r\n"), Frame::Bad(ErrorKind::ContentLengthMismatch));
-        assert_eq!(once(b"A b SIP/2.0\r\nl: -3\r\n\r\n"), Frame::Bad(ErrorKind::BadContentLength));
+        assert_eq!(
+            once(b"A b SIP/2.0\r\nl: 3\r\nl: 4\r\n\r\n"),
+            Frame::Bad(ErrorKind::ContentLengthMismatch)
+        );
+        assert_eq!(
+            once(b"A b SIP/2.0\r\nl: -3\r\n\r\n"),
+            Frame::Bad(ErrorKind::BadContentLength)
+        );
         assert_eq!(once(b"\x16\x03\x01"), Frame::Bad(ErrorKind::NotSip));
     }
 
     #[test]
     fn limits_hold_for_head_and_body() {
-        let head = |filler: usize, len: &str| format!("A b SIP/2.0\r\nl: {len}\r\nx: {}\r\n\r\n", "y".repeat(filler));
-        assert_eq!(once(head(0, "51").as_bytes()), Frame::TooLarge { head: Some(26), body: true });
-        assert_eq!(once(head(30, "50").as_bytes()), Frame::TooLarge { head: Some(56), body: true });
-        assert_eq!(once(head(0, "99999999999").as_bytes()), Frame::TooLarge { head: Some(35), body: true });
-        assert_eq!(once(head(90, "0").as_bytes()), Frame::TooLarge { head: Some(115), body: false });
+        let head = |filler: usize, len: &str| {
+            format!("A b SIP/2.0\r\nl: {len}\r\nx: {}\r\n\r\n", "y".repeat(filler))
+        };
+        assert_eq!(
+            once(head(0, "51").as_bytes()),
+            Frame::TooLarge {
+                head: Some(27),
+                body: true
+            }
+        );
+        assert_eq!(
+            once(head(30, "50").as_bytes()),
+            Frame::TooLarge {
+                head: Some(57),
+                body: true
+            }
+        );
+        assert_eq!(
+            once(head(0, "99999999999").as_bytes()),
+            Frame::TooLarge {
+                head: Some(36),
+                body: true
+            }
+        );
+        assert_eq!(
+            once(head(90, "0").as_bytes()),
+            Frame::TooLarge {
+                head: Some(116),
+                body: false
+            }
+        );
         assert_eq!(once(&[b'a'; 99]), Frame::Incomplete);
-        assert_eq!(once(&[b'a'; 100]), Frame::TooLarge { head: None, body: false });
+        assert_eq!(
+            once(&[b'a'; 100]),
+            Frame::TooLarge {
+                head: None,
+                body: false
+            }
+        );
     }
 
     #[test]

@@ -355,14 +355,14 @@ pub fn same_host(one: &[u8], two: &[u8]) -> bool {
 /// What §19.1.4 asks of each parameter of `one`: equal where both have it; `user`, `ttl`, `method` and `maddr` must be in
 /// both or in none; any other that is in one only is passed over.
 fn params_agree(one: &Uri<'_>, two: &Uri<'_>) -> bool {
-    one.params_iter().all(|(name, value)| {
-        match two.params_iter().find(|(other, _)| same_text(name, other)) {
+    one.params_iter().all(
+        |(name, value)| match two.params_iter().find(|(other, _)| same_text(name, other)) {
             Some((_, other)) => same_text(value.unwrap_or_default(), other.unwrap_or_default()),
             None => ![&b"user"[..], b"ttl", b"method", b"maddr"]
                 .iter()
                 .any(|mandatory| same_text(name, mandatory)),
-        }
-    })
+        },
+    )
 }
 
 /// §19.1.4: header components are never ignored.
@@ -384,23 +384,32 @@ mod tests {
 
     #[test]
     fn a_sip_uri_comes_apart() {
-        let full = uri("SIPS:al%69ce;x=1?:pa:ss@[2001:db8::1]:5061;transport=tcp;lr;Q=%20?subject=a&to=b%40c");
+        let full = uri("SIPS:al%69ce;x=1?:pass@[2001:db8::1]:5061;transport=tcp;lr;Q=%20?subject=a&to=b%40c");
         assert_eq!((full.scheme, full.scheme_text), (Scheme::Sips, &b"SIPS"[..]));
         assert_eq!(full.user, Some(&b"al%69ce;x=1?"[..]));
         assert_eq!((full.host, full.port), (&b"[2001:db8::1]"[..], Some(5061)));
         assert_eq!(full.host_ip(), "2001:db8::1".parse().ok());
         assert_eq!(full.transport(), Some(&b"tcp"[..]));
-        assert_eq!((full.param(b"LR"), full.param(b"q")), (Some(&b""[..]), Some(&b"%20"[..])));
+        assert_eq!(
+            (full.param(b"LR"), full.param(b"q")),
+            (Some(&b""[..]), Some(&b"%20"[..]))
+        );
         assert_eq!(full.param(b"subject"), None);
         assert_eq!(full.headers, b"subject=a&to=b%40c");
         let short = uri("sip:h?a=b");
-        assert_eq!((short.user, short.port, short.params, short.headers), (None, None, &b""[..], &b"a=b"[..]));
+        assert_eq!(
+            (short.user, short.port, short.params, short.headers),
+            (None, None, &b""[..], &b"a=b"[..])
+        );
     }
 
     #[test]
     fn other_schemes_have_what_they_have() {
         let tel = uri("tel:+1-201-555-0123;phone-context=one.att.net");
-        assert_eq!((tel.scheme, tel.user), (Scheme::Tel, Some(&b"+1-201-555-0123"[..])));
+        assert_eq!(
+            (tel.scheme, tel.user),
+            (Scheme::Tel, Some(&b"+1-201-555-0123"[..]))
+        );
         assert_eq!(tel.param(b"phone-context"), Some(&b"one.att.net"[..]));
         let urn = uri("urn:service:sos");
         assert_eq!((urn.scheme, urn.host, urn.user), (Scheme::Other, &b""[..], None));

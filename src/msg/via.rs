@@ -121,7 +121,11 @@ impl<'a> Via<'a> {
         let value = msg.value_of(line);
         let element = lex::Elements::new(value).next().unwrap_or_default();
         Via::parse(element).map_err(|m| {
-            let start = if element.is_empty() { line.value.start } else { msg.span_of(element).start };
+            let start = if element.is_empty() {
+                line.value.start
+            } else {
+                msg.span_of(element).start
+            };
             m.within(ErrorKind::BadVia, start)
         })
     }
@@ -166,14 +170,20 @@ mod tests {
     fn a_via_comes_apart_however_it_is_spaced() {
         let via = Via::parse(b"SIP / 2.0\r\n / UDP\t[2001:db8::9] : 5070 ; Branch = z9hG4bKx;rport ;received=192.0.2.1;ttl=16;maddr=224.2.0.1")
             .expect("well-formed");
-        assert_eq!((via.transport, via.host, via.port), (&b"UDP"[..], &b"[2001:db8::9]"[..], Some(5070)));
+        assert_eq!(
+            (via.transport, via.host, via.port),
+            (&b"UDP"[..], &b"[2001:db8::9]"[..], Some(5070))
+        );
         assert_eq!(via.sent_by, b"[2001:db8::9] : 5070");
         assert_eq!(via.branch, Some(&b"z9hG4bKx"[..]));
         assert_eq!((via.rport, via.ttl), (Some(None), Some(16)));
         assert_eq!(via.received_ip(), "192.0.2.1".parse().ok());
         assert_eq!(via.maddr, Some(&b"224.2.0.1"[..]));
         let short = Via::parse(b"SIP/2.0/TCP a.example;rport=5").expect("well-formed");
-        assert_eq!((short.port, short.branch, short.rport), (None, None, Some(Some(5))));
+        assert_eq!(
+            (short.port, short.branch, short.rport),
+            (None, None, Some(Some(5)))
+        );
     }
 
     #[test]

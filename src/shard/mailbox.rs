@@ -6,6 +6,7 @@
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::b2bua::ExchangeId;
+use crate::location::AorKey;
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Flow, ShardId, TxOp};
 
@@ -20,8 +21,8 @@ pub enum Letter {
     SendFailed { op: TxOp, reason: CloseReason },
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },
-    /// Who is this subscriber of yours? Bytes: the AoR.
-    LookUp { from: ShardId, exchange: ExchangeId },
+    /// Who is this subscriber of yours?
+    LookUp { from: ShardId, exchange: ExchangeId, aor: AorKey },
     /// The answer. Bytes: a set of contacts.
     Found { exchange: ExchangeId },
 }

@@ -16,7 +16,7 @@ use crate::b2bua::B2bua;
 use crate::config::Config;
 use crate::ims::reg_event::RegEvent;
 use crate::ims::{Ims, LookUp};
-use crate::location::{ContactSet, Location};
+use crate::location::{AorHasher, ContactSet, Location};
 use crate::metrics::{DropReason, MessageKind, Metrics};
 use crate::msg::scan::Table;
 use crate::pool::{CLASS_BYTES, Pool};
@@ -35,8 +35,10 @@ use streams::{Stream, StreamId};
 #[derive(Clone)]
 pub struct Keys {
     pub token: TokenKey,
-    /// Which shard owns a Call-ID or a subscriber.
+    /// Which shard owns a Call-ID.
     pub owner: RandomState,
+    /// Which shard owns a subscriber.
+    pub aors: AorHasher,
     /// For each shard's own tables.
     pub tables: [u64; 8],
 }
@@ -107,7 +109,8 @@ impl Shard {
         let keyer = Keyer::new(keys.tables);
         Shard {
             ims: Ims {
-                location: Location::new(&cfg, keys.owner.clone()),
+                aors: keys.aors.clone(),
+                location: Location::new(&cfg),
                 reg_event: RegEvent::new(&cfg),
                 calls: B2bua::new(limits.calls_max.div_ceil(shards)),
             },
@@ -220,16 +223,16 @@ impl Shard {
             },
             Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
-            Letter::LookUp { from, exchange } => {
+            Letter::LookUp { from, exchange, aor } => {
                 let Some(mut contacts) = self.contacts.take() else { return };
-                self.ims.location.look_up_text(bytes, &out.pool, now, &mut contacts);
+                self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
                 self.post(from, Letter::Found { exchange }, contacts.as_bytes());
                 self.contacts = Some(contacts);
             }
             Letter::Found { exchange } => {
                 let Some(mut contacts) = self.contacts.take() else { return };
-                let found = contacts.set_bytes(bytes).then_some(&*contacts);
-                self.ims.found(&mut self.stack, exchange, found, now, out);
+                contacts.set_from_bytes(bytes);
+                self.ims.found(&mut self.stack, exchange, Some(&contacts), now, out);
                 self.contacts = Some(contacts);
             }
         }
@@ -238,26 +241,26 @@ impl Shard {
     /// Asks who a subscriber is: here, or at the shard that owns it.
     fn look_up(&mut self, look_up: LookUp, now: Instant, out: &mut Effects) {
         let LookUp { aor, exchange } = look_up;
-        let owner = self.owner_of(aor.as_bytes());
+        let owner = aor.shard(self.stack.shards);
         if owner == self.stack.shard {
             let Some(mut contacts) = self.contacts.take() else { return };
-            self.ims.location.look_up(&aor, &out.pool, now, &mut contacts);
+            self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
             self.ims.found(&mut self.stack, exchange, Some(&contacts), now, out);
             self.contacts = Some(contacts);
             return;
         }
         let from = self.stack.shard;
-        if !self.post(owner, Letter::LookUp { from, exchange }, aor.as_bytes()) {
+        if !self.post(owner, Letter::LookUp { from, exchange, aor }, b"") {
             self.ims.found(&mut self.stack, exchange, None, now, out);
         }
     }
 
-    /// The shard that owns what has this name.
-    fn owner_of(&self, name: &[u8]) -> ShardId {
+    /// The shard that owns a Call-ID.
+    fn owner_of(&self, call_id: &[u8]) -> ShardId {
         if self.stack.shards == 1 {
             return self.stack.shard;
         }
-        ShardId((self.keys.owner.hash_one(name) % self.stack.shards as u64) as u8)
+        ShardId((self.keys.owner.hash_one(call_id) % self.stack.shards as u64) as u8)
     }
 
     fn post(&mut self, to: ShardId, letter: Letter, bytes: &[u8]) -> bool {
@@ -345,14 +348,14 @@ impl Shard {
     pub fn end(mut self, out: &mut Effects) -> Leftovers {
         self.ims.calls.forget_all(&mut self.stack, out);
         self.ims.reg_event.forget_all(&mut self.stack, &mut self.ims.location, out);
-        self.ims.location.forget_all(&mut self.stack.wheel, &mut out.pool);
+        self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);
         Leftovers {
             transactions: self.stack.len(),
             calls: self.ims.calls.len(),
             call_parts: self.ims.calls.parts_in_use(),
-            subscribers: self.ims.location.len(),
+            subscribers: self.ims.location.subscribers(),
             subscriptions: self.ims.reg_event.len(),
             streams: self.streams.len(),
             timers: self.stack.wheel.len(),

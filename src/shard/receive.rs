@@ -138,7 +138,7 @@ impl Shard {
             }
         }
         match owner_aor(request, &self.stack.cfg) {
-            Some(aor) => self.owner_of(aor.as_bytes()),
+            Some(aor) => self.keys.aors.key(&aor).shard(self.stack.shards),
             None => self.owner_of(request.call_id),
         }
     }
