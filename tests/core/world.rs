@@ -1,5 +1,8 @@
 //! Shards without sockets: a clock that is set by hand, and a network that is a map of who was sent what.
 
+// Each test takes what it needs.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -188,6 +191,12 @@ impl World {
     #[track_caller]
     pub fn silent(&self) {
         assert!(self.waiting().is_empty(), "{:?}", self.waiting());
+    }
+
+    /// Any message that waits, with whom it was sent to.
+    pub fn take_any(&mut self) -> Option<(SocketAddr, Message)> {
+        let (to, queue) = self.inbox.iter_mut().find(|(_, queue)| !queue.is_empty())?;
+        queue.pop_front().map(|message| (*to, message))
     }
 
     pub fn forget_waiting(&mut self) {
