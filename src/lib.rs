@@ -2,7 +2,9 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+pub mod cli;
 pub mod config;
+pub mod logging;
 pub mod metrics;
 pub mod pool;
 pub mod slots;
