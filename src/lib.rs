@@ -2,18 +2,20 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+pub mod b2bua;
+pub mod cli;
 pub mod config;
 pub mod dialog;
+pub mod ims;
+pub mod location;
+pub mod logging;
 pub mod metrics;
 pub mod msg;
 pub mod pool;
+pub mod shard;
 pub mod slots;
 pub mod time;
 pub mod timer;
 pub mod token;
 pub mod transaction;
 pub mod wire;
-pub mod b2bua;
-pub mod location;
-pub mod ims;
-pub mod shard;
