@@ -136,15 +136,22 @@ impl Crowd {
             2 => {
                 let aor = format!("sip:p{}@one.att.net", self.rng.below(PHONES));
                 let expires = [0, 61, 600_000][self.rng.below(3)];
-                let subscribe = self.request(phone, "SUBSCRIBE", &aor).with("Event", "reg").with("Expires", expires);
+                let subscribe = self
+                    .request(phone, "SUBSCRIBE", &aor)
+                    .with("Event", "reg")
+                    .with("Expires", expires);
                 self.send(phone, subscribe.with("Content-Length", 0));
             }
             3..=5 => {
-                let invite = self.request(phone, "INVITE", &callee).with_body("application/sdp", "v=0\r\n");
+                let invite = self
+                    .request(phone, "INVITE", &callee)
+                    .with_body("application/sdp", "v=0\r\n");
                 self.send(phone, invite);
             }
             6 => {
-                let message = self.request(phone, "MESSAGE", &callee).with_body("text/plain", "hi");
+                let message = self
+                    .request(phone, "MESSAGE", &callee)
+                    .with_body("text/plain", "hi");
                 self.send(phone, message);
             }
             7 if !self.sent.is_empty() => {
@@ -183,7 +190,10 @@ impl Crowd {
             Some(_) => (heard.text("From").to_owned(), heard.text("To").to_owned()),
             None => {
                 let tag = format!("t{phone}");
-                (format!("{};tag={tag}", heard.text("To")), heard.text("From").to_owned())
+                (
+                    format!("{};tag={tag}", heard.text("To")),
+                    heard.text("From").to_owned(),
+                )
             }
         };
         let branch = self.id();
@@ -202,8 +212,12 @@ impl Crowd {
     /// Phones answer what they were sent, more or less.
     fn react(&mut self) {
         for _ in 0..100 {
-            let Some((to, message)) = self.world.take_any() else { return };
-            let Some(phone) = (0..PHONES).find(|phone| at(*phone) == to.to_string()) else { continue };
+            let Some((to, message)) = self.world.take_any() else {
+                return;
+            };
+            let Some(phone) = (0..PHONES).find(|phone| at(*phone) == to.to_string()) else {
+                continue;
+            };
             self.heard.push((phone, message.clone()));
             if self.heard.len() > 60 {
                 self.heard.remove(0);
@@ -211,7 +225,10 @@ impl Crowd {
             if message.status().is_some() {
                 if message.status() == Some(200) && message.cseq().1 == "INVITE" && !self.rng.one_in(5) {
                     let ack = Message::request("ACK", uri(message.text("Contact")))
-                        .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{}", at(phone), self.id()))
+                        .with(
+                            "Via",
+                            format!("SIP/2.0/UDP {};branch=z9hG4bK{}", at(phone), self.id()),
+                        )
                         .with("From", message.text("From"))
                         .with("To", message.text("To"))
                         .with("Call-ID", message.text("Call-ID"))
@@ -235,13 +252,21 @@ impl Crowd {
                 _ => &[100, 180, 200],
             };
             for status in answers {
-                let tag = if self.rng.one_in(15) { self.id() } else { format!("t{phone}") };
+                let tag = if self.rng.one_in(15) {
+                    self.id()
+                } else {
+                    format!("t{phone}")
+                };
                 let mut response = Message::response(*status, "Whatever");
                 for via in message.get_all("Via") {
                     response.insert("Via", via);
                 }
                 let to = message.text("To");
-                let to = if to.contains(";tag=") || *status == 100 { to.to_owned() } else { format!("{to};tag={tag}") };
+                let to = if to.contains(";tag=") || *status == 100 {
+                    to.to_owned()
+                } else {
+                    format!("{to};tag={tag}")
+                };
                 let response = response
                     .with("From", message.text("From"))
                     .with("To", to)
@@ -269,8 +294,14 @@ fn run(seed: u64, damages: bool) {
             cfg.limits.buffer_bytes_max = 200_000;
         }
     });
-    let mut crowd =
-        Crowd { rng, world, serial: seed << 20, sent: Vec::new(), heard: Vec::new(), damages };
+    let mut crowd = Crowd {
+        rng,
+        world,
+        serial: seed << 20,
+        sent: Vec::new(),
+        heard: Vec::new(),
+        damages,
+    };
     for _ in 0..150 {
         crowd.step();
     }
@@ -294,7 +325,10 @@ fn seeds() -> std::ops::Range<u64> {
 fn each_seed(damages: bool) {
     for seed in seeds() {
         if let Err(panic) = std::panic::catch_unwind(|| run(seed, damages)) {
-            eprintln!("replay with CHAOS_SEEDS={seed}..{} (damages: {damages})", seed + 1);
+            eprintln!(
+                "replay with CHAOS_SEEDS={seed}..{} (damages: {damages})",
+                seed + 1
+            );
             std::panic::resume_unwind(panic);
         }
     }

@@ -40,7 +40,11 @@ impl World {
 
     pub fn with(shards: usize, change: impl FnOnce(&mut Config)) -> World {
         let addr: SocketAddr = SERVER.parse().expect("an address");
-        let listener = |transport| Listener { transport, addr, advertised: SERVER.to_owned() };
+        let listener = |transport| Listener {
+            transport,
+            addr,
+            advertised: SERVER.to_owned(),
+        };
         let mut cfg = Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
             domains: vec!["one.att.net".to_owned()],
@@ -67,11 +71,20 @@ impl World {
         let metrics: Vec<Arc<Metrics>> = (0..shards).map(|_| Arc::default()).collect();
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
-            Shard::new(cfg.clone(), metrics.clone(), ShardId(index as u8), keys.clone(), mail, now)
+            Shard::new(
+                cfg.clone(),
+                metrics.clone(),
+                ShardId(index as u8),
+                keys.clone(),
+                mail,
+                now,
+            )
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
-            effects: (0..shards).map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max))).collect(),
+            effects: (0..shards)
+                .map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max)))
+                .collect(),
             metrics,
             now,
             inbox: BTreeMap::new(),
@@ -89,8 +102,17 @@ impl World {
     pub fn udp_bytes(&mut self, from: &str, bytes: &[u8]) {
         let index = self.next_arrival % self.shards.len();
         self.next_arrival += 1;
-        let flow = Flow { transport: Transport::Udp, listener: ListenerId(0), peer: addr(from), conn: None };
-        self.shards[index].handle(Event::Datagram { flow, bytes }, self.now, &mut self.effects[index]);
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: ListenerId(0),
+            peer: addr(from),
+            conn: None,
+        };
+        self.shards[index].handle(
+            Event::Datagram { flow, bytes },
+            self.now,
+            &mut self.effects[index],
+        );
         self.settle();
     }
 
@@ -101,10 +123,19 @@ impl World {
         let conn = known.unwrap_or_else(|| {
             let index = self.next_arrival % self.shards.len();
             self.next_arrival += 1;
-            ConnId { shard: ShardId(index as u8), slot: self.next_arrival as u32, generation: 1 }
+            ConnId {
+                shard: ShardId(index as u8),
+                slot: self.next_arrival as u32,
+                generation: 1,
+            }
         });
         let index = usize::from(conn.shard.0);
-        let flow = Flow { transport: Transport::Tcp, listener: ListenerId(1), peer, conn: Some(conn) };
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(1),
+            peer,
+            conn: Some(conn),
+        };
         if known.is_none() {
             self.conns.insert(peer, conn);
             self.shards[index].handle(Event::Opened { flow }, self.now, &mut self.effects[index]);
@@ -121,7 +152,12 @@ impl World {
     pub fn advance(&mut self, ms: u64) {
         let until = self.now + Duration::from_millis(ms);
         loop {
-            let next = self.shards.iter().filter_map(Shard::next_deadline).min().filter(|at| *at <= until);
+            let next = self
+                .shards
+                .iter()
+                .filter_map(Shard::next_deadline)
+                .min()
+                .filter(|at| *at <= until);
             let Some(at) = next else { break };
             self.now = at.max(self.now + Duration::from_micros(1));
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
@@ -146,7 +182,11 @@ impl World {
                             let bytes = out.pool.get(buf).to_vec();
                             out.pool.release(buf);
                             if let Some(conn) = flow.conn {
-                                assert_eq!(conn.shard, shard.id(), "only its own shard sends on a connection");
+                                assert_eq!(
+                                    conn.shard,
+                                    shard.id(),
+                                    "only its own shard sends on a connection"
+                                );
                             }
                             let message = Message::parse(&bytes)
                                 .unwrap_or_else(|error| panic!("{error}: {}", bytes.escape_ascii()));
@@ -184,7 +224,11 @@ impl World {
     #[track_caller]
     pub fn request(&mut self, to: &str, method: &str) -> Message {
         let message = self.next(to);
-        assert!(message.is_request(method), "{} instead of {method}", message.title());
+        assert!(
+            message.is_request(method),
+            "{} instead of {method}",
+            message.title()
+        );
         message
     }
 
@@ -205,7 +249,10 @@ impl World {
 
     fn waiting(&self) -> Vec<(SocketAddr, String)> {
         let each = |(to, queue): (&SocketAddr, &VecDeque<Message>)| {
-            queue.iter().map(|message| (*to, message.title())).collect::<Vec<_>>()
+            queue
+                .iter()
+                .map(|message| (*to, message.title()))
+                .collect::<Vec<_>>()
         };
         self.inbox.iter().flat_map(each).collect()
     }
@@ -215,7 +262,10 @@ impl World {
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.metrics.iter().map(|metrics| metrics.drops[reason as usize].get()).sum()
+        self.metrics
+            .iter()
+            .map(|metrics| metrics.drops[reason as usize].get())
+            .sum()
     }
 
     pub fn drain(&mut self) {
