@@ -12,6 +12,7 @@ pub mod logging;
 pub mod metrics;
 pub mod msg;
 pub mod pool;
+pub mod registrar;
 pub mod shard;
 pub mod slots;
 pub mod time;

@@ -18,11 +18,10 @@ use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 
-pub use aor::{Aor, AorError, AorHasher, AorKey, served_domain};
-pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text};
+pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
+pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
 pub use contact_set::{Contact, ContactSet, Outcome};
 
-use aor::AorMap;
 use binding::Change;
 
 pub type SubscriberId = Id<Subscriber>;
@@ -77,6 +76,8 @@ pub struct Location {
     contacts_max: usize,
     offline_memory: Duration,
     removed: Vec<Removed>,
+    /// For the registrar, empty between requests.
+    pub(crate) plan: Plan,
 }
 
 impl Location {
@@ -93,6 +94,7 @@ impl Location {
             contacts_max,
             offline_memory: cfg.registrar.offline_memory,
             removed: Vec::new(),
+            plan: Plan::default(),
         }
     }
 
@@ -238,15 +240,13 @@ impl Location {
 
     /// Forgets everybody: the server stops.
     pub fn clear(&mut self, wheel: &mut Wheel<Timer>, pool: &mut Pool) {
-        let mut slot = 0;
-        while !self.subscribers.is_empty() {
+        for slot in 0..self.subscribers.slots() {
             if let Some(id) = self.subscribers.id_at(slot) {
                 while let Some(binding) = self.subscriber_mut(id).first {
                     self.remove(id, binding, ContactEvent::Unregistered);
                 }
                 self.forget(id, wheel);
             }
-            slot += 1;
         }
         self.release_removed(pool);
     }

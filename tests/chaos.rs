@@ -283,7 +283,7 @@ impl Crowd {
 fn run(seed: u64, damages: bool) {
     let mut rng = Rng(seed);
     let shards = [1, 2, 4][rng.below(3)];
-    let world = World::with(shards, |cfg| {
+    let mut world = World::with(shards, |cfg| {
         cfg.registrar.expires_min_s = 1;
         if seed.is_multiple_of(4) {
             // Now and then everything is scarce.
@@ -294,6 +294,7 @@ fn run(seed: u64, damages: bool) {
             cfg.limits.buffer_bytes_max = 200_000;
         }
     });
+    world.is_damaged = damages;
     let mut crowd = Crowd {
         rng,
         world,

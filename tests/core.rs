@@ -272,6 +272,7 @@ fn a_retransmitted_200_is_answered_with_the_ack_again_and_a_lost_ack_ends_the_ca
         world.response(ALICE, 200);
     }
     world.advance(1_100);
+    world.response(ALICE, 200);
     world.request(ALICE, "BYE");
     world.request(BOB, "ACK");
     let bye = world.request(BOB, "BYE");
@@ -614,6 +615,8 @@ fn draining_refuses_new_calls_and_hanging_up_ends_the_old() {
     );
     world.request(BOB, "INFO");
     world.hang_up_all();
+    // RFC 3261 §15.1.2: what is still unanswered when the dialog ends gets 487.
+    world.response(ALICE, 487);
     let bye_a = world.request(ALICE, "BYE");
     let bye_b = world.request(BOB, "BYE");
     world.udp(ALICE, &answer(&bye_a, 200, "OK", "", ALICE));

@@ -146,13 +146,6 @@ pub struct Fresh {
     pub flow: Flow,
 }
 
-impl Fresh {
-    /// Whole seconds left at `now`, rounded up, so that what has just been granted is told as granted.
-    pub fn expires_s(&self, now: Instant) -> u64 {
-        self.expires_at.since(now).as_nanos().div_ceil(1_000_000_000) as u64
-    }
-}
-
 /// A contact bound to an address-of-record.
 #[derive(Debug)]
 pub struct Binding {
@@ -209,4 +202,9 @@ impl Plan {
             }
         }
     }
+}
+
+/// Whole seconds until `deadline`, rounded up, so that what has just been granted is told as granted.
+pub fn seconds_left(deadline: Instant, now: Instant) -> u64 {
+    deadline.since(now).as_nanos().div_ceil(1_000_000_000) as u64
 }
