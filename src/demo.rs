@@ -4,27 +4,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::{Config, KernelLevel, Listener};
+use crate::cli::DemoOptions;
+use crate::config::{Config, Listener};
 use crate::control::summary::Percentiles;
 use crate::run::Server;
 use crate::wire::Transport;
-
-/// What the command line may choose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DemoOptions {
-    /// Calls after the one that is shown.
-    pub calls: usize,
-    pub shards: usize,
-    pub kernel_level: Option<KernelLevel>,
-    /// No progress bar, and a ladder in ASCII.
-    pub plain: bool,
-}
 
 /// How long the last transactions of the phones may take to be told the server.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Runs the demo; success only if every call went through as it should and nothing is left over.
-pub fn demo(options: DemoOptions) -> ExitCode {
+pub fn demo(options: &DemoOptions) -> ExitCode {
     let mut out = io::stdout();
     match run(options, &mut out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,16 +25,16 @@ pub fn demo(options: DemoOptions) -> ExitCode {
     }
 }
 
-fn run(options: DemoOptions, out: &mut dyn Write) -> Result<(), String> {
-    let server = Server::start(config(&options))?;
+fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
+    let server = Server::start(config(&options.config))?;
     let addr = server.listeners.first().ok_or("no listener")?.addr;
-    let kernel = match options.kernel_level {
+    let kernel = match options.config.kernel_level {
         Some(level) => format!("features of Linux {}.{}", level.major, level.minor),
         None => "all kernel features found".to_owned(),
     };
     let print = |out: &mut dyn Write, text: String| writeln!(out, "{text}").map_err(|error| error.to_string());
-    print(out, format!("ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n", options.shards))?;
-    let phones = bench_harness::demo::DemoOptions { calls: options.calls, plain: options.plain };
+    print(out, format!("ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n", options.config.shards))?;
+    let phones = bench_harness::demo::DemoOptions { calls: options.calls as usize, plain: options.plain };
     let result = bench_harness::demo::demo(addr, phones, out);
     server.drain();
     let mut waited = Duration::ZERO;
@@ -63,14 +53,12 @@ fn run(options: DemoOptions, out: &mut dyn Write) -> Result<(), String> {
 }
 
 /// The embedded defaults: loopback, a port of the system's choice, the domain of the captured flows.
-fn config(options: &DemoOptions) -> Config {
+fn config(chosen: &Config) -> Config {
     let addr = ([127, 0, 0, 1], 0).into();
     let listener = |transport| Listener { transport, addr, advertised: String::new() };
     Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         domains: vec!["one.att.net".to_owned()],
-        shards: options.shards,
-        kernel_level: options.kernel_level,
-        ..Config::default()
+        ..chosen.clone()
     }
 }

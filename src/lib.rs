@@ -3,10 +3,12 @@
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
 pub mod b2bua;
+pub mod cli;
 pub mod config;
 pub mod dialog;
 pub mod ims;
 pub mod location;
+pub mod logging;
 pub mod metrics;
 pub mod msg;
 pub mod pool;

@@ -1,6 +1,1 @@
-//! The `ringway` command.
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() {}
+fn main(){}

@@ -209,7 +209,10 @@ mod tests {
         pool.retain(id);
         let other = pool.append(id, b" 200").expect("room");
         assert_ne!(other, id);
-        assert_eq!((pool.get(id), pool.get(other)), (&b"SIP/2.0"[..], &b"SIP/2.0 200"[..]));
+        assert_eq!(
+            (pool.get(id), pool.get(other)),
+            (&b"SIP/2.0"[..], &b"SIP/2.0 200"[..])
+        );
         let large = pool.append(other, &[b'x'; 2_000]).expect("room");
         assert_eq!(pool.get(large).len(), 2_011);
         assert!(pool.append(large, &[0; 100_000]).is_none());

@@ -45,7 +45,11 @@ fn answer(request: &Message, status: u16, reason: &str, tag: &str, at: &str) -> 
         response.insert("Via", via.split_once(':').expect("a header line").1.trim());
     }
     let to = request.text("To");
-    let to = if to.contains(";tag=") || status == 100 { to.to_owned() } else { format!("{to};tag={tag}") };
+    let to = if to.contains(";tag=") || status == 100 {
+        to.to_owned()
+    } else {
+        format!("{to};tag={tag}")
+    };
     response
         .with("From", request.text("From"))
         .with("To", to)
@@ -58,7 +62,10 @@ fn answer(request: &Message, status: u16, reason: &str, tag: &str, at: &str) -> 
 fn in_dialog(method: &str, cseq: u32, at: &str, invite: &Message, response: &Message) -> Message {
     let contact = bench_harness::sip::uri(response.text("Contact"));
     Message::request(method, contact)
-        .with("Via", via(at, &format!("{method}{cseq}{}", invite.text("Call-ID"))))
+        .with(
+            "Via",
+            via(at, &format!("{method}{cseq}{}", invite.text("Call-ID"))),
+        )
         .with("From", invite.text("From"))
         .with("To", response.text("To"))
         .with("Call-ID", invite.text("Call-ID"))
@@ -70,7 +77,10 @@ fn in_dialog(method: &str, cseq: u32, at: &str, invite: &Message, response: &Mes
 /// The other way round: from the phone that was called.
 fn in_dialog_from_callee(method: &str, cseq: u32, at: &str, invite: &Message, answer: &Message) -> Message {
     Message::request(method, bench_harness::sip::uri(invite.text("Contact")))
-        .with("Via", via(at, &format!("{method}{cseq}callee{}", invite.text("Call-ID"))))
+        .with(
+            "Via",
+            via(at, &format!("{method}{cseq}callee{}", invite.text("Call-ID"))),
+        )
         .with("From", answer.text("To"))
         .with("To", invite.text("From"))
         .with("Call-ID", invite.text("Call-ID"))
@@ -91,7 +101,11 @@ fn with_bob(shards: usize) -> World {
     let mut world = World::new(shards);
     world.udp(BOB, &register("bob", BOB, "reg-bob"));
     let ok = world.response(BOB, 200);
-    assert!(ok.text("Contact").contains(";expires=600000"), "{}", ok.text("Contact"));
+    assert!(
+        ok.text("Contact").contains(";expires=600000"),
+        "{}",
+        ok.text("Contact")
+    );
     world
 }
 
@@ -120,7 +134,12 @@ fn call(world: &mut World, call_id: &str) -> Standing {
     let ack = world.request(BOB, "ACK");
     assert_eq!(ack.text("CSeq"), "1 ACK");
     world.silent();
-    Standing { invite_a, invite_b, ok_a, ok_b }
+    Standing {
+        invite_a,
+        invite_b,
+        ok_a,
+        ok_b,
+    }
 }
 
 fn on_each_number_of_shards(test: impl Fn(usize)) {
@@ -142,17 +161,26 @@ fn a_call_goes_through_and_leaves_nothing_behind() {
         assert_eq!(b.text("CSeq"), "1 INVITE");
         assert_eq!(b.get_all("Via").len(), 1);
         assert_eq!(b.text("Max-Forwards"), "69");
-        assert_eq!(b.text("Contact"), format!("<sip:{SERVER};transport=UDP>;+g.3gpp.mid-call;audio"));
+        assert_eq!(
+            b.text("Contact"),
+            format!("<sip:{SERVER};transport=UDP>;+g.3gpp.mid-call;audio")
+        );
         assert_eq!(b.text("X-Unknown"), "stays as it is");
         assert_eq!(standing.ok_a.text("Via"), a.text("Via"));
         assert_eq!(standing.ok_a.text("From"), a.text("From"));
         assert_eq!(standing.ok_a.text("To"), format!("{};tag=b1", a.text("To")));
         assert_eq!(standing.ok_a.text("CSeq"), "33302 INVITE");
-        assert_eq!(standing.ok_a.text("Contact"), format!("<sip:{SERVER};transport=UDP>;video"));
+        assert_eq!(
+            standing.ok_a.text("Contact"),
+            format!("<sip:{SERVER};transport=UDP>;video")
+        );
 
         world.udp(ALICE, &in_dialog("BYE", 33303, ALICE, a, &standing.ok_a));
         let bye = world.request(BOB, "BYE");
-        assert_eq!((bye.text("CSeq"), bye.text("Call-ID")), ("2 BYE", b.text("Call-ID")));
+        assert_eq!(
+            (bye.text("CSeq"), bye.text("Call-ID")),
+            ("2 BYE", b.text("Call-ID"))
+        );
         assert_eq!(bye.text("To"), standing.ok_b.text("To"));
         world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
         world.response(ALICE, 200);
@@ -187,15 +215,30 @@ fn requests_cross_a_call_both_ways_with_numbers_of_their_own() {
     on_each_number_of_shards(|shards| {
         let mut world = with_bob(shards);
         let standing = call(&mut world, "c1");
-        for (i, method) in ["INFO", "UPDATE", "REFER", "MESSAGE", "OPTIONS", "NOTIFY", "FROBNICATE"].iter().enumerate() {
+        for (i, method) in [
+            "INFO",
+            "UPDATE",
+            "REFER",
+            "MESSAGE",
+            "OPTIONS",
+            "NOTIFY",
+            "FROBNICATE",
+        ]
+        .iter()
+        .enumerate()
+        {
             let number = 33303 + i as u32;
-            world.udp(ALICE, &in_dialog(method, number, ALICE, &standing.invite_a, &standing.ok_a));
+            world.udp(
+                ALICE,
+                &in_dialog(method, number, ALICE, &standing.invite_a, &standing.ok_a),
+            );
             let there = world.request(BOB, method);
             assert_eq!(there.text("CSeq"), format!("{} {method}", i + 2));
             world.udp(BOB, &answer(&there, 202, "Accepted", "", BOB));
             let back = world.response(ALICE, 202);
             assert_eq!(back.text("CSeq"), format!("{number} {method}"));
-            let reverse = in_dialog_from_callee(method, 500 + i as u32, BOB, &standing.invite_b, &standing.ok_b);
+            let reverse =
+                in_dialog_from_callee(method, 500 + i as u32, BOB, &standing.invite_b, &standing.ok_b);
             world.udp(BOB, &reverse);
             let there = world.request(ALICE, method);
             assert_eq!(there.text("CSeq"), format!("{} {method}", i + 1));
@@ -229,13 +272,18 @@ fn a_retransmitted_200_is_answered_with_the_ack_again_and_a_lost_ack_ends_the_ca
         world.response(ALICE, 200);
     }
     world.advance(1_100);
+    world.response(ALICE, 200);
     world.request(ALICE, "BYE");
     world.request(BOB, "ACK");
     let bye = world.request(BOB, "BYE");
     world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
     world.forget_waiting();
     world.advance(40_000);
-    assert_eq!(world.calls(), 0, "the caller that never answers its BYE is given up");
+    assert_eq!(
+        world.calls(),
+        0,
+        "the caller that never answers its BYE is given up"
+    );
     world.end();
 }
 
@@ -303,7 +351,12 @@ fn a_200_that_crosses_the_cancel_is_acknowledged_and_hung_up() {
 
 #[test]
 fn failures_are_passed_on_and_acknowledged() {
-    for (status, reason) in [(302, "Moved Temporarily"), (486, "Busy Here"), (500, "Oops"), (603, "Decline")] {
+    for (status, reason) in [
+        (302, "Moved Temporarily"),
+        (486, "Busy Here"),
+        (500, "Oops"),
+        (603, "Decline"),
+    ] {
         let mut world = with_bob(1);
         world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
         world.response(ALICE, 100);
@@ -311,11 +364,18 @@ fn failures_are_passed_on_and_acknowledged() {
         let failure = answer(&invite_b, status, reason, "b1", BOB);
         world.udp(BOB, &failure);
         let ack = world.request(BOB, "ACK");
-        assert_eq!((ack.text("CSeq"), ack.text("Via")), ("1 ACK", invite_b.text("Via")));
+        assert_eq!(
+            (ack.text("CSeq"), ack.text("Via")),
+            ("1 ACK", invite_b.text("Via"))
+        );
         let got = world.response(ALICE, status);
         assert_eq!(got.reason(), Some(reason));
         if status == 302 {
-            assert_eq!(got.text("Contact"), failure.text("Contact"), "where to is not ours to change");
+            assert_eq!(
+                got.text("Contact"),
+                failure.text("Contact"),
+                "where to is not ours to change"
+            );
         }
         // Repeated, it is acknowledged again and not passed on again.
         world.udp(BOB, &failure);
@@ -345,7 +405,9 @@ fn an_unknown_callee_is_404_an_offline_one_480_and_a_silent_one_408() {
             last = world.next(ALICE);
         }
         world.forget_waiting();
-        let gone = register("bob", BOB, "reg-bob").setting("Contact", "*").setting("CSeq", "2 REGISTER");
+        let gone = register("bob", BOB, "reg-bob")
+            .setting("Contact", "*")
+            .setting("CSeq", "2 REGISTER");
         let gone = gone.with("Expires", 0).setting("Via", via(BOB, "gone"));
         world.udp(BOB, &gone);
         world.response(BOB, 200);
@@ -486,7 +548,12 @@ fn requests_are_repeated_over_udp_and_their_repetitions_absorbed() {
 #[test]
 fn garbage_is_counted_and_a_bad_request_is_told_what_is_wrong() {
     let mut world = with_bob(1);
-    for garbage in [&b"\0\x01\x02"[..], b"GET / HTTP/1.1\r\n\r\n", b"INVITE", b"SIP/2.0 200 OK\r\n\r\n"] {
+    for garbage in [
+        &b"\0\x01\x02"[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"INVITE",
+        b"SIP/2.0 200 OK\r\n\r\n",
+    ] {
         world.udp_bytes(ALICE, garbage);
     }
     world.silent();
@@ -495,16 +562,28 @@ fn garbage_is_counted_and_a_bad_request_is_told_what_is_wrong() {
     let bad = invite("alice", ALICE, "sip:bob@one.att.net", "c1").setting("CSeq", "1 BYE");
     world.udp(ALICE, &bad);
     let refused = world.response(ALICE, 400);
-    assert!(refused.reason().is_some_and(|reason| reason.contains("CSeq")), "{:?}", refused.reason());
+    assert!(
+        refused.reason().is_some_and(|reason| reason.contains("CSeq")),
+        "{:?}",
+        refused.reason()
+    );
     world.end();
 }
 
 #[test]
 fn a_stream_may_be_cut_anywhere() {
     let bytes = register("bob", BOB, "tcp-1").to_bytes();
-    let bytes = String::from_utf8(bytes).expect("text").replace("SIP/2.0/UDP", "SIP/2.0/TCP").into_bytes();
+    let bytes = String::from_utf8(bytes)
+        .expect("text")
+        .replace("SIP/2.0/UDP", "SIP/2.0/TCP")
+        .into_bytes();
     let mut both = bytes.clone();
-    both.extend_from_slice(&String::from_utf8(bytes.clone()).expect("text").replace("z9hG4bK", "z9hG4bK2").into_bytes());
+    both.extend_from_slice(
+        &String::from_utf8(bytes.clone())
+            .expect("text")
+            .replace("z9hG4bK", "z9hG4bK2")
+            .into_bytes(),
+    );
     for cut in 1..both.len() {
         let mut world = World::new(1);
         world.tcp_bytes(BOB, &both[..cut]);
@@ -530,9 +609,14 @@ fn draining_refuses_new_calls_and_hanging_up_ends_the_old() {
     world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c2"));
     let refused = world.response(ALICE, 503);
     assert!(refused.has("Retry-After"));
-    world.udp(ALICE, &in_dialog("INFO", 33303, ALICE, &standing.invite_a, &standing.ok_a));
+    world.udp(
+        ALICE,
+        &in_dialog("INFO", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+    );
     world.request(BOB, "INFO");
     world.hang_up_all();
+    // RFC 3261 §15.1.2: what is still unanswered when the dialog ends gets 487.
+    world.response(ALICE, 487);
     let bye_a = world.request(ALICE, "BYE");
     let bye_b = world.request(BOB, "BYE");
     world.udp(ALICE, &answer(&bye_a, 200, "OK", "", ALICE));

@@ -31,10 +31,14 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(branch) = self.branches.get(id) else { return };
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
         let (exchange_id, leg, tx) = (branch.exchange, branch.leg, branch.tx);
         let (phase, is_cancelled) = (branch.phase, branch.is_cancelled);
-        let Some(exchange) = self.exchanges.get(exchange_id) else { return };
+        let Some(exchange) = self.exchanges.get(exchange_id) else {
+            return;
+        };
         let is_invite = exchange.method == Method::Invite;
         if phase == BranchPhase::Accepted {
             if (200..300).contains(&response.status) {
@@ -84,7 +88,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(branch) = self.branches.get(id) else { return };
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
         let (exchange, leg, tx, phase) = (branch.exchange, branch.leg, branch.tx, branch.phase);
         let status = match notice {
             Notice::Message => return,
@@ -112,11 +118,15 @@ impl B2bua {
     /// Timer C (RFC 3261 §16.8): the phone is told to stop ringing. Its branch stays for what it says to that, which may
     /// still be a 2xx.
     fn rang_too_long(&mut self, stack: &mut Stack, id: BranchId, now: Instant, out: &mut Effects) {
-        let Some(branch) = self.branches.get_mut(id) else { return };
+        let Some(branch) = self.branches.get_mut(id) else {
+            return;
+        };
         branch.is_cancelled = true;
         let exchange_id = branch.exchange;
         stack.cancel_invite(branch.tx, b"", now, out);
-        let Some(exchange) = self.exchanges.get(exchange_id) else { return };
+        let Some(exchange) = self.exchanges.get(exchange_id) else {
+            return;
+        };
         let call_id = exchange.call;
         let mut next = exchange.first_branch;
         while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
@@ -157,8 +167,12 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(leg) = self.branches.get(branch).map(|branch| branch.leg) else { return };
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(leg) = self.branches.get(branch).map(|branch| branch.leg) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         let call_id = exchange.call;
         if exchange.is_answered || exchange.server.is_none() {
             // Another phone was faster, or the caller has given up: this one is told at once (RFC 3261 §13.2.2.4, §15).
@@ -192,7 +206,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(branch) = self.branches.get(id) else { return };
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
         let (leg_id, cseq) = (branch.leg, branch.cseq);
         let Some(leg) = self.legs.get(leg_id) else { return };
         let (call_id, flow) = (leg.call, leg.flow);
@@ -200,7 +216,9 @@ impl B2bua {
         let known = if leg.dialog.parts(&out.pool).remote_tag == tag {
             Some(leg_id)
         } else {
-            let Some(call) = self.calls.get(call_id) else { return };
+            let Some(call) = self.calls.get(call_id) else {
+                return;
+            };
             self.callee_with_tag(call, tag, Some(response.call_id), &out.pool)
         };
         if let Some(leg) = known.and_then(|id| self.legs.get(id)) {
@@ -213,7 +231,9 @@ impl B2bua {
             return;
         }
         // RFC 3261 §13.2.2.4: a 2xx of another dialog gets an ACK and, as we have our answer, a BYE.
-        let other = self.twin(leg_id, response, out).and_then(|dialog| self.insert_callee(call_id, dialog, flow, cseq));
+        let other = self
+            .twin(leg_id, response, out)
+            .and_then(|dialog| self.insert_callee(call_id, dialog, flow, cseq));
         match other {
             Some(other) => self.acknowledge_and_hang_up_leg(stack, other, cseq, now, out),
             None => stack.metrics.dropped(DropReason::StrayOk),
@@ -224,7 +244,8 @@ impl B2bua {
     fn twin(&self, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
         let leg = self.legs.get(leg)?;
         let target = first_contact(response);
-        let len = leg.dialog.parts(&out.pool).len() + response.to.raw.len() + target.map_or(0, <[u8]>::len) + 256;
+        let len =
+            leg.dialog.parts(&out.pool).len() + response.to.raw.len() + target.map_or(0, <[u8]>::len) + 256;
         let mut draft = out.pool.draft(len)?;
         let parts = leg.dialog.parts(&out.pool);
         let ends = Parts {
@@ -251,7 +272,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         if exchange.is_answered {
             self.finish(stack, id, out);
             return;
@@ -276,9 +299,22 @@ impl B2bua {
                     self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);
                 }
             }
-            (false, _, Some(Best { response: Some(buf), .. })) => self.pass_back_kept(stack, id, leg, buf, now, out),
+            (
+                false,
+                _,
+                Some(Best {
+                    response: Some(buf), ..
+                }),
+            ) => self.pass_back_kept(stack, id, leg, buf, now, out),
             (true, None, _) => self.reject(stack, id, own_failure(status), b"", now, out),
-            (false, _, Some(Best { response: None, status })) => {
+            (
+                false,
+                _,
+                Some(Best {
+                    response: None,
+                    status,
+                }),
+            ) => {
                 self.reject(stack, id, own_failure(status), b"", now, out);
             }
             (false, _, None) => {}
@@ -287,7 +323,9 @@ impl B2bua {
     }
 
     fn set_best(&mut self, id: ExchangeId, best: Option<Best>, out: &mut Effects) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
         if let Some(old) = std::mem::replace(&mut exchange.best, best).and_then(|best| best.response) {
             out.pool.release(old);
         }
@@ -305,7 +343,9 @@ impl B2bua {
     ) {
         let mut next = self.exchanges.get(id).and_then(|exchange| exchange.first_branch);
         while let Some(branch_id) = next {
-            let Some(branch) = self.branches.get_mut(branch_id) else { return };
+            let Some(branch) = self.branches.get_mut(branch_id) else {
+                return;
+            };
             next = branch.next;
             if Some(branch_id) == except {
                 continue;
@@ -323,14 +363,19 @@ impl B2bua {
 
     /// Forgets an exchange that has nothing more to do, and its call if that was the last of it.
     pub(super) fn finish(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         let call_id = exchange.call;
         if exchange.is_answered && exchange.first_branch.is_none() {
             let is_first = self.calls.get(call_id).is_some_and(|call| match call.phase {
                 Phase::Locating | Phase::Ringing => true,
                 Phase::Answered | Phase::Ending => false,
             });
-            let begins_call = self.calls.get(call_id).is_some_and(|call| call.caller == exchange.from)
+            let begins_call = self
+                .calls
+                .get(call_id)
+                .is_some_and(|call| call.caller == exchange.from)
                 && exchange.next.is_none();
             self.remove_exchange(stack, id, out);
             // The request that began the call is over and no 2xx made a dialog: so is the call.
@@ -347,10 +392,21 @@ impl B2bua {
     // ---- Passing back ----------------------------------------------------------------------------------------------
 
     /// What a response of the phone says of the dialog: its tag, target and route set (RFC 3261 §12.1.2, §12.2.1.2).
-    fn learn(&mut self, stack: &Stack, id: ExchangeId, leg_id: LegId, response: &Response<'_>, out: &mut Effects) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+    fn learn(
+        &mut self,
+        stack: &Stack,
+        id: ExchangeId,
+        leg_id: LegId,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         let method = exchange.method;
-        let Some(leg) = self.legs.get_mut(leg_id) else { return };
+        let Some(leg) = self.legs.get_mut(leg_id) else {
+            return;
+        };
         let Some(tag) = response.to_tag else { return };
         let target = first_contact(response);
         if leg.dialog.parts(&out.pool).remote_tag == tag {
@@ -361,7 +417,8 @@ impl B2bua {
             }
             return;
         }
-        if method != Method::Invite || self.calls.get(leg.call).and_then(|call| call.answered) == Some(leg_id) {
+        if method != Method::Invite || self.calls.get(leg.call).and_then(|call| call.answered) == Some(leg_id)
+        {
             return;
         }
         let mut routes = [0; ROUTES_BYTES_MAX];
@@ -393,7 +450,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> bool {
-        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return false;
+        };
         if exchange.is_answered {
             return true;
         }
@@ -401,9 +460,13 @@ impl B2bua {
             self.mark_answered(id, response.status, out);
             return true;
         };
-        let Some(request) = exchange.request else { return false };
+        let Some(request) = exchange.request else {
+            return false;
+        };
         let from = exchange.from;
-        let Some(buf) = self.write_back(stack, request, from, server, response, out) else { return false };
+        let Some(buf) = self.write_back(stack, request, from, server, response, out) else {
+            return false;
+        };
         self.mark_answered(id, response.status, out);
         stack.send_response(server, response.status, buf, now, out);
         true
@@ -420,7 +483,11 @@ impl B2bua {
     }
 
     fn drop_request(&mut self, id: ExchangeId, out: &mut Effects) {
-        if let Some(request) = self.exchanges.get_mut(id).and_then(|exchange| exchange.request.take()) {
+        if let Some(request) = self
+            .exchanges
+            .get_mut(id)
+            .and_then(|exchange| exchange.request.take())
+        {
             out.pool.release(request);
         }
     }
@@ -443,10 +510,20 @@ impl B2bua {
         let bytes = out.pool.get(request);
         // The head alone may be kept: a body that is missing is no matter here.
         _ = scan(bytes, &mut table);
-        let written = Request::check(Message { bytes, table: &table }).ok().and_then(|request| {
-            edit_response(&mut self.edits, &mut scratch, stack, response, &request, source, flow);
-            self.edits.apply(response.msg.bytes, &mut draft.bytes).ok()
-        });
+        let written = Request::check(Message { bytes, table: &table })
+            .ok()
+            .and_then(|request| {
+                edit_response(
+                    &mut self.edits,
+                    &mut scratch,
+                    stack,
+                    response,
+                    &request,
+                    source,
+                    flow,
+                );
+                self.edits.apply(response.msg.bytes, &mut draft.bytes).ok()
+            });
         (self.table, self.scratch) = (Some(table), Some(scratch));
         match written {
             Some(len) => Some(out.pool.commit(draft, len)),
@@ -468,11 +545,16 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(mut table) = self.second_table.take() else { return };
+        let Some(mut table) = self.second_table.take() else {
+            return;
+        };
         let copy: Box<[u8]> = out.pool.get(buf).into();
         let passed = scan(&copy, &mut table).is_ok()
-            && Response::check(Message { bytes: &copy, table: &table })
-                .is_ok_and(|response| self.pass_back(stack, id, leg, &response, now, out));
+            && Response::check(Message {
+                bytes: &copy,
+                table: &table,
+            })
+            .is_ok_and(|response| self.pass_back(stack, id, leg, &response, now, out));
         self.second_table = Some(table);
         if !passed {
             self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);

@@ -2,12 +2,12 @@
 //! exchanges, each with a server transaction on one leg and branches with a client transaction each on others.
 
 use crate::dialog::Dialog;
+use crate::msg::method::Method;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::timer::TimerId;
 use crate::transaction::TxId;
 use crate::transaction::key::Key;
-use crate::msg::method::Method;
 use crate::wire::Flow;
 
 pub type CallId = Id<Call>;

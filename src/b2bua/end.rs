@@ -22,13 +22,19 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> bool {
-        let Some(invite) = stack.find_invite(request) else { return false };
+        let Some(invite) = stack.find_invite(request) else {
+            return false;
+        };
         // §9.2: the To tag of both answers should be the same.
         let tag = stack.stateless_tag();
         stack.respond(tx, request, 200, Some(&tag), |_| {}, now, out);
-        let Some(User::Exchange { slot, generation }) = stack.user_of(invite) else { return true };
+        let Some(User::Exchange { slot, generation }) = stack.user_of(invite) else {
+            return true;
+        };
         let id = ExchangeId::new(slot, generation);
-        let Some(exchange) = self.exchanges.get(id) else { return true };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return true;
+        };
         if exchange.is_answered {
             // §9.2: a CANCEL has no effect on a request that has its final response.
             return true;
@@ -61,7 +67,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         match notice {
             Notice::Timeout => {
                 let call = exchange.call;
@@ -73,7 +81,9 @@ impl B2bua {
 
     /// A call's own timer: the look-up took too long, or the call has lasted as long as it may.
     pub fn on_call_timer(&mut self, stack: &mut Stack, id: CallId, now: Instant, out: &mut Effects) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         call.timer = None;
         match call.phase {
             Phase::Locating => {
@@ -88,7 +98,9 @@ impl B2bua {
 
     /// Ends a call from the middle: a BYE to both sides, and no answer to whoever still waits for one but 487.
     pub fn hang_up(&mut self, stack: &mut Stack, id: CallId, now: Instant, out: &mut Effects) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         if call.phase == Phase::Ending {
             return;
         }
@@ -97,7 +109,9 @@ impl B2bua {
         // An exchange that goes takes its place in the list with it, so the next is noted first.
         let mut next = call.first_exchange;
         while let Some(exchange_id) = next {
-            let Some(exchange) = self.exchanges.get(exchange_id) else { break };
+            let Some(exchange) = self.exchanges.get(exchange_id) else {
+                break;
+            };
             next = exchange.next;
             if !exchange.is_answered {
                 self.reject(stack, exchange_id, (487, "Request Terminated"), b"", now, out);
@@ -142,7 +156,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some((leg, cseq)) = self.branches.get(branch).map(|branch| (branch.leg, branch.cseq)) else { return };
+        let Some((leg, cseq)) = self.branches.get(branch).map(|branch| (branch.leg, branch.cseq)) else {
+            return;
+        };
         self.acknowledge_and_hang_up_leg(stack, leg, cseq, now, out);
     }
 
@@ -172,7 +188,9 @@ impl B2bua {
 
     /// A BYE of our own: an exchange without a server side.
     fn send_bye(&mut self, stack: &mut Stack, leg_id: LegId, now: Instant, out: &mut Effects) {
-        let Some(leg) = self.legs.get_mut(leg_id) else { return };
+        let Some(leg) = self.legs.get_mut(leg_id) else {
+            return;
+        };
         leg.local_cseq += 1;
         let (call, cseq) = (leg.call, leg.local_cseq);
         let exchange = self.add_exchange(Exchange {
@@ -212,13 +230,17 @@ impl B2bua {
     /// Hangs up every call: the time for draining is over.
     pub fn hang_up_all(&mut self, stack: &mut Stack, now: Instant, out: &mut Effects) {
         for slot in 0..self.calls.slots() {
-            let Some(id) = self.calls.id_at(slot) else { continue };
+            let Some(id) = self.calls.id_at(slot) else {
+                continue;
+            };
             match self.calls.get(id).map(|call| (call.phase, call.first_exchange)) {
                 Some((Phase::Locating, Some(exchange))) => {
                     self.reject(stack, exchange, (503, "Server Stopping"), RETRY_AFTER, now, out);
                     self.hang_up(stack, id, now, out);
                 }
-                Some((Phase::Locating | Phase::Ringing | Phase::Answered, _)) => self.hang_up(stack, id, now, out),
+                Some((Phase::Locating | Phase::Ringing | Phase::Answered, _)) => {
+                    self.hang_up(stack, id, now, out)
+                }
                 Some((Phase::Ending, _)) | None => {}
             }
         }

@@ -27,8 +27,12 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> bool {
-        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else { return false };
-        let Some(leg) = self.legs.get_mut(from) else { return false };
+        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {
+            return false;
+        };
+        let Some(leg) = self.legs.get_mut(from) else {
+            return false;
+        };
         let call_id = leg.call;
         // RFC 3261 §12.2.2: a number lower than the last is out of order.
         if request.cseq.number < leg.remote_cseq {
@@ -83,7 +87,10 @@ impl B2bua {
         let other = self.legs.get_mut(to).ok_or(FULL)?;
         other.local_cseq += 1;
         let cseq = other.local_cseq;
-        let copy = out.pool.put(&request.msg.bytes[..request.msg.head_end() as usize]).ok_or(FULL)?;
+        let copy = out
+            .pool
+            .put(&request.msg.bytes[..request.msg.head_end() as usize])
+            .ok_or(FULL)?;
         let exchange = self.add_exchange(Exchange {
             call,
             server: Some(tx),
@@ -103,7 +110,13 @@ impl B2bua {
         let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);
         match sent {
             Ok(()) => {
-                stack.set_user(tx, User::Exchange { slot: exchange.slot, generation: exchange.generation });
+                stack.set_user(
+                    tx,
+                    User::Exchange {
+                        slot: exchange.slot,
+                        generation: exchange.generation,
+                    },
+                );
                 Ok(())
             }
             Err(status) => {
@@ -125,7 +138,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), (u16, &'static str)> {
-        let client = self.open_branch(stack, exchange, to, request.method, cseq, out).ok_or((503, "Limit Reached"))?;
+        let client = self
+            .open_branch(stack, exchange, to, request.method, cseq, out)
+            .ok_or((503, "Limit Reached"))?;
         let branch = token_of(stack, client);
         match self.write_across(stack, request, to, cseq, branch, rack, out) {
             Some(buf) => {
@@ -160,7 +175,17 @@ impl B2bua {
             Side::Callee => b"",
         };
         let mut draft = out.pool.draft(len)?;
-        match self.write_forward(stack, request, to, from_tag, cseq, branch, rack, &out.pool, &mut draft.bytes) {
+        match self.write_forward(
+            stack,
+            request,
+            to,
+            from_tag,
+            cseq,
+            branch,
+            rack,
+            &out.pool,
+            &mut draft.bytes,
+        ) {
             Some(len) => Some(out.pool.commit(draft, len)),
             None => {
                 out.pool.discard(draft);
@@ -185,7 +210,9 @@ impl B2bua {
 
     fn find_invite_exchange(&self, from: LegId, cseq: u32) -> Option<ExchangeId> {
         let mut next = self.calls.get(self.legs.get(from)?.call)?.first_exchange;
-        while let Some((id, exchange)) = next.and_then(|id| self.exchanges.get(id).map(|exchange| (id, exchange))) {
+        while let Some((id, exchange)) =
+            next.and_then(|id| self.exchanges.get(id).map(|exchange| (id, exchange)))
+        {
             if exchange.method == Method::Invite && exchange.from == from && exchange.cseq == cseq {
                 return Some(id);
             }
@@ -197,18 +224,28 @@ impl B2bua {
     /// The ACK of a 2xx, over whatever transport it came (call-flows: the INVITE over TCP, its ACK over UDP). `false`: no
     /// call here waits for it.
     pub fn ack(&mut self, stack: &mut Stack, request: &Request<'_>, now: Instant, out: &mut Effects) -> bool {
-        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else { return false };
-        let Some(exchange) = self.find_invite_exchange(from, request.cseq.number) else { return false };
-        let Some(server) = self.exchanges.get(exchange).and_then(|exchange| exchange.server) else { return false };
+        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {
+            return false;
+        };
+        let Some(exchange) = self.find_invite_exchange(from, request.cseq.number) else {
+            return false;
+        };
+        let Some(server) = self.exchanges.get(exchange).and_then(|exchange| exchange.server) else {
+            return false;
+        };
         // §13.2.2.4: the ACK bears the number of the INVITE on its leg.
-        let Some(cseq) = self.invite_cseq(from, to, request.cseq.number) else { return false };
+        let Some(cseq) = self.invite_cseq(from, to, request.cseq.number) else {
+            return false;
+        };
         if !stack.acknowledged(server, now, out) {
             // It came before: the phone behind answers for itself when it repeats its 2xx.
             stack.metrics.retransmissions_absorbed.inc();
             return true;
         }
         let branch = stack.stateless_token();
-        let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else { return true };
+        let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else {
+            return true;
+        };
         stack.count_request(Method::Ack);
         self.send_ack(to, buf, out);
         true
@@ -236,7 +273,9 @@ impl B2bua {
         source: Option<Flow>,
         out: &mut Effects,
     ) {
-        let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else { return };
+        let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else {
+            return;
+        };
         self.set_target(stack, leg, contact.uri, source, out);
     }
 
@@ -251,7 +290,10 @@ impl B2bua {
     ) {
         let Some(leg) = self.legs.get_mut(id) else { return };
         if leg.dialog.parts(&out.pool).target != target {
-            let change = Change { target: Some(target), ..Change::default() };
+            let change = Change {
+                target: Some(target),
+                ..Change::default()
+            };
             if !leg.dialog.change(&change, &mut out.pool) {
                 return;
             }

@@ -148,15 +148,25 @@ impl B2bua {
         let next = self.exchanges.get(exchange_id)?.first_branch;
         let id = self.branches.insert(Branch { next, ..branch })?;
         self.exchanges.get_mut(exchange_id)?.first_branch = Some(id);
-        stack.set_user(tx, User::Branch { slot: id.slot, generation: id.generation });
+        stack.set_user(
+            tx,
+            User::Branch {
+                slot: id.slot,
+                generation: id.generation,
+            },
+        );
         Some(id)
     }
 
     /// Forgets a branch; its client transaction ends by itself.
     fn remove_branch(&mut self, stack: &mut Stack, id: BranchId) {
-        let Some(branch) = self.branches.remove(id) else { return };
+        let Some(branch) = self.branches.remove(id) else {
+            return;
+        };
         stack.set_user(branch.tx, User::None);
-        let Some(exchange) = self.exchanges.get_mut(branch.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(branch.exchange) else {
+            return;
+        };
         if exchange.first_branch == Some(id) {
             exchange.first_branch = branch.next;
             return;
@@ -176,7 +186,9 @@ impl B2bua {
         while let Some(branch) = self.exchanges.get(id).and_then(|exchange| exchange.first_branch) {
             self.remove_branch(stack, branch);
         }
-        let Some(exchange) = self.exchanges.remove(id) else { return };
+        let Some(exchange) = self.exchanges.remove(id) else {
+            return;
+        };
         if let Some(server) = exchange.server {
             stack.set_user(server, User::None);
         }
@@ -186,7 +198,9 @@ impl B2bua {
         if let Some(response) = exchange.best.and_then(|best| best.response) {
             out.pool.release(response);
         }
-        let Some(call) = self.calls.get_mut(exchange.call) else { return };
+        let Some(call) = self.calls.get_mut(exchange.call) else {
+            return;
+        };
         call.exchanges -= 1;
         if call.first_exchange == Some(id) {
             call.first_exchange = exchange.next;
@@ -271,11 +285,17 @@ impl B2bua {
 
     /// Has the call's own timer fire at `at`.
     fn set_call_timer(&mut self, stack: &mut Stack, id: CallId, at: Instant) {
-        let Some(call) = self.calls.get_mut(id) else { return };
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
         if let Some(timer) = call.timer.take() {
             stack.wheel.cancel(timer);
         }
-        let timer = Timer { kind: TimerKind::Call, slot: id.slot, generation: id.generation };
+        let timer = Timer {
+            kind: TimerKind::Call,
+            slot: id.slot,
+            generation: id.generation,
+        };
         call.timer = Some(stack.wheel.insert(at, timer));
     }
 
@@ -289,10 +309,16 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
         exchange.is_answered = true;
-        let (Some(server), Some(request)) = (exchange.server, exchange.request.take()) else { return };
-        let (Some(mut table), Some(mut copy)) = (self.table.take(), self.scratch.take()) else { return };
+        let (Some(server), Some(request)) = (exchange.server, exchange.request.take()) else {
+            return;
+        };
+        let (Some(mut table), Some(mut copy)) = (self.table.take(), self.scratch.take()) else {
+            return;
+        };
         let len = out.pool.get(request).len();
         copy[..len].copy_from_slice(out.pool.get(request));
         let bytes = &copy[..len];
@@ -318,7 +344,15 @@ impl B2bua {
         let flow = self.legs.get(leg)?.flow;
         let tx = stack.open_client(User::None, method, flow)?;
         let phase = BranchPhase::Sent;
-        let branch = Branch { exchange, leg, tx, cseq, phase, is_cancelled: false, next: None };
+        let branch = Branch {
+            exchange,
+            leg,
+            tx,
+            cseq,
+            phase,
+            is_cancelled: false,
+            next: None,
+        };
         match self.add_branch(stack, branch) {
             Some(_) => Some(tx),
             None => {
@@ -353,7 +387,14 @@ impl B2bua {
     ) -> Option<usize> {
         let leg = self.legs.get(leg_id)?;
         let parts = leg.dialog.parts(pool);
-        let outgoing = Outgoing { dialog: &parts, from_tag, cseq, flow: leg.flow, branch, rack_cseq };
+        let outgoing = Outgoing {
+            dialog: &parts,
+            from_tag,
+            cseq,
+            flow: leg.flow,
+            branch,
+            rack_cseq,
+        };
         write::edit_request(&mut self.edits, stack, request, &outgoing);
         self.edits.apply(request.msg.bytes, dst).ok()
     }
@@ -400,5 +441,10 @@ impl B2bua {
 
 /// The branch token of a client transaction.
 fn token_of(stack: &Stack, tx: TxId) -> Token {
-    Token { kind: TokenKind::Transaction, shard: stack.shard, slot: tx.slot, generation: tx.generation }
+    Token {
+        kind: TokenKind::Transaction,
+        shard: stack.shard,
+        slot: tx.slot,
+        generation: tx.generation,
+    }
 }

@@ -66,17 +66,30 @@ impl B2bua {
         };
         // §8.2.2.2: the same request over another path is "merged"; it has a transaction of its own, and so came this far.
         let key = stack.keyer.dialog(request.call_id, from_tag);
-        let is_merged = self.by_key.get(&key).and_then(|id| self.calls.get(*id)).is_some_and(|call| {
-            call.phase != Phase::Ending && self.legs.get(call.caller).is_some_and(|leg| leg.remote_cseq >= request.cseq.number)
-        });
+        let is_merged = self
+            .by_key
+            .get(&key)
+            .and_then(|id| self.calls.get(*id))
+            .is_some_and(|call| {
+                call.phase != Phase::Ending
+                    && self
+                        .legs
+                        .get(call.caller)
+                        .is_some_and(|leg| leg.remote_cseq >= request.cseq.number)
+            });
         // A Call-ID of ours outside a dialog has come back to us: one of the contacts leads here.
         if is_merged || stack.key.parse(request.call_id).is_some() {
             stack.respond(tx, request, 482, None, |_| {}, now, out);
             return Begun::Answered;
         }
-        let Some(source_flow) = stack.flow_of(tx) else { return Begun::Answered };
+        let Some(source_flow) = stack.flow_of(tx) else {
+            return Begun::Answered;
+        };
         let target = contact.map_or(&b""[..], |contact| contact.uri);
-        let flow = match Uri::parse(target).ok().map(|uri| route(&stack.cfg, &uri, Some(source_flow))) {
+        let flow = match Uri::parse(target)
+            .ok()
+            .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
+        {
             Some(Ok(flow)) => flow,
             // A host name, or a transport that we lack: answers reach it, so requests may too.
             Some(Err(_)) | None => source_flow,
@@ -84,7 +97,13 @@ impl B2bua {
         let Some((call, exchange)) = self.add_call(stack, request, from_tag, target, flow, tx, out) else {
             return unavailable(stack, tx, request, "Call Limit Reached", now, out);
         };
-        stack.set_user(tx, User::Exchange { slot: exchange.slot, generation: exchange.generation });
+        stack.set_user(
+            tx,
+            User::Exchange {
+                slot: exchange.slot,
+                generation: exchange.generation,
+            },
+        );
         self.by_key.insert(key, call);
         if is_invite {
             stack.metrics.calls_started.inc();
@@ -192,9 +211,13 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         let (call_id, is_answered) = (exchange.call, exchange.is_answered);
-        let Some(call) = self.calls.get_mut(call_id) else { return };
+        let Some(call) = self.calls.get_mut(call_id) else {
+            return;
+        };
         if let Some(timer) = call.timer.take() {
             stack.wheel.cancel(timer);
         }
@@ -216,7 +239,10 @@ impl B2bua {
                             refusal = refusal.map(|_| (482, "Loop Detected"));
                         }
                         Err(Failed::Route(
-                            RouteError::Scheme | RouteError::HostName | RouteError::Transport | RouteError::NoListener,
+                            RouteError::Scheme
+                            | RouteError::HostName
+                            | RouteError::Transport
+                            | RouteError::NoListener,
                         )) => {}
                         Err(Failed::Full) => refusal = refusal.map(|_| (503, "Limit Reached")),
                         Err(Failed::TooLarge) => {
@@ -247,7 +273,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(call) = self.exchanges.get(id).map(|exchange| exchange.call) else { return };
+        let Some(call) = self.exchanges.get(id).map(|exchange| exchange.call) else {
+            return;
+        };
         let extra: &[u8] = if status.0 == 503 { RETRY_AFTER } else { b"" };
         self.reject(stack, id, status, extra, now, out);
         self.remove_exchange(stack, id, out);
@@ -271,7 +299,9 @@ impl B2bua {
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let kept = exchange.request.ok_or(Failed::Full)?;
-        let leg = self.add_callee(stack, call, contact.uri, flow, out).ok_or(Failed::Full)?;
+        let leg = self
+            .add_callee(stack, call, contact.uri, flow, out)
+            .ok_or(Failed::Full)?;
         let len = out.pool.get(kept).len() + FORWARD_SLACK + 4 * contact.uri.len();
         let mut draft = out.pool.draft(len).ok_or(Failed::Full)?;
         let Some(tx) = self.open_branch(stack, id, leg, method, 1, out) else {
@@ -285,7 +315,17 @@ impl B2bua {
             .ok()
             .and_then(|request| {
                 let branch = token_of(stack, tx);
-                self.write_forward(stack, &request, leg, b"", 1, branch, None, &out.pool, &mut draft.bytes)
+                self.write_forward(
+                    stack,
+                    &request,
+                    leg,
+                    b"",
+                    1,
+                    branch,
+                    None,
+                    &out.pool,
+                    &mut draft.bytes,
+                )
             });
         self.table = Some(table);
         match written {
@@ -316,9 +356,16 @@ impl B2bua {
             return None;
         }
         let id = self.legs.next_id();
-        let token =
-            Token { kind: TokenKind::Leg, shard: stack.shard, slot: id.slot, generation: id.generation };
-        let mut scratch = self.scratch.take().expect("whoever takes the scratch puts it back");
+        let token = Token {
+            kind: TokenKind::Leg,
+            shard: stack.shard,
+            slot: id.slot,
+            generation: id.generation,
+        };
+        let mut scratch = self
+            .scratch
+            .take()
+            .expect("whoever takes the scratch puts it back");
         let mut w = Writer::new(&mut scratch);
         // call-flows: To is the contact itself, in angle brackets.
         w.put(b"<").put(target).put(b">");
@@ -387,6 +434,14 @@ fn unavailable(
     now: Instant,
     out: &mut Effects,
 ) -> Begun {
-    stack.respond_because(tx, request, (503, reason), None, |w| _ = w.put(RETRY_AFTER), now, out);
+    stack.respond_because(
+        tx,
+        request,
+        (503, reason),
+        None,
+        |w| _ = w.put(RETRY_AFTER),
+        now,
+        out,
+    );
     Begun::Answered
 }

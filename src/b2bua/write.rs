@@ -40,7 +40,9 @@ pub struct Outgoing<'a> {
 pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, outgoing: &Outgoing<'_>) {
     edits.clear();
     let msg = &request.msg;
-    edits.replace(msg.span_of(request.uri)).put(outgoing.dialog.request_uri());
+    edits
+        .replace(msg.span_of(request.uri))
+        .put(outgoing.dialog.request_uri());
     let mut has_length = false;
     let mut has_max_forwards = false;
     let mut has_via = false;
@@ -71,7 +73,11 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
                 edits.replace(line.value).put(outgoing.dialog.call_id);
             }
             Name::CSeq => {
-                edits.replace(line.value).num(u64::from(outgoing.cseq)).put(b" ").put(request.method_text);
+                edits
+                    .replace(line.value)
+                    .num(u64::from(outgoing.cseq))
+                    .put(b" ")
+                    .put(request.method_text);
             }
             // call-flows: a B2BUA starts its own, at most what came minus 1 (RFC 3261 §16.6 step 3).
             Name::MaxForwards => {
@@ -91,11 +97,15 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
     }
     let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
     if !has_max_forwards {
-        end.put(b"Max-Forwards: ").num(u64::from(MAX_FORWARDS - 1)).put(b"\r\n");
+        end.put(b"Max-Forwards: ")
+            .num(u64::from(MAX_FORWARDS - 1))
+            .put(b"\r\n");
     }
     if !has_length {
         // RFC 3261 §18.3: a stream needs it, and a datagram may have come without.
-        end.put(b"Content-Length: ").num(msg.body().len() as u64).put(b"\r\n");
+        end.put(b"Content-Length: ")
+            .num(msg.body().len() as u64)
+            .put(b"\r\n");
     }
 }
 
@@ -153,12 +163,17 @@ pub fn edit_response(
     }
     if !has_length {
         let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
-        end.put(b"Content-Length: ").num(msg.body().len() as u64).put(b"\r\n");
+        end.put(b"Content-Length: ")
+            .num(msg.body().len() as u64)
+            .put(b"\r\n");
     }
 }
 
 fn whole(line: &Line) -> Span {
-    Span { start: line.start, end: line.end }
+    Span {
+        start: line.start,
+        end: line.end,
+    }
 }
 
 /// Puts the request's line, its own spelling included, in the place of the response's.
@@ -171,7 +186,11 @@ fn replace_line(edits: &mut Edits, line: &Line, request: &Request<'_>, name: Nam
 /// Where a line can be added at the end of the header section: before the empty line.
 fn head_end_line(bytes: &[u8], head_end: u32) -> u32 {
     let head = &bytes[..head_end as usize];
-    let end = if head.ends_with(b"\r\n") { 2 } else { usize::from(head.ends_with(b"\n")) };
+    let end = if head.ends_with(b"\r\n") {
+        2
+    } else {
+        usize::from(head.ends_with(b"\n"))
+    };
     head_end - end as u32
 }
 
@@ -179,11 +198,18 @@ fn head_end_line(bytes: &[u8], head_end: u32) -> u32 {
 /// has one remote target (RFC 3261 §8.1.1.8).
 fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flow: Flow) {
     let text = value.of(bytes);
-    let Some(first) = crate::msg::lex::Elements::new(text).next() else { return };
-    let Ok(contact) = NameAddr::parse(first) else { return };
+    let Some(first) = crate::msg::lex::Elements::new(text).next() else {
+        return;
+    };
+    let Ok(contact) = NameAddr::parse(first) else {
+        return;
+    };
     let offset = |part: &[u8]| value.start + (part.as_ptr() as usize - text.as_ptr() as usize) as u32;
     let start = offset(contact.uri);
-    let uri = Span { start, end: start + contact.uri.len() as u32 };
+    let uri = Span {
+        start,
+        end: start + contact.uri.len() as u32,
+    };
     let is_bracketed = bytes.get(uri.end as usize) == Some(&b'>');
     let mut piece = edits.replace(uri);
     if !is_bracketed {
@@ -197,7 +223,10 @@ fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flo
     }
     let first_end = offset(first) + first.len() as u32;
     if first_end < value.end {
-        edits.delete(Span { start: first_end, end: value.end });
+        edits.delete(Span {
+            start: first_end,
+            end: value.end,
+        });
     }
 }
 
@@ -220,10 +249,17 @@ pub fn put_contact(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
 /// RFC 3262 §7.2: `RAck: response-number CSeq-number method`.
 fn edit_rack(edits: &mut Edits, value: Span, bytes: &[u8], cseq: u32) {
     let text = value.of(bytes);
-    let mut words = text.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let mut words = text
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty());
     if let (Some(_), Some(number)) = (words.next(), words.next()) {
         let start = value.start + (number.as_ptr() as usize - text.as_ptr() as usize) as u32;
-        edits.replace(Span { start, end: start + number.len() as u32 }).num(u64::from(cseq));
+        edits
+            .replace(Span {
+                start,
+                end: start + number.len() as u32,
+            })
+            .num(u64::from(cseq));
     }
 }
 
@@ -245,7 +281,10 @@ pub fn put_own_request(
     flow: Flow,
     branch: Token,
 ) {
-    w.put(method.text().as_bytes()).put(b" ").put(parts.request_uri()).put(b" SIP/2.0\r\n");
+    w.put(method.text().as_bytes())
+        .put(b" ")
+        .put(parts.request_uri())
+        .put(b" SIP/2.0\r\n");
     stack.put_via_line(flow, branch, w);
     w.put(b"Max-Forwards: ").num(u64::from(MAX_FORWARDS)).crlf();
     parts.put_routes(w);
@@ -256,6 +295,10 @@ pub fn put_own_request(
     w.crlf();
     w.put(b"To: ").put(parts.remote).crlf();
     w.put(b"Call-ID: ").put(parts.call_id).crlf();
-    w.put(b"CSeq: ").num(u64::from(cseq)).put(b" ").put(method.text().as_bytes()).crlf();
+    w.put(b"CSeq: ")
+        .num(u64::from(cseq))
+        .put(b" ")
+        .put(method.text().as_bytes())
+        .crlf();
     build::end(w);
 }

@@ -18,7 +18,7 @@ const HANG_UP_TIME: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
-pub fn serve(cfg: Config) -> ExitCode {
+pub fn serve(cfg: &Config) -> ExitCode {
     let drain = cfg.drain;
     tracing::info!(
         shards = cfg.shards,
@@ -27,7 +27,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         open_registrar = cfg.open_registrar,
         "starting"
     );
-    let server = match Server::start(cfg) {
+    let server = match Server::start(cfg.clone()) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!("{error}");

@@ -54,14 +54,21 @@ impl Dialog {
 
     /// The dialog whose parts [`Parts::copy_into`] has put into `draft`: for parts that come from the pool themselves.
     pub fn commit(draft: Draft, ends: Ends, pool: &mut Pool) -> Dialog {
-        Dialog { text: pool.commit(draft, ends.0[PARTS - 1] as usize), ends }
+        Dialog {
+            text: pool.commit(draft, ends.0[PARTS - 1] as usize),
+            ends,
+        }
     }
 
     pub fn parts<'p>(&self, pool: &'p Pool) -> Parts<'p> {
         let text = pool.get(self.text);
         let part = |i: usize| {
             let start = if i == 0 { 0 } else { self.ends.0[i - 1] };
-            Span { start, end: self.ends.0[i] }.of(text)
+            Span {
+                start,
+                end: self.ends.0[i],
+            }
+            .of(text)
         };
         Parts {
             call_id: part(0),
@@ -83,7 +90,9 @@ impl Dialog {
             + longest(change.remote_tag)
             + longest(change.target)
             + longest(change.routes);
-        let Some(mut draft) = pool.draft(len_max) else { return false };
+        let Some(mut draft) = pool.draft(len_max) else {
+            return false;
+        };
         let old = self.parts(pool);
         let parts = Parts {
             remote: change.remote.unwrap_or(old.remote),
@@ -105,7 +114,15 @@ impl Dialog {
 
 impl<'a> Parts<'a> {
     fn array(&self) -> [&'a [u8]; PARTS] {
-        [self.call_id, self.local, self.local_tag, self.remote, self.remote_tag, self.target, self.routes]
+        [
+            self.call_id,
+            self.local,
+            self.local_tag,
+            self.remote,
+            self.remote_tag,
+            self.target,
+            self.routes,
+        ]
     }
 
     /// Length of all parts.
@@ -152,7 +169,11 @@ impl<'a> Parts<'a> {
             // §12.2.1.1: a strict router takes the Request-URI's place, and the target comes last.
             Some(first) => {
                 let rest = self.routes.get(first.raw.len()..).unwrap_or(b"");
-                let rest = rest.trim_ascii_start().strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
+                let rest = rest
+                    .trim_ascii_start()
+                    .strip_prefix(b",")
+                    .unwrap_or(rest)
+                    .trim_ascii_start();
                 if !rest.is_empty() {
                     w.put(rest).put(b", ");
                 }
@@ -188,7 +209,9 @@ pub fn put_route_set(message: &Message<'_>, reverse: bool, w: &mut Writer<'_>) -
     let mut routes: [&[u8]; ROUTES_MAX] = [b""; ROUTES_MAX];
     let mut count = 0;
     for element in message.elements(Name::RecordRoute) {
-        let Some(place) = routes.get_mut(count) else { return false };
+        let Some(place) = routes.get_mut(count) else {
+            return false;
+        };
         *place = element;
         count += 1;
     }
@@ -233,7 +256,10 @@ mod tests {
         };
         assert!(dialog.change(&change, &mut pool));
         let now = dialog.parts(&pool);
-        assert_eq!((now.call_id, now.local_tag, now.remote_tag), (&b"c1"[..], &b"l"[..], &b"r"[..]));
+        assert_eq!(
+            (now.call_id, now.local_tag, now.remote_tag),
+            (&b"c1"[..], &b"l"[..], &b"r"[..])
+        );
         assert_eq!(now.target, b"sip:b@127.0.0.9:5070");
         assert_eq!(now.next_hop(), b"sip:127.0.0.7;lr");
         assert_eq!(now.request_uri(), b"sip:b@127.0.0.9:5070");
@@ -243,12 +269,18 @@ mod tests {
 
     #[test]
     fn a_strict_router_takes_the_request_uri() {
-        let parts = Parts { routes: b"<sip:127.0.0.7>, <sip:127.0.0.8;lr>", ..parts() };
+        let parts = Parts {
+            routes: b"<sip:127.0.0.7>, <sip:127.0.0.8;lr>",
+            ..parts()
+        };
         assert_eq!(parts.request_uri(), b"sip:127.0.0.7");
         let mut bytes = [0; 256];
         let mut w = Writer::new(&mut bytes);
         parts.put_routes(&mut w);
         let len = w.finish().expect("it fits");
-        assert_eq!(&bytes[..len], b"Route: <sip:127.0.0.8;lr>, <sip:b@127.0.0.9:5070>\r\n");
+        assert_eq!(
+            &bytes[..len],
+            b"Route: <sip:127.0.0.8;lr>, <sip:b@127.0.0.9:5070>\r\n"
+        );
     }
 }

@@ -81,14 +81,23 @@ impl Ims {
             Received::Full => {
                 stack.metrics.dropped(DropReason::TransactionsFull);
                 let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
-                stack.respond_stateless(request, flow, (503, "Transaction Limit Reached"), retry_after, out);
+                stack.respond_stateless(
+                    request,
+                    flow,
+                    (503, "Transaction Limit Reached"),
+                    retry_after,
+                    out,
+                );
                 return None;
             }
         };
         match self.check(stack, request, tx, now, out) {
             Verdict::Done => None,
             Verdict::Subscriber(aor) => match self.calls.begin(stack, request, tx, now, out) {
-                Begun::Waiting(exchange) => Some(LookUp { aor: self.aors.key(&aor), exchange }),
+                Begun::Waiting(exchange) => Some(LookUp {
+                    aor: self.aors.key(&aor),
+                    exchange,
+                }),
                 Begun::Answered => None,
             },
         }
@@ -156,7 +165,8 @@ impl Ims {
             return Verdict::Done;
         }
         if request.method == Method::Subscribe && !self.is_call_dialog(stack, request) {
-            self.reg_event.on_subscribe(stack, &mut self.location, request, tx, now, out);
+            self.reg_event
+                .on_subscribe(stack, &self.aors, &self.location, request, tx, now, out);
             return Verdict::Done;
         }
         // §16.3 step 3: what goes on must have hops left.
@@ -172,12 +182,18 @@ impl Ims {
         }
         match request.method {
             // §12.2.2: these live in dialogs only.
-            Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Notify => return answer(stack, out, 481),
+            Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Notify => {
+                return answer(stack, out, 481);
+            }
             Method::Options if is_ours => {
                 let extra = |w: &mut crate::msg::build::Writer<'_>| {
                     // §11.2.
-                    w.put(ALLOW).put(b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n");
-                    w.put(b"Accept-Language: en\r\nSupported: 100rel, timer, replaces\r\nAllow-Events: reg\r\n");
+                    w.put(ALLOW).put(
+                        b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
+                    );
+                    w.put(
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces\r\nAllow-Events: reg\r\n",
+                    );
                 };
                 stack.respond(tx, request, 200, None, extra, now, out);
                 return Verdict::Done;
@@ -201,7 +217,15 @@ impl Ims {
                 Verdict::Done
             }
             Err(error) => {
-                stack.respond_because(tx, request, (error.status(), error.reason()), None, |_| {}, now, out);
+                stack.respond_because(
+                    tx,
+                    request,
+                    (error.status(), error.reason()),
+                    None,
+                    |_| {},
+                    now,
+                    out,
+                );
                 Verdict::Done
             }
         }
@@ -218,10 +242,17 @@ impl Ims {
     ) -> bool {
         let is_unknown = |tag: &&[u8]| {
             request.method == Method::Register
-                || !END_TO_END_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(tag))
+                || !END_TO_END_EXTENSIONS
+                    .iter()
+                    .any(|known| known.eq_ignore_ascii_case(tag))
         };
-        let unsupported =
-            || request.msg.elements(Name::Require).filter(is_unknown).chain(request.msg.elements(Name::ProxyRequire));
+        let unsupported = || {
+            request
+                .msg
+                .elements(Name::Require)
+                .filter(is_unknown)
+                .chain(request.msg.elements(Name::ProxyRequire))
+        };
         if unsupported().next().is_some() {
             let extra = |w: &mut crate::msg::build::Writer<'_>| {
                 w.put(b"Unsupported: ");
@@ -235,10 +266,10 @@ impl Ims {
         }
         if request.method == Method::Invite && request.to_tag.is_none() {
             let cfg = stack.cfg.clone();
-            let missing = cfg
-                .extensions_required
-                .iter()
-                .find(|tag| !request.msg.has_token(Name::Supported, tag.as_bytes()) && !request.msg.has_token(Name::Require, tag.as_bytes()));
+            let missing = cfg.extensions_required.iter().find(|tag| {
+                !request.msg.has_token(Name::Supported, tag.as_bytes())
+                    && !request.msg.has_token(Name::Require, tag.as_bytes())
+            });
             if let Some(tag) = missing {
                 let extra = |w: &mut crate::msg::build::Writer<'_>| {
                     w.put(b"Require: ").put(tag.as_bytes()).crlf();
@@ -252,10 +283,12 @@ impl Ims {
 
     /// Whether a SUBSCRIBE belongs to a dialog that the B2BUA carries rather than to one of ours.
     fn is_call_dialog(&self, stack: &Stack, request: &Request<'_>) -> bool {
-        request
-            .to_tag
-            .is_some_and(|tag| stack.key.parse(tag).is_none_or(|token| token.kind != TokenKind::Subscription))
-            && !request.msg.value(Name::Event).is_some_and(is_reg)
+        request.to_tag.is_some_and(|tag| {
+            stack
+                .key
+                .parse(tag)
+                .is_none_or(|token| token.kind != TokenKind::Subscription)
+        }) && !request.msg.value(Name::Event).is_some_and(is_reg)
     }
 
     /// The answer to a [`LookUp`]: `None` when it could not be made.
@@ -285,11 +318,13 @@ impl Ims {
         match user {
             User::None | User::Exchange { .. } => {}
             User::Branch { slot, generation } => {
-                self.calls.on_response(stack, BranchId::new(slot, generation), response, now, out);
+                self.calls
+                    .on_response(stack, BranchId::new(slot, generation), response, now, out);
             }
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
-                self.reg_event.on_client_end(stack, &mut self.location, id, Some(response.status), now, out);
+                self.reg_event
+                    .on_client_end(stack, &mut self.location, id, Some(response.status), now, out);
             }
         }
     }
@@ -299,14 +334,22 @@ impl Ims {
         match event.user {
             User::None => {}
             User::Branch { slot, generation } => {
-                self.calls.on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);
+                self.calls
+                    .on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);
             }
             User::Exchange { slot, generation } => {
-                self.calls.on_exchange_event(stack, ExchangeId::new(slot, generation), event.notice, now, out);
+                self.calls.on_exchange_event(
+                    stack,
+                    ExchangeId::new(slot, generation),
+                    event.notice,
+                    now,
+                    out,
+                );
             }
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
-                self.reg_event.on_client_end(stack, &mut self.location, id, None, now, out);
+                self.reg_event
+                    .on_client_end(stack, &mut self.location, id, None, now, out);
             }
         }
     }
@@ -315,9 +358,13 @@ impl Ims {
     pub fn on_timer(&mut self, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
         let (slot, generation) = (timer.slot, timer.generation);
         match timer.kind {
-            TimerKind::Call => self.calls.on_call_timer(stack, CallId::new(slot, generation), now, out),
+            TimerKind::Call => self
+                .calls
+                .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
-            TimerKind::Subscription => self.reg_event.on_timer(stack, &mut self.location, timer, now, out),
+            TimerKind::Subscription => self
+                .reg_event
+                .on_timer(stack, &mut self.location, timer, now, out),
             TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
         }
     }

@@ -167,9 +167,7 @@ impl Aor {
                 w.put(&[b'%', hex(byte >> 4), hex(byte)]);
             }
         }
-        let domain = self.domain();
-        w.put(b"@")
-            .put(if domain.is_empty() { host_else } else { domain });
+        w.put(b"@").put(host);
     }
 }
 

@@ -22,7 +22,11 @@ pub enum Letter {
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },
     /// Who is this subscriber of yours?
-    LookUp { from: ShardId, exchange: ExchangeId, aor: AorKey },
+    LookUp {
+        from: ShardId,
+        exchange: ExchangeId,
+        aor: AorKey,
+    },
     /// The answer. Bytes: a set of contacts.
     Found { exchange: ExchangeId },
 }
@@ -44,7 +48,16 @@ pub struct Receiver {
 pub fn mailbox(bytes_max: usize) -> (Sender, Receiver) {
     let (letter_in, letter_out) = RingBuffer::new(LETTERS_MAX);
     let (byte_in, byte_out) = RingBuffer::new(bytes_max.max(128 * 1_024));
-    (Sender { letters: letter_in, bytes: byte_in }, Receiver { letters: letter_out, bytes: byte_out })
+    (
+        Sender {
+            letters: letter_in,
+            bytes: byte_in,
+        },
+        Receiver {
+            letters: letter_out,
+            bytes: byte_out,
+        },
+    )
 }
 
 impl Sender {
@@ -54,7 +67,9 @@ impl Sender {
         if self.letters.is_full() || self.bytes.slots() < bytes.len() {
             return false;
         }
-        let Ok(mut chunk) = self.bytes.write_chunk(bytes.len()) else { return false };
+        let Ok(mut chunk) = self.bytes.write_chunk(bytes.len()) else {
+            return false;
+        };
         let (first, second) = chunk.as_mut_slices();
         let (head, tail) = bytes.split_at(first.len());
         first.copy_from_slice(head);
@@ -85,7 +100,9 @@ mod tests {
     #[test]
     fn letters_come_out_in_order_with_their_bytes_and_a_full_box_says_no() {
         let (mut sender, mut receiver) = mailbox(0);
-        let letter = |slot| Letter::Found { exchange: ExchangeId::new(slot, 1) };
+        let letter = |slot| Letter::Found {
+            exchange: ExchangeId::new(slot, 1),
+        };
         let mut into = vec![0; 70_000];
         for round in 0..50u32 {
             // 60 kB at a time walk round the end of the byte ring.
@@ -93,7 +110,10 @@ mod tests {
             assert!(sender.push(letter(round), &bytes));
             assert!(sender.push(letter(round + 1_000), b""));
             assert!(sender.push(letter(round), &bytes));
-            assert!(!sender.push(letter(round), &bytes), "a third message does not fit");
+            assert!(
+                !sender.push(letter(round), &bytes),
+                "a third message does not fit"
+            );
             for wanted in [60_000, 0, 60_000] {
                 let (_, len) = receiver.pop(&mut into).expect("a letter");
                 assert_eq!(len, wanted);

@@ -103,7 +103,14 @@ const LETTERS_PER_TURN: usize = 256;
 const TIMERS_PER_TURN: usize = 4_096;
 
 impl Shard {
-    pub fn new(cfg: Arc<Config>, metrics: Arc<Metrics>, id: ShardId, keys: Keys, mail: Mail, now: Instant) -> Shard {
+    pub fn new(
+        cfg: Arc<Config>,
+        metrics: Arc<Metrics>,
+        id: ShardId,
+        keys: Keys,
+        mail: Mail,
+        now: Instant,
+    ) -> Shard {
         let shards = cfg.shards;
         let limits = &cfg.limits;
         let keyer = Keyer::new(keys.tables);
@@ -165,7 +172,9 @@ impl Shard {
     /// Timers that are due. `true`: more may be.
     pub fn run_timers(&mut self, now: Instant, out: &mut Effects) -> bool {
         for _ in 0..TIMERS_PER_TURN {
-            let Some(timer) = self.stack.wheel.pop(now) else { return false };
+            let Some(timer) = self.stack.wheel.pop(now) else {
+                return false;
+            };
             out.received_at = now;
             match timer.kind {
                 TimerKind::Transaction => {
@@ -196,7 +205,9 @@ impl Shard {
                     break;
                 }
                 let mut letter_bytes = std::mem::take(&mut self.letter);
-                let letter = self.mail.from[from].as_mut().and_then(|mail| mail.pop(&mut letter_bytes));
+                let letter = self.mail.from[from]
+                    .as_mut()
+                    .and_then(|mail| mail.pop(&mut letter_bytes));
                 if let Some((letter, len)) = letter {
                     self.stack.metrics.mailbox_received.inc();
                     self.on_letter(letter, &letter_bytes[..len], now, out);
@@ -224,15 +235,20 @@ impl Shard {
             Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
             Letter::LookUp { from, exchange, aor } => {
-                let Some(mut contacts) = self.contacts.take() else { return };
+                let Some(mut contacts) = self.contacts.take() else {
+                    return;
+                };
                 self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
                 self.post(from, Letter::Found { exchange }, contacts.as_bytes());
                 self.contacts = Some(contacts);
             }
             Letter::Found { exchange } => {
-                let Some(mut contacts) = self.contacts.take() else { return };
+                let Some(mut contacts) = self.contacts.take() else {
+                    return;
+                };
                 contacts.set_from_bytes(bytes);
-                self.ims.found(&mut self.stack, exchange, Some(&contacts), now, out);
+                self.ims
+                    .found(&mut self.stack, exchange, Some(&contacts), now, out);
                 self.contacts = Some(contacts);
             }
         }
@@ -243,9 +259,12 @@ impl Shard {
         let LookUp { aor, exchange } = look_up;
         let owner = aor.shard(self.stack.shards);
         if owner == self.stack.shard {
-            let Some(mut contacts) = self.contacts.take() else { return };
+            let Some(mut contacts) = self.contacts.take() else {
+                return;
+            };
             self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-            self.ims.found(&mut self.stack, exchange, Some(&contacts), now, out);
+            self.ims
+                .found(&mut self.stack, exchange, Some(&contacts), now, out);
             self.contacts = Some(contacts);
             return;
         }
@@ -264,7 +283,12 @@ impl Shard {
     }
 
     fn post(&mut self, to: ShardId, letter: Letter, bytes: &[u8]) -> bool {
-        let pushed = self.mail.to.get_mut(usize::from(to.0)).and_then(Option::as_mut).is_some_and(|mail| mail.push(letter, bytes));
+        let pushed = self
+            .mail
+            .to
+            .get_mut(usize::from(to.0))
+            .and_then(Option::as_mut)
+            .is_some_and(|mail| mail.push(letter, bytes));
         if pushed {
             self.stack.metrics.mailbox_sent.inc();
             self.woken |= 1 << to.0;
@@ -347,7 +371,7 @@ impl Shard {
     /// Gives back all that the shard holds in good order, and says what is left over then.
     pub fn end(mut self, out: &mut Effects) -> Leftovers {
         self.ims.calls.forget_all(&mut self.stack, out);
-        self.ims.reg_event.forget_all(&mut self.stack, &mut self.ims.location, out);
+        self.ims.reg_event.clear(&mut self.stack, out);
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);

@@ -15,9 +15,9 @@ use crate::token::TokenKind;
 use crate::transaction::request_kind;
 use crate::wire::{CloseReason, ConnId, Effect, Effects, Flow, ShardId, Transport};
 
+use super::Shard;
 use super::mailbox::Letter;
 use super::streams::{Stream, StreamId};
-use super::Shard;
 
 /// How a message came to be whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,13 +33,22 @@ const PONG: &[u8] = b"\r\n";
 
 impl Shard {
     /// One whole message.
-    pub(super) fn on_message(&mut self, bytes: &[u8], flow: Flow, framed: Framed, now: Instant, out: &mut Effects) {
+    pub(super) fn on_message(
+        &mut self,
+        bytes: &[u8],
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
         // RFC 5626 §3.5.1 is for streams; over UDP phones send CRLF or a lone NUL to keep a NAT open, and want no answer.
         if framed == Framed::Datagram && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0 | b' ')) {
             self.stack.metrics.keepalives.inc();
             return;
         }
-        let Some(mut table) = self.table.take() else { return };
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
         let scanned = scan(bytes, &mut table);
         let msg = Message { bytes, table: &table };
         match (scanned, msg.start()) {
@@ -58,11 +67,23 @@ impl Shard {
         self.table = Some(table);
     }
 
-    fn on_request(&mut self, request: &Request<'_>, flow: Flow, framed: Framed, now: Instant, out: &mut Effects) {
+    fn on_request(
+        &mut self,
+        request: &Request<'_>,
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
         let owner = self.request_owner(request);
         if framed != Framed::Mail && owner != self.stack.shard {
-            let letter = Letter::Message { flow, received_at: now };
-            if !self.post(owner, letter, &request.msg.bytes[..request.msg.len()]) && request.method != Method::Ack {
+            let letter = Letter::Message {
+                flow,
+                received_at: now,
+            };
+            if !self.post(owner, letter, &request.msg.bytes[..request.msg.len()])
+                && request.method != Method::Ack
+            {
                 self.refuse_full(request, flow, out);
             }
             return;
@@ -79,7 +100,8 @@ impl Shard {
             "request"
         );
         if request.msg.body().len() > self.stack.cfg.limits.body_bytes_max && request.method != Method::Ack {
-            self.stack.respond_stateless(request, flow, (413, reason_phrase(413)), |_| {}, out);
+            self.stack
+                .respond_stateless(request, flow, (413, reason_phrase(413)), |_| {}, out);
             return;
         }
         let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
@@ -88,15 +110,28 @@ impl Shard {
         }
     }
 
-    fn on_response(&mut self, response: &Response<'_>, flow: Flow, framed: Framed, now: Instant, out: &mut Effects) {
+    fn on_response(
+        &mut self,
+        response: &Response<'_>,
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
         // RFC 3261 §18.1.2: the top Via must be ours; the token in its branch says whose it is.
-        let token = response.via.branch.and_then(|branch| self.stack.key.parse_branch(branch));
+        let token = response
+            .via
+            .branch
+            .and_then(|branch| self.stack.key.parse_branch(branch));
         let Some(token) = token.filter(|token| token.kind == TokenKind::Transaction) else {
             self.stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };
         if framed != Framed::Mail && token.shard != self.stack.shard {
-            let letter = Letter::Message { flow, received_at: now };
+            let letter = Letter::Message {
+                flow,
+                received_at: now,
+            };
             self.post(token.shard, letter, &response.msg.bytes[..response.msg.len()]);
             return;
         }
@@ -146,7 +181,8 @@ impl Shard {
     /// The mailbox of the owner is full: 503 without state.
     fn refuse_full(&mut self, request: &Request<'_>, flow: Flow, out: &mut Effects) {
         let retry_after = |w: &mut Writer<'_>| _ = w.put(b"Retry-After: 1\r\n");
-        self.stack.respond_stateless(request, flow, (503, "Shard Busy"), retry_after, out);
+        self.stack
+            .respond_stateless(request, flow, (503, "Shard Busy"), retry_after, out);
     }
 
     /// A request that can't be read: 400 (or 505) with what and where, if enough of it can be read for an answer.
@@ -199,8 +235,12 @@ impl Shard {
     }
 
     pub(super) fn on_closed(&mut self, conn: ConnId, out: &mut Effects) {
-        let Some(id) = self.by_conn.remove(&conn) else { return };
-        let Some(mut stream) = self.streams.remove(id) else { return };
+        let Some(id) = self.by_conn.remove(&conn) else {
+            return;
+        };
+        let Some(mut stream) = self.streams.remove(id) else {
+            return;
+        };
         if stream.partial.is_some() {
             self.stack.metrics.dropped(DropReason::PartialMessage);
         }
@@ -212,7 +252,12 @@ impl Shard {
 
     pub(super) fn forget_streams(&mut self, out: &mut Effects) {
         for slot in 0..self.streams.slots() {
-            if let Some(conn) = self.streams.id_at(slot).and_then(|id| self.streams.get(id)).map(|stream| stream.conn) {
+            if let Some(conn) = self
+                .streams
+                .id_at(slot)
+                .and_then(|id| self.streams.get(id))
+                .map(|stream| stream.conn)
+            {
                 self.on_closed(conn, out);
             }
         }
@@ -220,8 +265,12 @@ impl Shard {
 
     /// Bytes of a connection: whole messages are handled where they lie, the rest is kept.
     pub(super) fn on_stream(&mut self, flow: Flow, bytes: &[u8], now: Instant, out: &mut Effects) {
-        let Some(&id) = flow.conn.and_then(|conn| self.by_conn.get(&conn)) else { return };
-        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(&id) = flow.conn.and_then(|conn| self.by_conn.get(&conn)) else {
+            return;
+        };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
         stream.last_received = now;
         let Some(_) = stream.partial else {
             self.frames(id, bytes, now, out);
@@ -235,7 +284,9 @@ impl Shard {
         // Most chunks of a message in pieces do not end it: that is seen where the bytes lie.
         let Some(partial) = stream.partial else { return };
         let limits = self.frame_limits();
-        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
         if frame(out.pool.get(partial), &mut stream.searched, limits) == Frame::Incomplete {
             return;
         }
@@ -260,7 +311,9 @@ impl Shard {
         let limits = self.frame_limits();
         let mut at = 0;
         while at < bytes.len() {
-            let Some(stream) = self.streams.get_mut(id) else { return };
+            let Some(stream) = self.streams.get_mut(id) else {
+                return;
+            };
             let flow = stream.flow;
             let rest = &bytes[at..];
             let framed = frame(rest, &mut stream.searched, limits);
@@ -301,7 +354,15 @@ impl Shard {
                     self.stack.metrics.dropped(DropReason::Framing);
                     if let Some(mut table) = self.table.take() {
                         if let Err(error) = scan(rest, &mut table) {
-                            self.refuse(Message { bytes: rest, table: &table }, error, flow, out);
+                            self.refuse(
+                                Message {
+                                    bytes: rest,
+                                    table: &table,
+                                },
+                                error,
+                                flow,
+                                out,
+                            );
                         }
                         self.table = Some(table);
                     }
@@ -314,9 +375,14 @@ impl Shard {
 
     /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7).
     fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) {
-        let Some(mut table) = self.table.take() else { return };
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
         _ = scan(head, &mut table);
-        match Salvage::of(Message { bytes: head, table: &table }) {
+        match Salvage::of(Message {
+            bytes: head,
+            table: &table,
+        }) {
             Some(salvage) => {
                 let status = if body { 413 } else { 513 };
                 let reason = |w: &mut Writer<'_>| _ = w.put(reason_phrase(status).as_bytes());
@@ -328,7 +394,9 @@ impl Shard {
     }
 
     fn close_stream(&mut self, id: StreamId, reason: CloseReason, out: &mut Effects) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
         stream.forget_partial(&mut out.pool);
         let conn = stream.conn;
         out.push(Effect::Close { conn, reason });
@@ -339,7 +407,9 @@ impl Shard {
     pub(super) fn on_stream_timer(&mut self, id: StreamId, now: Instant, out: &mut Effects) {
         let limits = &self.stack.cfg.limits;
         let (idle, partial) = (limits.connection_idle, limits.message_partial);
-        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
         stream.timer = None;
         if now < stream.deadline(idle, partial) {
             self.schedule_stream(id);
@@ -360,14 +430,20 @@ impl Shard {
     fn schedule_stream(&mut self, id: StreamId) {
         let limits = &self.stack.cfg.limits;
         let (idle, partial) = (limits.connection_idle, limits.message_partial);
-        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
         if let Some(timer) = stream.timer {
             if stream.partial.is_none() {
                 return;
             }
             self.stack.wheel.cancel(timer);
         }
-        let timer = Timer { kind: TimerKind::Stream, slot: id.slot, generation: id.generation };
+        let timer = Timer {
+            kind: TimerKind::Stream,
+            slot: id.slot,
+            generation: id.generation,
+        };
         stream.timer = Some(self.stack.wheel.insert(stream.deadline(idle, partial), timer));
     }
 }
@@ -383,9 +459,10 @@ impl Salvage<'_> {
         let port = self.via.port.unwrap_or(5060);
         match (flow.transport, self.via.rport) {
             (Transport::Udp, Some(_)) => flow,
-            (Transport::Udp, None) | (Transport::Tcp, _) => {
-                Flow { peer: std::net::SocketAddr::new(flow.peer.ip(), port), ..flow }
-            }
+            (Transport::Udp, None) | (Transport::Tcp, _) => Flow {
+                peer: std::net::SocketAddr::new(flow.peer.ip(), port),
+                ..flow
+            },
         }
     }
 }

@@ -41,36 +41,63 @@ pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, 
         None => uri.host_ip().ok_or(RouteError::HostName)?,
     };
     let peer = SocketAddr::new(ip, uri.port.unwrap_or(PORT_DEFAULT));
-    if cfg.listeners.iter().any(|listener| listener.transport == transport && listener.addr == peer) {
+    if cfg
+        .listeners
+        .iter()
+        .any(|listener| listener.transport == transport && listener.addr == peer)
+    {
         return Err(RouteError::Ourselves);
     }
-    let listener = listener_for(cfg, transport, ip, prefer.map(|flow| flow.listener)).ok_or(RouteError::NoListener)?;
+    let listener =
+        listener_for(cfg, transport, ip, prefer.map(|flow| flow.listener)).ok_or(RouteError::NoListener)?;
     let conn = match transport {
         Transport::Udp => None,
         Transport::Tcp => prefer.and_then(|flow| flow.conn),
     };
-    Ok(Flow { transport, listener, peer, conn })
+    Ok(Flow {
+        transport,
+        listener,
+        peer,
+        conn,
+    })
 }
 
 fn parse_ip(text: &[u8]) -> Option<IpAddr> {
-    std::str::from_utf8(text).ok()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    std::str::from_utf8(text)
+        .ok()?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
 }
 
 /// The listener to send from: the one named if it fits, else one at the same address, else the first that fits.
-pub fn listener_for(cfg: &Config, transport: Transport, ip: IpAddr, like: Option<ListenerId>) -> Option<ListenerId> {
-    let fits = |listener: &Listener| {
-        listener.transport == transport && listener.addr.is_ipv4() == ip.is_ipv4()
-    };
+pub fn listener_for(
+    cfg: &Config,
+    transport: Transport,
+    ip: IpAddr,
+    like: Option<ListenerId>,
+) -> Option<ListenerId> {
+    let fits =
+        |listener: &Listener| listener.transport == transport && listener.addr.is_ipv4() == ip.is_ipv4();
     let id = |index: usize| ListenerId(index as u16);
     if let Some(like) = like {
         let wanted = cfg.listeners.get(usize::from(like.0))?;
         if fits(wanted) {
             return Some(like);
         }
-        if let Some(index) = cfg.listeners.iter().position(|l| fits(l) && l.addr == wanted.addr) {
+        if let Some(index) = cfg
+            .listeners
+            .iter()
+            .position(|l| fits(l) && l.addr == wanted.addr)
+        {
             return Some(id(index));
         }
-        if let Some(index) = cfg.listeners.iter().position(|l| fits(l) && l.addr.ip() == wanted.addr.ip()) {
+        if let Some(index) = cfg
+            .listeners
+            .iter()
+            .position(|l| fits(l) && l.addr.ip() == wanted.addr.ip())
+        {
             return Some(id(index));
         }
     }
@@ -106,18 +133,36 @@ mod tests {
 
     #[test]
     fn the_transport_parameter_decides_and_udp_is_the_default() {
-        assert_eq!(to("sip:a@127.0.0.9:5099", None), Ok((Transport::Udp, 0, "127.0.0.9:5099".into())));
-        assert_eq!(to("sip:a@127.0.0.9", None), Ok((Transport::Udp, 0, "127.0.0.9:5060".into())));
-        assert_eq!(to("sip:a@127.0.0.9;transport=TCP", None), Ok((Transport::Tcp, 1, "127.0.0.9:5060".into())));
-        assert_eq!(to("sip:a@[::1]:5099", None), Ok((Transport::Udp, 4, "[::1]:5099".into())));
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099", None),
+            Ok((Transport::Udp, 0, "127.0.0.9:5099".into()))
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9", None),
+            Ok((Transport::Udp, 0, "127.0.0.9:5060".into()))
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9;transport=TCP", None),
+            Ok((Transport::Tcp, 1, "127.0.0.9:5060".into()))
+        );
+        assert_eq!(
+            to("sip:a@[::1]:5099", None),
+            Ok((Transport::Udp, 4, "[::1]:5099".into()))
+        );
     }
 
     #[test]
     fn what_cannot_be_reached_is_said() {
         assert_eq!(to("sip:a@phone.example", None), Err(RouteError::HostName));
-        assert_eq!(to("sip:a@127.0.0.9;transport=sctp", None), Err(RouteError::Transport));
+        assert_eq!(
+            to("sip:a@127.0.0.9;transport=sctp", None),
+            Err(RouteError::Transport)
+        );
         assert_eq!(to("tel:+49", None), Err(RouteError::Scheme));
-        assert_eq!(to("sip:a@[::1]:5099;transport=tcp", None), Err(RouteError::NoListener));
+        assert_eq!(
+            to("sip:a@[::1]:5099;transport=tcp", None),
+            Err(RouteError::NoListener)
+        );
         assert_eq!(to("sip:a@127.0.0.2:5070", None), Err(RouteError::Ourselves));
     }
 
@@ -129,7 +174,14 @@ mod tests {
             peer: "127.0.0.9:40000".parse().expect("an address"),
             conn: None,
         };
-        assert_eq!(to("sip:a@127.0.0.9:5099", Some(prefer)).map(|r| r.1), Ok(2), "its UDP sibling");
-        assert_eq!(to("sip:a@127.0.0.9:5099;transport=tcp", Some(prefer)).map(|r| r.1), Ok(3));
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099", Some(prefer)).map(|r| r.1),
+            Ok(2),
+            "its UDP sibling"
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099;transport=tcp", Some(prefer)).map(|r| r.1),
+            Ok(3)
+        );
     }
 }

@@ -44,11 +44,15 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.1.2: Timer A doubles without a cap; Timer B ends the attempt.
         (Calling, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::Double),
         (Calling, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Calling | Proceeding | Cancelling, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
-        // §17.1.1.2: any provisional stops the retransmissions. §16.6 step 11: Timer C bounds the ringing.
-        (Calling, Input::Trying | Input::Provisional) => {
-            stay.to(Proceeding).notify(Notice::Message).retransmit(Retransmit::Stop).end(End::TimerC)
+        (Calling | Proceeding | Cancelling, Input::TransportError) => {
+            stay.to(Terminated).notify(Notice::Unreachable)
         }
+        // §17.1.1.2: any provisional stops the retransmissions. §16.6 step 11: Timer C bounds the ringing.
+        (Calling, Input::Trying | Input::Provisional) => stay
+            .to(Proceeding)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerC),
         (Proceeding, Input::Trying) => stay,
         // §16.7 step 2: 101 to 199 start Timer C again.
         (Proceeding, Input::Provisional) => stay.notify(Notice::Message).end(End::TimerC),
@@ -59,21 +63,32 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §9.1: no final response 64*T1 after the CANCEL: taken for cancelled.
         (Cancelling, Input::End) => stay.to(Terminated).notify(Notice::Ended),
         // RFC 6026 §7.2: 2xx moves to Accepted; the ACK is the user's.
-        (Calling | Proceeding | Cancelling, Input::Success) => {
-            stay.to(Accepted).notify(Notice::Message).retransmit(Retransmit::Stop).end(End::Timeout).drop_kept()
-        }
+        (Calling | Proceeding | Cancelling, Input::Success) => stay
+            .to(Accepted)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::Stop)
+            .end(End::Timeout)
+            .drop_kept(),
         // §17.1.1.2: 300 to 699: the transaction sends the ACK itself.
-        (Calling | Proceeding | Cancelling, Input::Failure) => {
-            stay.to(Completed).send(Output::Ack).notify(Notice::Message).retransmit(Retransmit::Stop).end(End::TimerD)
-        }
+        (Calling | Proceeding | Cancelling, Input::Failure) => stay
+            .to(Completed)
+            .send(Output::Ack)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerD),
         (Completed, Input::Failure) => stay.send(Output::Kept),
         (Completed, Input::End | Input::TransportError) => stay.to(Terminated),
         (Accepted, Input::Success) => stay.notify(Notice::Message),
         (Accepted, Input::End) => stay.to(Terminated).notify(Notice::Ended),
-        (Proceeding | Cancelling | Completed | Accepted, Input::Retransmit) => stay.retransmit(Retransmit::Stop),
+        (Proceeding | Cancelling | Completed | Accepted, Input::Retransmit) => {
+            stay.retransmit(Retransmit::Stop)
+        }
         (Calling, Input::Cancel) => stay,
         (Completed, Input::Trying | Input::Provisional | Input::Success | Input::Cancel) => stay,
-        (Accepted, Input::Trying | Input::Provisional | Input::Failure | Input::Cancel | Input::TransportError) => stay,
+        (
+            Accepted,
+            Input::Trying | Input::Provisional | Input::Failure | Input::Cancel | Input::TransportError,
+        ) => stay,
         (
             Terminated,
             Input::Trying
@@ -101,27 +116,69 @@ mod tests {
             (Calling, I::Trying, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Provisional, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Success, Accepted, None, Some(Notice::Message)),
-            (Calling, I::Failure, Completed, Some(Output::Ack), Some(Notice::Message)),
+            (
+                Calling,
+                I::Failure,
+                Completed,
+                Some(Output::Ack),
+                Some(Notice::Message),
+            ),
             (Calling, I::Retransmit, Calling, Some(Output::Kept), None),
             (Calling, I::End, Terminated, None, Some(Notice::Timeout)),
             (Calling, I::Cancel, Calling, None, None),
-            (Calling, I::TransportError, Terminated, None, Some(Notice::Unreachable)),
+            (
+                Calling,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+            ),
             (Proceeding, I::Trying, Proceeding, None, None),
-            (Proceeding, I::Provisional, Proceeding, None, Some(Notice::Message)),
+            (
+                Proceeding,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+            ),
             (Proceeding, I::Success, Accepted, None, Some(Notice::Message)),
-            (Proceeding, I::Failure, Completed, Some(Output::Ack), Some(Notice::Message)),
+            (
+                Proceeding,
+                I::Failure,
+                Completed,
+                Some(Output::Ack),
+                Some(Notice::Message),
+            ),
             (Proceeding, I::Retransmit, Proceeding, None, None),
             (Proceeding, I::End, Cancelling, None, Some(Notice::Timeout)),
             (Proceeding, I::Cancel, Cancelling, None, None),
-            (Proceeding, I::TransportError, Terminated, None, Some(Notice::Unreachable)),
+            (
+                Proceeding,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+            ),
             (Cancelling, I::Trying, Cancelling, None, None),
             (Cancelling, I::Provisional, Cancelling, None, None),
             (Cancelling, I::Success, Accepted, None, Some(Notice::Message)),
-            (Cancelling, I::Failure, Completed, Some(Output::Ack), Some(Notice::Message)),
+            (
+                Cancelling,
+                I::Failure,
+                Completed,
+                Some(Output::Ack),
+                Some(Notice::Message),
+            ),
             (Cancelling, I::Retransmit, Cancelling, None, None),
             (Cancelling, I::End, Terminated, None, Some(Notice::Ended)),
             (Cancelling, I::Cancel, Cancelling, None, None),
-            (Cancelling, I::TransportError, Terminated, None, Some(Notice::Unreachable)),
+            (
+                Cancelling,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+            ),
             (Completed, I::Trying, Completed, None, None),
             (Completed, I::Provisional, Completed, None, None),
             (Completed, I::Success, Completed, None, None),
@@ -143,7 +200,11 @@ mod tests {
         ];
         for &(state, input, next, send, notice) in rows {
             let step = step(state, input);
-            assert_eq!((step.next, step.send, step.notice), (next, send, notice), "{state:?} on {input:?}");
+            assert_eq!(
+                (step.next, step.send, step.notice),
+                (next, send, notice),
+                "{state:?} on {input:?}"
+            );
         }
     }
 
@@ -151,7 +212,11 @@ mod tests {
     fn timers_follow_the_state() {
         assert_eq!(step(Calling, I::Retransmit).retransmit, Retransmit::Double);
         assert_eq!(step(Calling, I::Provisional).end, End::TimerC);
-        assert_eq!(step(Proceeding, I::Trying).end, End::Keep, "100 does not start Timer C again");
+        assert_eq!(
+            step(Proceeding, I::Trying).end,
+            End::Keep,
+            "100 does not start Timer C again"
+        );
         assert_eq!(step(Proceeding, I::Provisional).end, End::TimerC);
         assert_eq!(step(Proceeding, I::Failure).end, End::TimerD);
         assert_eq!(step(Proceeding, I::Success).end, End::Timeout);

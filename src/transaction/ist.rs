@@ -43,16 +43,24 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.2.1: a retransmitted INVITE is answered with the last response.
         (Proceeding | Completed, Input::Request) => stay.send(Output::Kept),
         (Proceeding, Input::SendProvisional) => stay.send(Output::New),
-        (Proceeding, Input::SendSuccess) => {
-            stay.to(Accepted).send(Output::New).retransmit(Retransmit::StartAlways).end(End::Timeout)
+        (Proceeding, Input::SendSuccess) => stay
+            .to(Accepted)
+            .send(Output::New)
+            .retransmit(Retransmit::StartAlways)
+            .end(End::Timeout),
+        (Proceeding, Input::SendFailure) => stay
+            .to(Completed)
+            .send(Output::New)
+            .retransmit(Retransmit::Start)
+            .end(End::Timeout),
+        (Completed | Accepted, Input::Retransmit) => {
+            stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2)
         }
-        (Proceeding, Input::SendFailure) => {
-            stay.to(Completed).send(Output::New).retransmit(Retransmit::Start).end(End::Timeout)
-        }
-        (Completed | Accepted, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2),
-        (Completed, Input::Ack) => {
-            stay.to(Confirmed).retransmit(Retransmit::Stop).end(End::TimerI).drop_kept()
-        }
+        (Completed, Input::Ack) => stay
+            .to(Confirmed)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerI)
+            .drop_kept(),
         // §17.2.1: no ACK for 64*T1: the transaction is over, and the user need not know: no dialog stands.
         (Completed, Input::End) => stay.to(Terminated),
         (Confirmed, Input::End) => stay.to(Terminated),
@@ -97,7 +105,13 @@ mod tests {
         let rows: &[(State, I, State, Option<Output>, Option<Notice>)] = &[
             (Proceeding, I::Request, Proceeding, Some(Output::Kept), None),
             (Proceeding, I::Ack, Proceeding, None, None),
-            (Proceeding, I::SendProvisional, Proceeding, Some(Output::New), None),
+            (
+                Proceeding,
+                I::SendProvisional,
+                Proceeding,
+                Some(Output::New),
+                None,
+            ),
             (Proceeding, I::SendSuccess, Accepted, Some(Output::New), None),
             (Proceeding, I::SendFailure, Completed, Some(Output::New), None),
             (Completed, I::Request, Completed, Some(Output::Kept), None),
@@ -119,13 +133,20 @@ mod tests {
         ];
         for &(state, input, next, send, notice) in rows {
             let step = step(state, input);
-            assert_eq!((step.next, step.send, step.notice), (next, send, notice), "{state:?} on {input:?}");
+            assert_eq!(
+                (step.next, step.send, step.notice),
+                (next, send, notice),
+                "{state:?} on {input:?}"
+            );
         }
     }
 
     #[test]
     fn a_2xx_is_repeated_over_any_transport_and_a_failure_over_udp_only() {
-        assert_eq!(step(Proceeding, I::SendSuccess).retransmit, Retransmit::StartAlways);
+        assert_eq!(
+            step(Proceeding, I::SendSuccess).retransmit,
+            Retransmit::StartAlways
+        );
         assert_eq!(step(Proceeding, I::SendFailure).retransmit, Retransmit::Start);
         assert_eq!(step(Completed, I::Ack).end, End::TimerI);
         assert_eq!(step(Accepted, I::Ack).end, End::Keep, "Timer L goes on");

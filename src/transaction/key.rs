@@ -25,7 +25,10 @@ pub struct Keyer {
 impl Keyer {
     pub fn new(seed: [u64; 8]) -> Keyer {
         let [a, b, c, d, e, f, g, h] = seed;
-        Keyer { low: RandomState::with_seeds(a, b, c, d), high: RandomState::with_seeds(e, f, g, h) }
+        Keyer {
+            low: RandomState::with_seeds(a, b, c, d),
+            high: RandomState::with_seeds(e, f, g, h),
+        }
     }
 
     fn key(&self, parts: &[&[u8]]) -> Key {
@@ -57,7 +60,14 @@ impl Keyer {
             Some(_) | None => {
                 let number = request.cseq.number.to_be_bytes();
                 let from_tag = request.from_tag.unwrap_or(b"");
-                self.key(&[b"2543", request.call_id, from_tag, &number, request.via.raw, method_text])
+                self.key(&[
+                    b"2543",
+                    request.call_id,
+                    from_tag,
+                    &number,
+                    request.via.raw,
+                    method_text,
+                ])
             }
         }
     }

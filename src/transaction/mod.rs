@@ -88,7 +88,14 @@ pub struct Step<S> {
 
 impl<S> Step<S> {
     fn stay(state: S) -> Step<S> {
-        Step { next: state, send: None, notice: None, retransmit: Retransmit::Keep, end: End::Keep, drop_kept: false }
+        Step {
+            next: state,
+            send: None,
+            notice: None,
+            retransmit: Retransmit::Keep,
+            end: End::Keep,
+            drop_kept: false,
+        }
     }
 
     fn to(self, next: S) -> Step<S> {
@@ -96,11 +103,17 @@ impl<S> Step<S> {
     }
 
     fn send(self, output: Output) -> Step<S> {
-        Step { send: Some(output), ..self }
+        Step {
+            send: Some(output),
+            ..self
+        }
     }
 
     fn notify(self, notice: Notice) -> Step<S> {
-        Step { notice: Some(notice), ..self }
+        Step {
+            notice: Some(notice),
+            ..self
+        }
     }
 
     fn retransmit(self, retransmit: Retransmit) -> Step<S> {
@@ -112,7 +125,10 @@ impl<S> Step<S> {
     }
 
     fn drop_kept(self) -> Step<S> {
-        Step { drop_kept: true, ..self }
+        Step {
+            drop_kept: true,
+            ..self
+        }
     }
 
     fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Step<T> {
@@ -132,11 +148,20 @@ impl<S> Step<S> {
 pub enum User {
     None,
     /// One branch of a request that a B2BUA carries across.
-    Branch { slot: u32, generation: u32 },
+    Branch {
+        slot: u32,
+        generation: u32,
+    },
     /// The server side of a request that a B2BUA carries across.
-    Exchange { slot: u32, generation: u32 },
+    Exchange {
+        slot: u32,
+        generation: u32,
+    },
     /// A NOTIFY of a subscription.
-    Subscription { slot: u32, generation: u32 },
+    Subscription {
+        slot: u32,
+        generation: u32,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

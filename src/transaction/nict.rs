@@ -30,12 +30,16 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.2.2: Timer E doubles up to T2; after a provisional it is T2.
         (Trying, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2),
         (Proceeding, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::AtT2),
-        (Trying | Proceeding, Input::Provisional) => {
-            stay.to(Proceeding).notify(Notice::Message).retransmit(Retransmit::AtT2)
-        }
-        (Trying | Proceeding, Input::Final) => {
-            stay.to(Completed).notify(Notice::Message).retransmit(Retransmit::Stop).end(End::TimerK).drop_kept()
-        }
+        (Trying | Proceeding, Input::Provisional) => stay
+            .to(Proceeding)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::AtT2),
+        (Trying | Proceeding, Input::Final) => stay
+            .to(Completed)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerK)
+            .drop_kept(),
         (Trying | Proceeding, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
         (Trying | Proceeding, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
         (Completed, Input::End) => stay.to(Terminated),
@@ -59,21 +63,98 @@ mod tests {
     #[test]
     fn every_row_of_the_table_holds() {
         let rows: &[(State, I, State, Option<Output>, Option<Notice>, Retransmit)] = &[
-            (Trying, I::Provisional, Proceeding, None, Some(Notice::Message), Retransmit::AtT2),
-            (Trying, I::Final, Completed, None, Some(Notice::Message), Retransmit::Stop),
-            (Trying, I::Retransmit, Trying, Some(Output::Kept), None, Retransmit::DoubleToT2),
-            (Trying, I::End, Terminated, None, Some(Notice::Timeout), Retransmit::Keep),
-            (Trying, I::TransportError, Terminated, None, Some(Notice::Unreachable), Retransmit::Keep),
-            (Proceeding, I::Provisional, Proceeding, None, Some(Notice::Message), Retransmit::AtT2),
-            (Proceeding, I::Final, Completed, None, Some(Notice::Message), Retransmit::Stop),
-            (Proceeding, I::Retransmit, Proceeding, Some(Output::Kept), None, Retransmit::AtT2),
-            (Proceeding, I::End, Terminated, None, Some(Notice::Timeout), Retransmit::Keep),
-            (Proceeding, I::TransportError, Terminated, None, Some(Notice::Unreachable), Retransmit::Keep),
+            (
+                Trying,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+                Retransmit::AtT2,
+            ),
+            (
+                Trying,
+                I::Final,
+                Completed,
+                None,
+                Some(Notice::Message),
+                Retransmit::Stop,
+            ),
+            (
+                Trying,
+                I::Retransmit,
+                Trying,
+                Some(Output::Kept),
+                None,
+                Retransmit::DoubleToT2,
+            ),
+            (
+                Trying,
+                I::End,
+                Terminated,
+                None,
+                Some(Notice::Timeout),
+                Retransmit::Keep,
+            ),
+            (
+                Trying,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
+            (
+                Proceeding,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+                Retransmit::AtT2,
+            ),
+            (
+                Proceeding,
+                I::Final,
+                Completed,
+                None,
+                Some(Notice::Message),
+                Retransmit::Stop,
+            ),
+            (
+                Proceeding,
+                I::Retransmit,
+                Proceeding,
+                Some(Output::Kept),
+                None,
+                Retransmit::AtT2,
+            ),
+            (
+                Proceeding,
+                I::End,
+                Terminated,
+                None,
+                Some(Notice::Timeout),
+                Retransmit::Keep,
+            ),
+            (
+                Proceeding,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
             (Completed, I::Provisional, Completed, None, None, Retransmit::Keep),
             (Completed, I::Final, Completed, None, None, Retransmit::Keep),
             (Completed, I::Retransmit, Completed, None, None, Retransmit::Stop),
             (Completed, I::End, Terminated, None, None, Retransmit::Keep),
-            (Completed, I::TransportError, Completed, None, None, Retransmit::Keep),
+            (
+                Completed,
+                I::TransportError,
+                Completed,
+                None,
+                None,
+                Retransmit::Keep,
+            ),
         ];
         for &(state, input, next, send, notice, retransmit) in rows {
             let step = step(state, input);

@@ -53,11 +53,29 @@ mod tests {
     fn every_row_of_the_table_holds() {
         let rows: &[(State, I, State, Option<Output>, End)] = &[
             (Trying, I::Request, Trying, None, End::Keep),
-            (Trying, I::SendProvisional, Proceeding, Some(Output::New), End::Keep),
+            (
+                Trying,
+                I::SendProvisional,
+                Proceeding,
+                Some(Output::New),
+                End::Keep,
+            ),
             (Trying, I::SendFinal, Completed, Some(Output::New), End::TimerJ),
             (Proceeding, I::Request, Proceeding, Some(Output::Kept), End::Keep),
-            (Proceeding, I::SendProvisional, Proceeding, Some(Output::New), End::Keep),
-            (Proceeding, I::SendFinal, Completed, Some(Output::New), End::TimerJ),
+            (
+                Proceeding,
+                I::SendProvisional,
+                Proceeding,
+                Some(Output::New),
+                End::Keep,
+            ),
+            (
+                Proceeding,
+                I::SendFinal,
+                Completed,
+                Some(Output::New),
+                End::TimerJ,
+            ),
             (Completed, I::Request, Completed, Some(Output::Kept), End::Keep),
             (Completed, I::SendProvisional, Completed, None, End::Keep),
             (Completed, I::SendFinal, Completed, None, End::Keep),
@@ -65,7 +83,11 @@ mod tests {
         ];
         for &(state, input, next, send, end) in rows {
             let step = step(state, input);
-            assert_eq!((step.next, step.send, step.end), (next, send, end), "{state:?} on {input:?}");
+            assert_eq!(
+                (step.next, step.send, step.end),
+                (next, send, end),
+                "{state:?} on {input:?}"
+            );
         }
     }
 }

@@ -121,16 +121,29 @@ impl Stack {
         let key = self.keyer.server(request, request.method, request.method_text);
         if let Some(&id) = self.by_key.get(&key) {
             let is_ack = request.method == Method::Ack;
-            let Some(tx) = self.txs.get(id) else { return Received::Absorbed };
-            if is_ack && matches!(tx.machine, Machine::Ist(ist::State::Accepted | ist::State::Acknowledged)) {
+            let Some(tx) = self.txs.get(id) else {
+                return Received::Absorbed;
+            };
+            if is_ack
+                && matches!(
+                    tx.machine,
+                    Machine::Ist(ist::State::Accepted | ist::State::Acknowledged)
+                )
+            {
                 // RFC 6026 §7.1: an ACK for a 2xx that uses the INVITE's branch is the user's all the same.
                 return Received::AckForSuccess;
             }
             self.metrics.retransmissions_absorbed.inc();
             let step = match tx.machine {
-                Machine::Ist(state) => {
-                    ist::step(state, if is_ack { ist::Input::Ack } else { ist::Input::Request }).map(Machine::Ist)
-                }
+                Machine::Ist(state) => ist::step(
+                    state,
+                    if is_ack {
+                        ist::Input::Ack
+                    } else {
+                        ist::Input::Request
+                    },
+                )
+                .map(Machine::Ist),
                 Machine::Nist(state) => nist::step(state, nist::Input::Request).map(Machine::Nist),
                 Machine::Ict(_) | Machine::Nict(_) => return Received::Absorbed,
             };
@@ -207,7 +220,15 @@ impl Stack {
         now: Instant,
         out: &mut Effects,
     ) {
-        self.respond_because(id, request, (status, reason_phrase(status)), to_tag, extra, now, out);
+        self.respond_because(
+            id,
+            request,
+            (status, reason_phrase(status)),
+            to_tag,
+            extra,
+            now,
+            out,
+        );
     }
 
     /// As [`Stack::respond`], with a reason phrase of its own.
@@ -274,7 +295,7 @@ impl Stack {
     /// Writes a message into a buffer of at least `len_min` bytes. Where it does not fit a larger one is not tried: the
     /// message is dropped and counted, as when there is no buffer.
     pub fn write(
-        &mut self,
+        &self,
         len_min: usize,
         out: &mut Effects,
         f: impl FnOnce(&mut Writer<'_>, &crate::pool::Pool),
@@ -311,7 +332,11 @@ impl Stack {
                 ist::step(state, input).map(Machine::Ist)
             }
             Machine::Nist(state) => {
-                let input = if status < 200 { nist::Input::SendProvisional } else { nist::Input::SendFinal };
+                let input = if status < 200 {
+                    nist::Input::SendProvisional
+                } else {
+                    nist::Input::SendFinal
+                };
                 nist::step(state, input).map(Machine::Nist)
             }
             Machine::Ict(_) | Machine::Nict(_) => {
@@ -326,8 +351,16 @@ impl Stack {
     /// The ACK of the 2xx that this INVITE was answered with has come. `false` when it had come before.
     pub fn acknowledged(&mut self, id: TxId, now: Instant, out: &mut Effects) -> bool {
         let Some(tx) = self.txs.get(id) else { return false };
-        let Machine::Ist(state) = tx.machine else { return false };
-        self.carry_out(id, ist::step(state, ist::Input::Ack).map(Machine::Ist), None, now, out);
+        let Machine::Ist(state) = tx.machine else {
+            return false;
+        };
+        self.carry_out(
+            id,
+            ist::step(state, ist::Input::Ack).map(Machine::Ist),
+            None,
+            now,
+            out,
+        );
         state == ist::State::Accepted
     }
 
@@ -369,13 +402,21 @@ impl Stack {
 
     /// A Via line of ours for a message that goes over `flow`.
     pub fn put_via_line(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        w.put(b"Via: SIP/2.0/").put(flow.transport.name().as_bytes()).put(b" ");
-        w.put(self.advertised(flow).as_bytes()).put(b";branch=").put(&self.key.branch(token)).crlf();
+        w.put(b"Via: SIP/2.0/")
+            .put(flow.transport.name().as_bytes())
+            .put(b" ");
+        w.put(self.advertised(flow).as_bytes())
+            .put(b";branch=")
+            .put(&self.key.branch(token))
+            .crlf();
     }
 
     /// What stands for us in a Via or Contact on `flow`: `host:port`.
     pub fn advertised(&self, flow: Flow) -> &str {
-        self.cfg.listeners.get(usize::from(flow.listener.0)).map_or("", |listener| &listener.advertised)
+        self.cfg
+            .listeners
+            .get(usize::from(flow.listener.0))
+            .map_or("", |listener| &listener.advertised)
     }
 
     /// Sends the request that was written for this transaction; its reference goes to the transaction.
@@ -404,7 +445,9 @@ impl Stack {
     pub fn cancel_invite(&mut self, id: TxId, reason_lines: &[u8], now: Instant, out: &mut Effects) {
         let Some(tx) = self.txs.get(id) else { return };
         let Machine::Ict(state) = tx.machine else { return };
-        let (flow, Some(kept)) = (tx.flow, tx.kept) else { return };
+        let (flow, Some(kept)) = (tx.flow, tx.kept) else {
+            return;
+        };
         match state {
             ict::State::Proceeding => {
                 let step = ict::step(state, ict::Input::Cancel).map(Machine::Ict);
@@ -412,7 +455,9 @@ impl Stack {
             }
             // Timer C has been here already.
             ict::State::Cancelling => {}
-            ict::State::Calling | ict::State::Completed | ict::State::Accepted | ict::State::Terminated => return,
+            ict::State::Calling | ict::State::Completed | ict::State::Accepted | ict::State::Terminated => {
+                return;
+            }
         }
         if self.txs.get(id).is_none_or(|tx| tx.cancel.is_some()) {
             return;
@@ -442,11 +487,13 @@ impl Stack {
     ) -> Option<(User, TxId)> {
         let mut id: TxId = Id::new(token.slot, token.generation);
         let Some(mut tx) = self.txs.get(id) else {
-            self.metrics.dropped(if (200..300).contains(&response.status) && response.cseq.method == Method::Invite {
-                DropReason::StrayOk
-            } else {
-                DropReason::StrayResponse
-            });
+            self.metrics.dropped(
+                if (200..300).contains(&response.status) && response.cseq.method == Method::Invite {
+                    DropReason::StrayOk
+                } else {
+                    DropReason::StrayResponse
+                },
+            );
             return None;
         };
         let is_invite = response.cseq.method == Method::Invite;
@@ -473,7 +520,11 @@ impl Stack {
                 ict::step(state, input).map(Machine::Ict)
             }
             (Machine::Nict(state), status) => {
-                let input = if status < 200 { nict::Input::Provisional } else { nict::Input::Final };
+                let input = if status < 200 {
+                    nict::Input::Provisional
+                } else {
+                    nict::Input::Final
+                };
                 nict::step(state, input).map(Machine::Nict)
             }
             (Machine::Ist(_) | Machine::Nist(_), _) => {
@@ -484,7 +535,10 @@ impl Stack {
         let mut new = None;
         if step.send == Some(Output::Ack) {
             let kept = tx.kept?;
-            let to = response.msg.line(Name::To).map(|line| response.msg.line_bytes(line));
+            let to = response
+                .msg
+                .line(Name::To)
+                .map(|line| response.msg.line_bytes(line));
             new = self.write_from_invite(kept, Method::Ack, to, b"", out);
             self.count_request(Method::Ack);
         }
@@ -515,8 +569,16 @@ impl Stack {
             if scan(bytes, &mut scratch).is_err() {
                 return;
             }
-            let Ok(invite) = Request::check(Message { bytes, table: &scratch }) else { return };
-            w.put(method.text().as_bytes()).put(b" ").put(invite.uri).put(b" SIP/2.0\r\n");
+            let Ok(invite) = Request::check(Message {
+                bytes,
+                table: &scratch,
+            }) else {
+                return;
+            };
+            w.put(method.text().as_bytes())
+                .put(b" ")
+                .put(invite.uri)
+                .put(b" SIP/2.0\r\n");
             for line in invite.msg.lines() {
                 match line.name {
                     Name::Via | Name::From | Name::CallId | Name::Route | Name::MaxForwards => {
@@ -542,7 +604,13 @@ impl Stack {
     // ---- Time and failure ------------------------------------------------------------------------------------------
 
     /// A timer of kind [`TimerKind::Transaction`] has fired.
-    pub fn on_timer(&mut self, slot: u32, generation: u32, now: Instant, out: &mut Effects) -> Option<UserEvent> {
+    pub fn on_timer(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<UserEvent> {
         let id: TxId = Id::new(slot, generation);
         let tx = self.txs.get_mut(id)?;
         tx.timer = None;
@@ -553,15 +621,33 @@ impl Stack {
             return None;
         }
         let step = match tx.machine {
-            Machine::Ict(state) => {
-                ict::step(state, if is_end { ict::Input::End } else { ict::Input::Retransmit }).map(Machine::Ict)
-            }
-            Machine::Nict(state) => {
-                nict::step(state, if is_end { nict::Input::End } else { nict::Input::Retransmit }).map(Machine::Nict)
-            }
-            Machine::Ist(state) => {
-                ist::step(state, if is_end { ist::Input::End } else { ist::Input::Retransmit }).map(Machine::Ist)
-            }
+            Machine::Ict(state) => ict::step(
+                state,
+                if is_end {
+                    ict::Input::End
+                } else {
+                    ict::Input::Retransmit
+                },
+            )
+            .map(Machine::Ict),
+            Machine::Nict(state) => nict::step(
+                state,
+                if is_end {
+                    nict::Input::End
+                } else {
+                    nict::Input::Retransmit
+                },
+            )
+            .map(Machine::Nict),
+            Machine::Ist(state) => ist::step(
+                state,
+                if is_end {
+                    ist::Input::End
+                } else {
+                    ist::Input::Retransmit
+                },
+            )
+            .map(Machine::Ist),
             Machine::Nist(state) => nist::step(state, nist::Input::End).map(Machine::Nist),
         };
         if step.send == Some(Output::Kept) {
@@ -582,13 +668,7 @@ impl Stack {
         self.tell(id, step, now, out)
     }
 
-    fn tell(
-        &mut self,
-        id: TxId,
-        step: Step<Machine>,
-        now: Instant,
-        out: &mut Effects,
-    ) -> Option<UserEvent> {
+    fn tell(&mut self, id: TxId, step: Step<Machine>, now: Instant, out: &mut Effects) -> Option<UserEvent> {
         let user = self.user_of(id)?;
         let notice = self.carry_out(id, step, None, now, out)?;
         Some(UserEvent { user, tx: id, notice })
@@ -709,7 +789,11 @@ impl Stack {
         if let Some(timer) = tx.timer.take() {
             self.wheel.cancel(timer);
         }
-        let timer = Timer { kind: TimerKind::Transaction, slot: id.slot, generation: id.generation };
+        let timer = Timer {
+            kind: TimerKind::Transaction,
+            slot: id.slot,
+            generation: id.generation,
+        };
         tx.timer = Some(self.wheel.insert(due, timer));
         tx.timer_at = due;
     }
@@ -721,7 +805,10 @@ impl Stack {
             _ => MessageKind::Failure,
         };
         self.metrics.sent[kind as usize].inc();
-        if let Some(rejected) = usize::from(status / 100).checked_sub(4).and_then(|i| self.metrics.rejected.get(i)) {
+        if let Some(rejected) = usize::from(status / 100)
+            .checked_sub(4)
+            .and_then(|i| self.metrics.rejected.get(i))
+        {
             rejected.inc();
         }
     }
@@ -761,5 +848,9 @@ pub fn reply_flow(request: &Request<'_>, flow: Flow) -> Flow {
 }
 
 fn op(shard: ShardId, id: TxId) -> TxOp {
-    TxOp { shard, slot: id.slot, generation: id.generation }
+    TxOp {
+        shard,
+        slot: id.slot,
+        generation: id.generation,
+    }
 }

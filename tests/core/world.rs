@@ -1,5 +1,8 @@
 //! Shards without sockets: a clock that is set by hand, and a network that is a map of who was sent what.
 
+// Each test takes what it needs.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ pub struct World {
     conns: BTreeMap<SocketAddr, ConnId>,
     pub closed: Vec<ConnId>,
     next_arrival: usize,
+    /// Damaged messages go round: what a strict reader can't make out of them is passed over.
+    pub is_damaged: bool,
 }
 
 impl World {
@@ -37,7 +42,11 @@ impl World {
 
     pub fn with(shards: usize, change: impl FnOnce(&mut Config)) -> World {
         let addr: SocketAddr = SERVER.parse().expect("an address");
-        let listener = |transport| Listener { transport, addr, advertised: SERVER.to_owned() };
+        let listener = |transport| Listener {
+            transport,
+            addr,
+            advertised: SERVER.to_owned(),
+        };
         let mut cfg = Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
             domains: vec!["one.att.net".to_owned()],
@@ -64,17 +73,27 @@ impl World {
         let metrics: Vec<Arc<Metrics>> = (0..shards).map(|_| Arc::default()).collect();
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
-            Shard::new(cfg.clone(), metrics.clone(), ShardId(index as u8), keys.clone(), mail, now)
+            Shard::new(
+                cfg.clone(),
+                metrics.clone(),
+                ShardId(index as u8),
+                keys.clone(),
+                mail,
+                now,
+            )
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
-            effects: (0..shards).map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max))).collect(),
+            effects: (0..shards)
+                .map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max)))
+                .collect(),
             metrics,
             now,
             inbox: BTreeMap::new(),
             conns: BTreeMap::new(),
             closed: Vec::new(),
             next_arrival: 0,
+            is_damaged: false,
         }
     }
 
@@ -86,8 +105,17 @@ impl World {
     pub fn udp_bytes(&mut self, from: &str, bytes: &[u8]) {
         let index = self.next_arrival % self.shards.len();
         self.next_arrival += 1;
-        let flow = Flow { transport: Transport::Udp, listener: ListenerId(0), peer: addr(from), conn: None };
-        self.shards[index].handle(Event::Datagram { flow, bytes }, self.now, &mut self.effects[index]);
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: ListenerId(0),
+            peer: addr(from),
+            conn: None,
+        };
+        self.shards[index].handle(
+            Event::Datagram { flow, bytes },
+            self.now,
+            &mut self.effects[index],
+        );
         self.settle();
     }
 
@@ -98,10 +126,19 @@ impl World {
         let conn = known.unwrap_or_else(|| {
             let index = self.next_arrival % self.shards.len();
             self.next_arrival += 1;
-            ConnId { shard: ShardId(index as u8), slot: self.next_arrival as u32, generation: 1 }
+            ConnId {
+                shard: ShardId(index as u8),
+                slot: self.next_arrival as u32,
+                generation: 1,
+            }
         });
         let index = usize::from(conn.shard.0);
-        let flow = Flow { transport: Transport::Tcp, listener: ListenerId(1), peer, conn: Some(conn) };
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(1),
+            peer,
+            conn: Some(conn),
+        };
         if known.is_none() {
             self.conns.insert(peer, conn);
             self.shards[index].handle(Event::Opened { flow }, self.now, &mut self.effects[index]);
@@ -118,7 +155,12 @@ impl World {
     pub fn advance(&mut self, ms: u64) {
         let until = self.now + Duration::from_millis(ms);
         loop {
-            let next = self.shards.iter().filter_map(Shard::next_deadline).min().filter(|at| *at <= until);
+            let next = self
+                .shards
+                .iter()
+                .filter_map(Shard::next_deadline)
+                .min()
+                .filter(|at| *at <= until);
             let Some(at) = next else { break };
             self.now = at.max(self.now + Duration::from_micros(1));
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
@@ -143,11 +185,17 @@ impl World {
                             let bytes = out.pool.get(buf).to_vec();
                             out.pool.release(buf);
                             if let Some(conn) = flow.conn {
-                                assert_eq!(conn.shard, shard.id(), "only its own shard sends on a connection");
+                                assert_eq!(
+                                    conn.shard,
+                                    shard.id(),
+                                    "only its own shard sends on a connection"
+                                );
                             }
-                            let message = Message::parse(&bytes)
-                                .unwrap_or_else(|error| panic!("{error}: {}", bytes.escape_ascii()));
-                            self.inbox.entry(flow.peer).or_default().push_back(message);
+                            match Message::parse(&bytes) {
+                                Ok(message) => self.inbox.entry(flow.peer).or_default().push_back(message),
+                                Err(_) if self.is_damaged => {}
+                                Err(error) => panic!("{error}: {}", bytes.escape_ascii()),
+                            }
                         }
                         Some(Effect::Close { conn, .. }) => self.closed.push(conn),
                         Some(Effect::Wake { .. } | Effect::Nothing) | None => {}
@@ -181,7 +229,11 @@ impl World {
     #[track_caller]
     pub fn request(&mut self, to: &str, method: &str) -> Message {
         let message = self.next(to);
-        assert!(message.is_request(method), "{} instead of {method}", message.title());
+        assert!(
+            message.is_request(method),
+            "{} instead of {method}",
+            message.title()
+        );
         message
     }
 
@@ -190,13 +242,22 @@ impl World {
         assert!(self.waiting().is_empty(), "{:?}", self.waiting());
     }
 
+    /// Any message that waits, with whom it was sent to.
+    pub fn take_any(&mut self) -> Option<(SocketAddr, Message)> {
+        let (to, queue) = self.inbox.iter_mut().find(|(_, queue)| !queue.is_empty())?;
+        queue.pop_front().map(|message| (*to, message))
+    }
+
     pub fn forget_waiting(&mut self) {
         self.inbox.clear();
     }
 
     fn waiting(&self) -> Vec<(SocketAddr, String)> {
         let each = |(to, queue): (&SocketAddr, &VecDeque<Message>)| {
-            queue.iter().map(|message| (*to, message.title())).collect::<Vec<_>>()
+            queue
+                .iter()
+                .map(|message| (*to, message.title()))
+                .collect::<Vec<_>>()
         };
         self.inbox.iter().flat_map(each).collect()
     }
@@ -206,7 +267,10 @@ impl World {
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.metrics.iter().map(|metrics| metrics.drops[reason as usize].get()).sum()
+        self.metrics
+            .iter()
+            .map(|metrics| metrics.drops[reason as usize].get())
+            .sum()
     }
 
     pub fn drain(&mut self) {
