@@ -73,7 +73,10 @@ impl Topic {
         let mut draft = pool.draft(aor.len() + event.len())?;
         draft.bytes[..aor.len()].copy_from_slice(aor);
         draft.bytes[aor.len()..aor.len() + event.len()].copy_from_slice(event);
-        Some(Topic { text: pool.commit(draft, aor.len() + event.len()), aor_len: aor.len() })
+        Some(Topic {
+            text: pool.commit(draft, aor.len() + event.len()),
+            aor_len: aor.len(),
+        })
     }
 
     fn aor<'p>(&self, pool: &'p Pool) -> &'p [u8] {
@@ -129,20 +132,35 @@ impl RegEvent {
 
     /// The bindings of `key` have changed; those that went are in [`Location::removed`]. To be called before they are
     /// released, and after the answer to the REGISTER that did it.
-    pub fn on_change(&mut self, stack: &mut Stack, location: &Location, key: AorKey, now: Instant, out: &mut Effects) {
-        let Some(watchers) = self.by_aor.get(&key) else { return };
+    pub fn on_change(
+        &mut self,
+        stack: &mut Stack,
+        location: &Location,
+        key: AorKey,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(watchers) = self.by_aor.get(&key) else {
+            return;
+        };
         let mut next = Some(watchers.first);
         let mut gone = std::mem::take(&mut self.gone);
         let mut gone_len = 0;
         // Without documents nobody is told what went.
-        let told = if stack.cfg.reg_event.notify_body { location.removed() } else { &[] };
+        let told = if stack.cfg.reg_event.notify_body {
+            location.removed()
+        } else {
+            &[]
+        };
         for removed in told {
             let mut w = Writer::new(&mut gone[gone_len..]);
             reginfo::put_removed(removed, &out.pool, now, &mut w);
             gone_len += w.finish().unwrap_or(0);
         }
         while let Some(id) = next {
-            let Some(subscription) = self.subscriptions.get_mut(id) else { break };
+            let Some(subscription) = self.subscriptions.get_mut(id) else {
+                break;
+            };
             next = subscription.next;
             match subscription.state {
                 State::Active => {
@@ -168,7 +186,9 @@ impl RegEvent {
         if status.is_some_and(|status| status < 200) {
             return;
         }
-        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         subscription.notify = None;
         // RFC 6665 §4.2.2: who can't be told any more, or says that there is no such subscription, has none.
         if status.is_none_or(ends_subscription) {
@@ -181,9 +201,18 @@ impl RegEvent {
     }
 
     /// A timer of kind [`TimerKind::Subscription`] fired.
-    pub fn on_timer(&mut self, stack: &mut Stack, location: &Location, timer: Timer, now: Instant, out: &mut Effects) {
+    pub fn on_timer(
+        &mut self,
+        stack: &mut Stack,
+        location: &Location,
+        timer: Timer,
+        now: Instant,
+        out: &mut Effects,
+    ) {
         let id = SubscriptionId::new(timer.slot, timer.generation);
-        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         subscription.timer = None;
         if subscription.expires_at > now {
             // It was refreshed; the timer was left where it was.
@@ -205,13 +234,25 @@ impl RegEvent {
     }
 
     /// Sends a NOTIFY with all there is to tell, or has it follow the one that is on its way.
-    fn notify(&mut self, stack: &mut Stack, location: &Location, id: SubscriptionId, now: Instant, out: &mut Effects) {
-        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+    fn notify(
+        &mut self,
+        stack: &mut Stack,
+        location: &Location,
+        id: SubscriptionId,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         subscription.is_due = true;
         if subscription.notify.is_some() {
             return;
         }
-        let user = User::Subscription { slot: id.slot, generation: id.generation };
+        let user = User::Subscription {
+            slot: id.slot,
+            generation: id.generation,
+        };
         let sent = match stack.open_client(user, Method::Notify, subscription.flow) {
             Some(tx) => match subscription.write_notify(stack, location, tx, &mut self.document, now, out) {
                 Some(buf) => Some((tx, buf)),
@@ -242,7 +283,9 @@ impl RegEvent {
     }
 
     fn remove(&mut self, stack: &mut Stack, id: SubscriptionId, out: &mut Effects) {
-        let Some(subscription) = self.subscriptions.remove(id) else { return };
+        let Some(subscription) = self.subscriptions.remove(id) else {
+            return;
+        };
         if let Some(timer) = subscription.timer {
             stack.wheel.cancel(timer);
         }
@@ -259,7 +302,9 @@ impl RegEvent {
 
     /// Takes a subscription that was removed out of the list of its subscriber.
     fn unlink(&mut self, key: AorKey, id: SubscriptionId, next: Option<SubscriptionId>) {
-        let Some(watchers) = self.by_aor.get_mut(&key) else { return };
+        let Some(watchers) = self.by_aor.get_mut(&key) else {
+            return;
+        };
         watchers.count -= 1;
         if watchers.first == id {
             match next {
@@ -336,9 +381,18 @@ impl Subscription {
             stack.put_via(tx, w);
             w.put(b"Max-Forwards: 70\r\n");
             parts.put_routes(w);
-            w.put(b"From: ").put(parts.local).put(b"\r\nTo: ").put(parts.remote);
-            w.put(b"\r\nCall-ID: ").put(parts.call_id).put(b"\r\nCSeq: ").num(u64::from(cseq));
-            w.put(b" NOTIFY\r\nContact: <").put(self.topic.aor(pool)).put(b">\r\nEvent: ").put(self.topic.event(pool));
+            w.put(b"From: ")
+                .put(parts.local)
+                .put(b"\r\nTo: ")
+                .put(parts.remote);
+            w.put(b"\r\nCall-ID: ")
+                .put(parts.call_id)
+                .put(b"\r\nCSeq: ")
+                .num(u64::from(cseq));
+            w.put(b" NOTIFY\r\nContact: <")
+                .put(self.topic.aor(pool))
+                .put(b">\r\nEvent: ")
+                .put(self.topic.event(pool));
             w.put(b"\r\nSubscription-State: ");
             match self.state {
                 State::Active => w.put(b"active;expires=").num(self.expires_s(now)),
@@ -367,7 +421,11 @@ impl Subscription {
         if self.timer.is_some() && self.timer_at <= self.expires_at {
             return;
         }
-        let timer = Timer { kind: TimerKind::Subscription, slot: id.slot, generation: id.generation };
+        let timer = Timer {
+            kind: TimerKind::Subscription,
+            slot: id.slot,
+            generation: id.generation,
+        };
         let timer = wheel.insert(self.expires_at, timer);
         if let Some(later) = self.timer.replace(timer) {
             wheel.cancel(later);

@@ -31,7 +31,9 @@ pub fn on_register(
             let (status, reason) = match error {
                 // Step 5: a To that is no address-of-record of this domain. 414 and 416 would speak of the Request-URI.
                 AorError::ForeignDomain | AorError::NoUser => (404, error.reason()),
-                AorError::UnsupportedScheme | AorError::TooLong | AorError::BadNumber => (400, error.reason()),
+                AorError::UnsupportedScheme | AorError::TooLong | AorError::BadNumber => {
+                    (400, error.reason())
+                }
             };
             stack.respond_because(tx, request, (status, reason), None, |_| {}, now, out);
             return;
@@ -71,7 +73,10 @@ pub fn on_register(
 /// A timer of kind [`crate::timer::TimerKind::Binding`] or [`crate::timer::TimerKind::Aor`] fired.
 pub fn on_timer(ims: &mut Ims, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
     let expired = ims.location.on_timer(timer, &mut stack.wheel, now);
-    stack.metrics.registrations_removed.add(ims.location.removed().len() as u64);
+    stack
+        .metrics
+        .registrations_removed
+        .add(ims.location.removed().len() as u64);
     if let Some(key) = expired {
         ims.reg_event.on_change(stack, &ims.location, key, now, out);
     }

@@ -39,7 +39,13 @@ enum Detail {
 const TAIL: &[u8] = b"</registration>\n</reginfo>\n";
 
 /// Writes the document for `subject` into `buf` and returns its length, and how many contacts there was no room for.
-pub fn write(subject: &Subject<'_>, location: &Location, pool: &Pool, now: Instant, buf: &mut [u8]) -> (usize, usize) {
+pub fn write(
+    subject: &Subject<'_>,
+    location: &Location,
+    pool: &Pool,
+    now: Instant,
+    buf: &mut [u8],
+) -> (usize, usize) {
     match attempt(subject, Detail::Full, location, pool, now, buf) {
         (len, 0) => (len, 0),
         (_, _) => attempt(subject, Detail::Brief, location, pool, now, buf),
@@ -70,7 +76,8 @@ fn attempt(
     let room = buf.len().saturating_sub(TAIL.len());
     let mut w = Writer::new(&mut buf[..room]);
     w.put(b"<?xml version=\"1.0\"?>\n<reginfo xmlns=\"urn:ietf:params:xml:ns:reginfo\" version=\"");
-    w.num(u64::from(subject.version)).put(b"\" state=\"full\">\n<registration aor=\"");
+    w.num(u64::from(subject.version))
+        .put(b"\" state=\"full\">\n<registration aor=\"");
     put_text(subject.aor, &mut w);
     // §5.1: the id must be unique within the subscription, which is about one registration.
     w.put(b"\" id=\"r\" state=\"").put(state).put(b"\">\n");
@@ -94,7 +101,15 @@ fn attempt(
 
 /// Writes the `contact` element of a binding that is no more.
 pub fn put_removed(removed: &Removed, pool: &Pool, now: Instant, w: &mut Writer<'_>) {
-    put_contact(removed.id, &removed.binding, removed.event, Detail::Full, pool, now, w);
+    put_contact(
+        removed.id,
+        &removed.binding,
+        removed.event,
+        Detail::Full,
+        pool,
+        now,
+        w,
+    );
 }
 
 fn put_contact(
@@ -112,8 +127,15 @@ fn put_contact(
     };
     let said = &binding.said;
     // §5.1: the id of a contact stays the same as long as its URI does.
-    w.put(b"<contact id=\"c").num(u64::from(id.slot)).put(b"-").num(u64::from(id.generation));
-    w.put(if is_active { b"\" state=\"active\" event=\"" } else { b"\" state=\"terminated\" event=\"" });
+    w.put(b"<contact id=\"c")
+        .num(u64::from(id.slot))
+        .put(b"-")
+        .num(u64::from(id.generation));
+    w.put(if is_active {
+        b"\" state=\"active\" event=\""
+    } else {
+        b"\" state=\"terminated\" event=\""
+    });
     w.put(event.text().as_bytes()).put(b"\" duration-registered=\"");
     w.num(binding.registered_for(now).as_secs());
     if is_active {
@@ -183,8 +205,14 @@ mod tests {
     fn what_a_phone_wrote_never_becomes_markup() {
         assert_eq!(text(b"\"<urn:x>\""), "&quot;&lt;urn:x&gt;&quot;");
         assert_eq!(text(b"a&b'c"), "a&amp;b&apos;c");
-        assert_eq!(text(b"a\x00b\x1b\xff\xfec\r\n\t"), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c\r\n\t");
-        assert_eq!(text("gr\u{fc}n \u{ffff}\u{1f4de}".as_bytes()), "gr\u{fc}n \u{fffd}\u{1f4de}");
+        assert_eq!(
+            text(b"a\x00b\x1b\xff\xfec\r\n\t"),
+            "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c\r\n\t"
+        );
+        assert_eq!(
+            text("gr\u{fc}n \u{ffff}\u{1f4de}".as_bytes()),
+            "gr\u{fc}n \u{fffd}\u{1f4de}"
+        );
     }
 
     proptest! {

@@ -89,7 +89,9 @@ impl Refusal {
             // RFC 6665 §8.3.2: a 489 lists what there is.
             Refusal::Event => w.put(b"Allow-Events: reg\r\n"),
             Refusal::Accept => w.header(Name::Accept, CONTENT_TYPE),
-            Refusal::IntervalTooBrief => w.header_num(Name::MinExpires, u64::from(cfg.reg_event.expires_min_s)),
+            Refusal::IntervalTooBrief => {
+                w.header_num(Name::MinExpires, u64::from(cfg.reg_event.expires_min_s))
+            }
             Refusal::Full => w.header_num(Name::RetryAfter, RETRY_AFTER_S),
             Refusal::Aor(_)
             | Refusal::Contact
@@ -139,7 +141,15 @@ impl RegEvent {
             Err(refusal) => {
                 let cfg = stack.cfg.clone();
                 let said = (refusal.status(), refusal.reason());
-                stack.respond_because(tx, request, said, None, |w| refusal.put_headers(&cfg, w), now, out);
+                stack.respond_because(
+                    tx,
+                    request,
+                    said,
+                    None,
+                    |w| refusal.put_headers(&cfg, w),
+                    now,
+                    out,
+                );
             }
         }
     }
@@ -237,7 +247,9 @@ impl RegEvent {
         let subscription = self.subscriptions.get_mut(id).ok_or(Refusal::Unknown)?;
         let parts = subscription.dialog.parts(&out.pool);
         let is_dialog = parts.call_id == request.call_id
-            && parts.remote_tag.eq_ignore_ascii_case(request.from_tag.unwrap_or_default());
+            && parts
+                .remote_tag
+                .eq_ignore_ascii_case(request.from_tag.unwrap_or_default());
         match subscription.state {
             State::Active if is_dialog => {}
             State::Active | State::Terminated => return Err(Refusal::Unknown),
@@ -247,13 +259,19 @@ impl RegEvent {
         }
         // RFC 3261 §12.2.2: a SUBSCRIBE is a target refresh request; the route set stays.
         if let Some(contact) = contact_of(request)? {
-            let new = Parts { target: contact.uri, ..parts };
+            let new = Parts {
+                target: contact.uri,
+                ..parts
+            };
             if new.len() + asked.event.len() > TEXTS_MAX {
                 return Err(Refusal::TooLong);
             }
             let flow = flow_to(stack, request, tx, &new)?;
             if contact.uri != parts.target {
-                let change = Change { target: Some(contact.uri), ..Change::default() };
+                let change = Change {
+                    target: Some(contact.uri),
+                    ..Change::default()
+                };
                 if !subscription.dialog.change(&change, &mut out.pool) {
                     return Err(Refusal::Full);
                 }
@@ -265,7 +283,9 @@ impl RegEvent {
     }
 
     fn grant(&mut self, stack: &mut Stack, id: SubscriptionId, expires_s: u32, now: Instant) {
-        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return;
+        };
         subscription.expires_at = now + Duration::from_secs(u64::from(expires_s));
         if expires_s == 0 {
             // §4.2.1.4, §4.4.3: ended by its subscriber, or a fetch that never was more.
@@ -288,7 +308,9 @@ impl RegEvent {
         now: Instant,
         out: &mut Effects,
     ) {
-        let (Some(subscription), Some(source)) = (self.subscriptions.get(id), stack.source_of(tx)) else { return };
+        let (Some(subscription), Some(source)) = (self.subscriptions.get(id), stack.source_of(tx)) else {
+            return;
+        };
         let topic = &subscription.topic;
         let size = request.msg.head_end() as usize + topic.aor(&out.pool).len() + OK_OVERHEAD;
         let tag = tag_of(stack, id);
@@ -296,7 +318,8 @@ impl RegEvent {
             build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
             match request.msg.line(Name::Expires) {
                 Some(line) if asked.is_as_asked => {
-                    w.put(&request.msg.bytes[line.start as usize..line.value.end as usize]).crlf();
+                    w.put(&request.msg.bytes[line.start as usize..line.value.end as usize])
+                        .crlf();
                 }
                 Some(_) | None => _ = w.header_num(Name::Expires, u64::from(asked.expires_s)),
             }
@@ -321,7 +344,9 @@ impl<'a> Asked<'a> {
         // RFC 3680 §4.5: without Accept it is `application/reginfo+xml`.
         let accepts = |range: &[u8]| {
             let range = params::split(range).0;
-            [CONTENT_TYPE, b"application/*", b"*/*"].iter().any(|known| known.eq_ignore_ascii_case(range))
+            [CONTENT_TYPE, b"application/*", b"*/*"]
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(range))
         };
         let has_accept = msg.line(Name::Accept).is_some();
         if cfg.reg_event.notify_body && has_accept && !msg.elements(Name::Accept).any(accepts) {
@@ -329,11 +354,17 @@ impl<'a> Asked<'a> {
         }
         let limits = &cfg.reg_event;
         let requested = msg.value(Name::Expires).and_then(lex::number);
-        let expires_s = requested.unwrap_or(limits.expires_default_s).min(limits.expires_max_s);
+        let expires_s = requested
+            .unwrap_or(limits.expires_default_s)
+            .min(limits.expires_max_s);
         if requested.is_some_and(|asked| asked > 0 && asked < limits.expires_min_s.min(NEVER_BRIEF_S)) {
             return Err(Refusal::IntervalTooBrief);
         }
-        Ok(Asked { event, expires_s, is_as_asked: requested == Some(expires_s) })
+        Ok(Asked {
+            event,
+            expires_s,
+            is_as_asked: requested == Some(expires_s),
+        })
     }
 }
 
@@ -360,7 +391,9 @@ fn put_asked_for(aor: &Aor, uri: &Uri<'_>, us: &str, w: &mut Writer<'_>) {
             }
         }
         Scheme::Tel | Scheme::Other => {
-            let context = uri.param(b"phone-context").filter(|context| context.first() != Some(&b'+'));
+            let context = uri
+                .param(b"phone-context")
+                .filter(|context| context.first() != Some(&b'+'));
             let host = match (aor.domain(), context) {
                 (b"", Some(context)) => context,
                 (b"", None) => us.as_bytes(),
@@ -378,8 +411,12 @@ fn flow_to(stack: &Stack, request: &Request<'_>, tx: TxId, parts: &Parts<'_>) ->
     match route(&stack.cfg, &next_hop, Some(came_over)) {
         Ok(flow) => {
             // A connection is the subscriber's own if nobody stands between, or the next hop is who opened it.
-            let is_theirs = request.msg.elements(Name::Via).nth(1).is_none() || flow.peer.ip() == came_over.peer.ip();
-            Ok(Flow { conn: flow.conn.filter(|_| is_theirs), ..flow })
+            let is_theirs =
+                request.msg.elements(Name::Via).nth(1).is_none() || flow.peer.ip() == came_over.peer.ip();
+            Ok(Flow {
+                conn: flow.conn.filter(|_| is_theirs),
+                ..flow
+            })
         }
         // No name is resolved here; the way that the SUBSCRIBE came is the one that is known.
         Err(RouteError::HostName) => Ok(came_over),
