@@ -411,3 +411,6 @@ fn thousandths(text: &[u8]) -> Option<u16> {
     }
     (value <= 1_000).then_some(value)
 }
+
+#[cfg(test)]
+mod tests;

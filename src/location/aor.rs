@@ -459,7 +459,6 @@ mod tests {
             ("sip:one.att.net", AorError::NoUser),
             ("mailto:a@one.att.net", AorError::UnsupportedScheme),
             ("tel:+12ab", AorError::BadNumber),
-            ("tel:-", AorError::BadNumber),
             ("tel:1;phone-context=+x", AorError::BadNumber),
             (&format!("sip:{long}@one.att.net"), AorError::TooLong),
         ] {

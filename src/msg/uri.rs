@@ -352,13 +352,14 @@ pub fn same_host(one: &[u8], two: &[u8]) -> bool {
         })
 }
 
-/// What §19.1.4 asks of each parameter of `one`: equal where both have it; `user`, `ttl`, `method` and `maddr` must be in
-/// both or in none; any other that is in one only is passed over.
+/// What §19.1.4 asks of each parameter of `one`: equal where both have it; `user`, `ttl`, `method`, `maddr` and `transport`
+/// must be in both or in none (the last by its examples: without one it may resolve to another); any other that is in one
+/// only is passed over.
 fn params_agree(one: &Uri<'_>, two: &Uri<'_>) -> bool {
     one.params_iter().all(
         |(name, value)| match two.params_iter().find(|(other, _)| same_text(name, other)) {
             Some((_, other)) => same_text(value.unwrap_or_default(), other.unwrap_or_default()),
-            None => ![&b"user"[..], b"ttl", b"method", b"maddr"]
+            None => ![&b"user"[..], b"ttl", b"method", b"maddr", b"transport"]
                 .iter()
                 .any(|mandatory| same_text(name, mandatory)),
         },
@@ -443,6 +444,37 @@ mod tests {
             ("9x:a", 0),
         ] {
             assert_eq!(Uri::parse(bad.as_bytes()), Err(Malformed { at }), "{bad}");
+        }
+    }
+
+    /// The examples of RFC 3261 §19.1.4.
+    #[test]
+    fn uris_are_equivalent_where_the_rfc_says_so() {
+        for (one, two) in [
+            ("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtLanTa.CoM;Transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;newparam=5"),
+            (
+                "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+                "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
+            ),
+            (
+                "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+                "sip:alice@atlanta.com?priority=urgent&subject=project%20x",
+            ),
+        ] {
+            assert!(uri(one).matches(&uri(two)) && uri(two).matches(&uri(one)), "{one} {two}");
+        }
+        for (one, two) in [
+            ("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting"),
+            ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;security=off"),
+        ] {
+            assert!(!uri(one).matches(&uri(two)) && !uri(two).matches(&uri(one)), "{one} {two}");
         }
     }
 
