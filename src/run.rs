@@ -78,7 +78,6 @@ impl Server {
         let (listeners, sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
         cfg.listeners = listeners.clone();
         let cfg = Arc::new(cfg);
-        let cpus = if cfg.cpus.is_empty() { crate::io::socket::usable_cpus() } else { cfg.cpus.clone() };
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
@@ -91,7 +90,7 @@ impl Server {
             let setup = ShardSetup {
                 cfg: cfg.clone(),
                 id: ShardId(index as u8),
-                cpu: cpus.get(index % cpus.len().max(1)).copied(),
+                cpu: cfg.cpus.get(index % cfg.cpus.len().max(1)).copied(),
                 features,
                 sockets,
                 mail,
@@ -228,7 +227,7 @@ struct ShardSetup {
 impl ShardSetup {
     fn run(self, ready: &std::sync::mpsc::Sender<Result<(), String>>) -> io::Result<ShardReport> {
         if let Some(cpu) = self.cpu
-            && let Err(error) = crate::io::socket::pin_to(cpu)
+            && let Err(error) = crate::io::affinity::pin_to(cpu)
         {
             tracing::warn!(shard = self.id.0, cpu, %error, "the shard is not pinned");
         }
