@@ -1,7 +1,6 @@
 //! Settings against one another and against the machine: what no single key can tell.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Loaded, Settings};
@@ -43,9 +42,24 @@ pub fn resolve(settings: Settings, machine: &Machine, errors: &mut Vec<ConfigErr
     resolver.shares();
     resolver.warnings();
     Loaded {
-        config: Arc::new(resolver.config),
+        config: resolver.config,
         notices: resolver.notices,
     }
+}
+
+/// Whether the kernel lets only one of two sockets of one transport have its address. A port 0 is another one each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip(), b.ip());
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
+}
+
+/// Files that this configuration may have open at a time, connections included.
+pub fn files_max(config: &Config) -> u64 {
+    let of_a_shard = config.listeners.len() as u64 + FILES_PER_SHARD;
+    config.limits.connections_max as u64 + FILES_OF_PROCESS + config.shards as u64 * of_a_shard
 }
 
 struct Resolver<'a> {
@@ -120,18 +134,15 @@ impl Resolver<'_> {
         }
         let mut used = vec![false; advertise.len()];
         for entry in &listen {
-            let mut twice = false;
+            let mut taken = None;
             for transport in [Transport::Udp, Transport::Tcp] {
                 if !entry.covers(transport) {
                     continue;
                 }
-                if self
-                    .config
-                    .listeners
-                    .iter()
-                    .any(|l| (l.transport, l.addr) == (transport, entry.addr))
-                {
-                    twice = true;
+                let overlapping =
+                    |own: &&Listener| own.transport == transport && overlap(own.addr, entry.addr);
+                if let Some(own) = self.config.listeners.iter().find(overlapping) {
+                    taken = taken.or(Some(format!("{} {} has it already", transport.name(), own.addr)));
                     continue;
                 }
                 let advertised = self.advertised(&advertise, &mut used, transport, entry.addr, entry.origin);
@@ -141,15 +152,9 @@ impl Resolver<'_> {
                     advertised,
                 });
             }
-            if twice {
-                let expected = "each transport and address once".to_owned();
-                self.error(
-                    entry.origin,
-                    "listen",
-                    expected,
-                    format!("\"{entry}\" again"),
-                    None,
-                );
+            if taken.is_some() {
+                let expected = "an address that no other entry has".to_owned();
+                self.error(entry.origin, "listen", expected, format!("\"{entry}\""), taken);
             }
             let loopback = entry.addr.ip().to_canonical().is_loopback();
             // Nothing is said of a switch that is itself in error.
@@ -423,16 +428,16 @@ impl Resolver<'_> {
 
     /// Connections and sockets must fit the limit on open files.
     fn files(&mut self) {
-        let Some(files_max) = self.machine.files_max else {
+        let Some(allowed) = self.machine.files_max else {
             return;
         };
         let Some(origin) = self.settings.origin("limits", "connections_max") else {
             return;
         };
         let shards = self.config.shards as u64;
-        let own = FILES_OF_PROCESS + shards * (self.config.listeners.len() as u64 + FILES_PER_SHARD);
         let connections = self.config.limits.connections_max as u64;
-        let room = files_max.saturating_sub(own);
+        let own = files_max(&self.config) - connections;
+        let room = allowed.saturating_sub(own);
         if connections <= room {
             return;
         }
@@ -442,7 +447,7 @@ impl Resolver<'_> {
                 "limits.connections_max is {} instead of {}: this process may open {} files (ulimit -Hn)",
                 number(room),
                 number(connections),
-                number(files_max)
+                number(allowed)
             ));
         } else {
             self.error(
@@ -451,7 +456,7 @@ impl Resolver<'_> {
                 format!(
                     "at most {}: this process may open {} files (ulimit -Hn) and needs {own} for itself",
                     number(room),
-                    number(files_max)
+                    number(allowed)
                 ),
                 number(connections),
                 None,
