@@ -378,7 +378,7 @@ mod tests {
         );
         let text = errors.to_string();
         assert!(
-            text.contains("--shards: shards: expected an integer from 0 to 64 (shards), found \"two\""),
+            text.contains("--shards: expected an integer from 0 to 64 (shards), found \"two\""),
             "{text}"
         );
         assert!(text.contains("did you mean \"127.0.0.1:5060\"?"), "{text}");

@@ -1,6 +1,7 @@
 //! The configuration from outside: the example file, every kind of mistake, and what is worked out from the machine.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -655,6 +656,47 @@ fn every_range_in_the_schema_is_enforced_at_both_ends() {
             .iter()
             .all(|(name, _)| KEYS.iter().any(|key| key.section == *name))
     );
+}
+
+#[test]
+fn the_command_checks_a_file_prints_what_it_amounts_to_and_says_so_by_its_exit_code() {
+    let ringway = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .args(args)
+            .output()
+            .expect("ringway starts");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checked.toml");
+    let file = path.to_str().expect("a path in UTF-8");
+    std::fs::write(
+        &path,
+        "shards = 1\n[limits]\nconnections_max = 10\n[timers]\ntimer_c_ms = 9\n",
+    )
+    .expect("a writable directory");
+    let (code, out, err) = ringway(&["check", "-c", file]);
+    assert_eq!((code, out), (Some(0), format!("{file}: ok\n")), "{err}");
+    assert!(
+        err.starts_with(&format!("{file}: warning: timers.timer_c_ms is 9")),
+        "{err}"
+    );
+    let (code, printed, _) = ringway(&["check", "--print", "-c", file]);
+    assert_eq!(code, Some(0));
+    assert!(printed.starts_with(&format!("# {file}: ok\n")));
+    let effective = config(&printed);
+    assert_eq!(
+        (effective.limits.connections_max, effective.timers.timer_c),
+        (10, Duration::from_millis(9))
+    );
+    std::fs::write(&path, "shard = 1\n[log]\nlevel = 3\n").expect("a writable directory");
+    let (code, out, err) = ringway(&["check", "-c", file]);
+    assert_eq!(
+        (code, out.as_str(), err.lines().count()),
+        (Some(2), "", 2),
+        "{err}"
+    );
+    assert_eq!(ringway(&["example-config"]), (Some(0), example(), String::new()));
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load::{Loaded, Settings};
 use super::schema::{self, KEYS, Kind, number};
-use super::value::{self, Advertise};
+use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};
 use crate::wire::{SHARDS_MAX, Transport};
 
@@ -134,46 +134,8 @@ impl Resolver<'_> {
         }
         let mut used = vec![false; advertise.len()];
         for entry in &listen {
-            let mut taken = None;
-            for transport in [Transport::Udp, Transport::Tcp] {
-                if !entry.covers(transport) {
-                    continue;
-                }
-                let overlapping =
-                    |own: &&Listener| own.transport == transport && overlap(own.addr, entry.addr);
-                if let Some(own) = self.config.listeners.iter().find(overlapping) {
-                    taken = taken.or(Some(format!("{} {} has it already", transport.name(), own.addr)));
-                    continue;
-                }
-                let advertised = self.advertised(&advertise, &mut used, transport, entry.addr, entry.origin);
-                self.config.listeners.push(Listener {
-                    transport,
-                    addr: entry.addr,
-                    advertised,
-                });
-            }
-            if taken.is_some() {
-                let expected = "an address that no other entry has".to_owned();
-                self.error(entry.origin, "listen", expected, format!("\"{entry}\""), taken);
-            }
-            let loopback = entry.addr.ip().to_canonical().is_loopback();
-            // Nothing is said of a switch that is itself in error.
-            if !loopback
-                && !self.config.open_registrar
-                && self.settings.origin("", "open_registrar").is_some()
-            {
-                self.error(
-                    entry.origin,
-                    "listen",
-                    "a loopback address".to_owned(),
-                    format!("\"{entry}\""),
-                    Some(
-                        "nobody authenticates yet: whoever reaches this address may register under any name and call; \
-                         set open_registrar = true or --open-registrar if you mean it"
-                            .to_owned(),
-                    ),
-                );
-            }
+            self.entry(entry, &advertise, &mut used);
+            self.refuse_open(entry);
         }
         if self.config.listeners.len() > LISTENERS_MAX {
             let found = format!("{}", self.config.listeners.len());
@@ -193,6 +155,50 @@ impl Resolver<'_> {
                 );
             }
         }
+    }
+
+    /// The listeners of one entry of `listen`.
+    fn entry(&mut self, entry: &Listen, advertise: &[Advertise], used: &mut [bool]) {
+        let mut taken = None;
+        for transport in [Transport::Udp, Transport::Tcp] {
+            if !entry.covers(transport) {
+                continue;
+            }
+            let overlapping = |own: &&Listener| own.transport == transport && overlap(own.addr, entry.addr);
+            if let Some(own) = self.config.listeners.iter().find(overlapping) {
+                taken = taken.or(Some(format!("{} {} has it already", transport.name(), own.addr)));
+                continue;
+            }
+            let advertised = self.advertised(advertise, used, transport, entry.addr, entry.origin);
+            self.config.listeners.push(Listener {
+                transport,
+                addr: entry.addr,
+                advertised,
+            });
+        }
+        if taken.is_some() {
+            let expected = "an address that no other entry has".to_owned();
+            self.error(entry.origin, "listen", expected, format!("\"{entry}\""), taken);
+        }
+    }
+
+    /// Nobody authenticates yet, so what others can reach must be meant to be open.
+    fn refuse_open(&mut self, entry: &Listen) {
+        let loopback = entry.addr.ip().to_canonical().is_loopback();
+        // Nothing is said of a switch that is itself in error.
+        let told_closed = !self.config.open_registrar && self.settings.origin("", "open_registrar").is_some();
+        if loopback || !told_closed {
+            return;
+        }
+        let hint = "nobody authenticates yet: whoever reaches this address may register under any name and call; \
+                    set open_registrar = true or --open-registrar if you mean it";
+        self.error(
+            entry.origin,
+            "listen",
+            "a loopback address".to_owned(),
+            format!("\"{entry}\""),
+            Some(hint.to_owned()),
+        );
     }
 
     /// What one listener says of itself.
