@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK};
 use ringway::config::{Machine, example};
 use ringway::io::probe::Features;
-use ringway::{control, demo, logging};
+use ringway::{demo, logging, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
                 return failed(&format!("the log can't be opened: {error}"));
             }
             logging::log_notices(&loaded.notices);
-            control::serve(&loaded.config)
+            run::serve(loaded.config)
         }
         Ok(Command::Probe(level)) => match Features::probe() {
             Ok(features) => {

@@ -302,6 +302,7 @@ impl Reactor for Uring {
                         self.tcp.close(slot, reason, cx);
                     }
                 }
+                Effect::Nothing => {}
                 Effect::Wake { shard } => self.to_wake |= 1u64.checked_shl(u32::from(shard.0)).unwrap_or(0),
             }
         }

@@ -156,8 +156,8 @@ impl Aor {
         &self.bytes[usize::from(self.user_len)..usize::from(self.len)]
     }
 
-    /// Writes `sip:user@host`, escaped as RFC 3261 §25.1 wants it. `host_else` stands where the name has no domain.
-    pub fn put_uri(&self, host_else: &[u8], w: &mut Writer<'_>) {
+    /// Writes `sip:user@host`, the user part escaped as RFC 3261 §25.1 wants it.
+    pub fn put_uri(&self, host: &[u8], w: &mut Writer<'_>) {
         w.put(b"sip:");
         for &byte in self.user() {
             if byte.is_ascii_alphanumeric() || USER_UNESCAPED.contains(&byte) {
@@ -167,9 +167,7 @@ impl Aor {
                 w.put(&[b'%', hex(byte >> 4), hex(byte)]);
             }
         }
-        let domain = self.domain();
-        w.put(b"@")
-            .put(if domain.is_empty() { host_else } else { domain });
+        w.put(b"@").put(host);
     }
 }
 
@@ -516,7 +514,7 @@ mod tests {
             let name = aor(&format!("sip:{escaped}@example.com"), &cfg).expect("short enough");
             let mut buf = [0; 256];
             let mut w = Writer::new(&mut buf);
-            name.put_uri(b"", &mut w);
+            name.put_uri(b"example.com", &mut w);
             let len = w.finish().expect("room");
             let again = Uri::parse(&buf[..len]).expect("a URI");
             prop_assert_eq!(Aor::from_uri(&again, &cfg), Ok(name));

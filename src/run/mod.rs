@@ -1,5 +1,7 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
+mod serve;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,6 +11,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::config::{Config, Listener};
+use crate::control::summary::{Histograms, Report};
 use crate::io::clock::Clock;
 use crate::io::probe::Features;
 use crate::io::reactor::Reactor;
@@ -24,13 +27,11 @@ use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
 use crate::wire::{Effects, ShardId};
 
-/// Time in the server for each kind of message, in nanoseconds: from the read that brought it to after the send of what came
-/// of it.
-pub type Histograms = Vec<Histogram<u64>>;
-
 /// Shortest and longest time that is told apart, nanoseconds; what is longer counts as the longest.
 const TIME_MIN_NS: u64 = 100;
 const TIME_MAX_NS: u64 = 60_000_000_000;
+
+pub use serve::serve;
 
 /// What the control thread has told the shards.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -58,13 +59,6 @@ pub struct Server {
     threads: Vec<JoinHandle<io::Result<ShardReport>>>,
     order: Arc<AtomicU8>,
     wakers: Arc<Wakers>,
-}
-
-/// What the whole server did.
-pub struct Report {
-    pub metrics: Vec<Arc<Metrics>>,
-    pub histograms: Histograms,
-    pub leftovers: Leftovers,
 }
 
 impl Server {
