@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
 pub mod config;
+pub mod io;
 pub mod metrics;
 pub mod pool;
 pub mod slots;
