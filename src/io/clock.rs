@@ -31,7 +31,10 @@ impl Clock {
 }
 
 fn read(clock: libc::clockid_t) -> u64 {
-    let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut spec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `spec` is a valid timespec to write to; both clocks exist on every Linux.
     let result = unsafe { libc::clock_gettime(clock, &mut spec) };
     assert_eq!(result, 0, "the kernel has CLOCK_MONOTONIC and CLOCK_REALTIME");

@@ -132,11 +132,17 @@ mod tests {
     #[test]
     fn the_limit_in_all_counts_our_own_connections_too_and_is_given_back() {
         let connections = connections(2, 9);
-        let seats = [connections.admit(None), connections.admit(Some([127, 0, 0, 1].into()))];
+        let seats = [
+            connections.admit(None),
+            connections.admit(Some([127, 0, 0, 1].into())),
+        ];
         assert!(seats.iter().all(Result::is_ok));
         assert_eq!(connections.admit(None).err(), Some(DropReason::ConnectionsFull));
         drop(seats);
         assert_eq!(connections.total(), 0);
-        assert!(connections.lock().by_source.is_empty(), "nothing is left of a source that has gone");
+        assert!(
+            connections.lock().by_source.is_empty(),
+            "nothing is left of a source that has gone"
+        );
     }
 }

@@ -13,7 +13,6 @@
 
 mod accept;
 mod addr;
-pub mod affinity;
 mod buf_ring;
 pub mod clock;
 pub mod connections;

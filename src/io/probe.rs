@@ -187,7 +187,13 @@ impl fmt::Display for Features {
         row(f, ["-------", "-----", "-------", "----", "--------------"])?;
         row(
             f,
-            ["POLL_ADD, SEND, CONNECT, LINK_TIMEOUT, NODROP", "5.10", "yes", "yes", "nothing"],
+            [
+                "POLL_ADD, SEND, CONNECT, LINK_TIMEOUT, NODROP",
+                "5.10",
+                "yes",
+                "yes",
+                "nothing",
+            ],
         )?;
         for &feature in Feature::ALL {
             let kernel = feature.kernel();
@@ -220,7 +226,9 @@ pub enum SetupError {
     /// The process or the machine has no file descriptors left.
     NoDescriptors,
     /// Something that Linux 5.10 has is not there.
-    TooOld { lacking: &'static str },
+    TooOld {
+        lacking: &'static str,
+    },
     Other(io::Error),
 }
 
@@ -316,13 +324,28 @@ mod tests {
     #[test]
     fn the_table_says_what_is_held_back_and_what_stands_in() {
         let table = everything().limited_to(V5_19).probe_table();
-        assert!(table.starts_with("Linux 6.18, used as if it were 5.19\n"), "{table}");
-        let line = table.lines().find(|line| line.starts_with("multishot RECV")).expect("a row");
-        assert!(line.contains("6.0") && line.contains("held back by --kernel-level"), "{line}");
+        assert!(
+            table.starts_with("Linux 6.18, used as if it were 5.19\n"),
+            "{table}"
+        );
+        let line = table
+            .lines()
+            .find(|line| line.starts_with("multishot RECV"))
+            .expect("a row");
+        assert!(
+            line.contains("6.0") && line.contains("held back by --kernel-level"),
+            "{line}"
+        );
         assert!(line.ends_with("POLL_ADD and plain recv"), "{line}");
-        let line = table.lines().find(|line| line.contains("UDP_SEGMENT")).expect("a row");
+        let line = table
+            .lines()
+            .find(|line| line.contains("UDP_SEGMENT"))
+            .expect("a row");
         assert!(line.contains("yes") && line.contains("not yet"), "{line}");
-        assert_eq!(table.lines().filter(|line| !line.is_empty()).count(), Feature::ALL.len() + 4);
+        assert_eq!(
+            table.lines().filter(|line| !line.is_empty()).count(),
+            Feature::ALL.len() + 4
+        );
     }
 
     #[test]
@@ -337,6 +360,9 @@ mod tests {
             assert!(text.contains(hint), "{text}");
         }
         let text = SetupError::DisabledBySysctl(1).to_string();
-        assert!(text.contains("kernel.io_uring_disabled") && text.contains("io_uring_group"), "{text}");
+        assert!(
+            text.contains("kernel.io_uring_disabled") && text.contains("io_uring_group"),
+            "{text}"
+        );
     }
 }

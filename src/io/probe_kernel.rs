@@ -44,10 +44,18 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
         Feature::CoopTaskrun,
         sets_up(|builder| builder.setup_coop_taskrun().setup_taskrun_flag()),
     );
-    found.set(Feature::SingleIssuer, sets_up(|builder| builder.setup_single_issuer()));
+    found.set(
+        Feature::SingleIssuer,
+        sets_up(|builder| builder.setup_single_issuer()),
+    );
     found.set(
         Feature::DeferTaskrun,
-        sets_up(|builder| builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag()),
+        sets_up(|builder| {
+            builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+        }),
     );
     // Without a time-out for the wait a trial could hang; whatever has these features has that one.
     if params.is_feature_ext_arg() {
@@ -63,7 +71,10 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
     };
     found.set(Feature::UdpSegment, option(libc::SOL_UDP, libc::UDP_SEGMENT, 600));
     found.set(Feature::UdpGro, option(libc::SOL_UDP, libc::UDP_GRO, 1));
-    found.set(Feature::TimestampNs, option(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1));
+    found.set(
+        Feature::TimestampNs,
+        option(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1),
+    );
     found.set(Feature::ReuseportEbpf, reuseport_ebpf().unwrap_or(false));
     Ok((kernel, found))
 }
@@ -109,7 +120,9 @@ fn require(ring: &IoUring) -> Result<(), SetupError> {
         });
     }
     let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(SetupError::explain)?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(SetupError::explain)?;
     match REQUIRED.iter().find(|(code, _)| !probe.is_supported(*code)) {
         Some(&(_, lacking)) => Err(SetupError::TooOld { lacking }),
         None => Ok(()),
@@ -132,7 +145,8 @@ unsafe fn submit(ring: &mut IoUring, entry: Entry) -> io::Result<(i32, u32)> {
 
 fn first_completion(ring: &mut IoUring) -> io::Result<(i32, u32)> {
     let timeout = Timespec::from(Duration::from_secs(1));
-    ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))?;
+    ring.submitter()
+        .submit_with_args(1, &SubmitArgs::new().timespec(&timeout))?;
     let completion = ring.completion().next();
     completion
         .map(|entry| (entry.result(), entry.flags()))
@@ -144,7 +158,10 @@ fn msg_ring() -> io::Result<bool> {
     let message = opcode::MsgRingData::new(Fd(to.as_raw_fd()), 0, 42, None).build();
     // SAFETY: the entry points to no memory.
     let (result, _) = unsafe { submit(&mut from, message) }?;
-    let arrived = to.completion().next().is_some_and(|entry| entry.user_data() == 42);
+    let arrived = to
+        .completion()
+        .next()
+        .is_some_and(|entry| entry.user_data() == 42);
     Ok(result >= 0 && arrived)
 }
 
@@ -188,7 +205,9 @@ fn multishot_recv() -> io::Result<bool> {
     let works = first
         .as_ref()
         .is_ok_and(|&(result, flags)| result == 1 && io_uring::cqueue::more(flags));
-    let mut ended = first.as_ref().is_ok_and(|&(_, flags)| !io_uring::cqueue::more(flags));
+    let mut ended = first
+        .as_ref()
+        .is_ok_and(|&(_, flags)| !io_uring::cqueue::more(flags));
     if works {
         // The end of the stream ends the request.
         drop(here);
@@ -239,7 +258,12 @@ fn reuseport_ebpf() -> io::Result<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let fd = socket.as_raw_fd();
     socket_options::set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    socket_options::set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd())?;
+    socket_options::set(
+        fd,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_REUSEPORT_EBPF,
+        program.as_raw_fd(),
+    )?;
     Ok(true)
 }
 

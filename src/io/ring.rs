@@ -207,13 +207,17 @@ impl Ring {
             Queued::One(entry) => unsafe { queue.push(entry) }.is_ok(),
             // A link holds only inside one submission: both or neither.
             // SAFETY: as above.
-            Queued::Pair(first, second) => unsafe { queue.push_multiple(&[first.clone(), second.clone()]) }.is_ok(),
+            Queued::Pair(first, second) => {
+                unsafe { queue.push_multiple(&[first.clone(), second.clone()]) }.is_ok()
+            }
         }
     }
 
     fn submit_now(&mut self) -> io::Result<()> {
         let result = self.inner.submit();
-        self.metrics.ring_submissions.add(*result.as_ref().unwrap_or(&0) as u64);
+        self.metrics
+            .ring_submissions
+            .add(*result.as_ref().unwrap_or(&0) as u64);
         result.map(drop)
     }
 
@@ -240,7 +244,9 @@ impl Ring {
             Wait::Forever => self.inner.submit_and_wait(1),
             Wait::Until(deadline) if self.ext_arg => {
                 let timeout = Timespec::from(deadline.since(self.clock.now()));
-                self.inner.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
+                self.inner
+                    .submitter()
+                    .submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
             }
             Wait::Until(deadline) => {
                 self.arm_timeout(deadline);
@@ -266,7 +272,11 @@ impl Ring {
     /// Sees to it that a completion comes at `deadline` at the latest, on kernels whose enter takes no time-out. One that comes
     /// earlier stands in for it: it costs a turn without an event.
     fn arm_timeout(&mut self, deadline: Instant) {
-        if self.timeouts.last().is_some_and(|armed| armed.deadline <= deadline) {
+        if self
+            .timeouts
+            .last()
+            .is_some_and(|armed| armed.deadline <= deadline)
+        {
             return;
         }
         if self.timeouts.len() == TIMEOUTS_MAX {
@@ -305,7 +315,11 @@ impl Ring {
         let before = completions.len();
         for entry in self.inner.completion() {
             let Some(tag) = Tag::from_bits(entry.user_data()) else {
-                debug_assert!(false, "a completion that nobody asked for: {:#x}", entry.user_data());
+                debug_assert!(
+                    false,
+                    "a completion that nobody asked for: {:#x}",
+                    entry.user_data()
+                );
                 continue;
             };
             completions.push(Completion {
@@ -314,7 +328,9 @@ impl Ring {
                 flags: entry.flags(),
             });
         }
-        self.metrics.ring_completions.add((completions.len() - before) as u64);
+        self.metrics
+            .ring_completions
+            .add((completions.len() - before) as u64);
     }
 
     /// Waits for one completion or `timeout`, whatever the kernel's means: for the end of a ring's life.

@@ -83,7 +83,13 @@ impl SendQueue {
 
     /// Appends a message. `false`, with nothing changed, if more than `bytes_max` would then wait.
     #[must_use]
-    pub(super) fn push(&mut self, bytes: &[u8], op: Option<TxOp>, bytes_max: usize, spares: &mut Spares) -> bool {
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        op: Option<TxOp>,
+        bytes_max: usize,
+        spares: &mut Spares,
+    ) -> bool {
         if self.unsent() + bytes.len() > bytes_max {
             return false;
         }
@@ -132,7 +138,11 @@ impl SendQueue {
         let count = count.min(self.leaving.len() - self.sent);
         self.sent += count;
         self.sent_total += count as u64;
-        while self.messages.front().is_some_and(|message| message.end <= self.sent_total) {
+        while self
+            .messages
+            .front()
+            .is_some_and(|message| message.end <= self.sent_total)
+        {
             self.messages.pop_front();
         }
         let whole = self.sent == self.leaving.len();
@@ -195,8 +205,19 @@ mod tests {
         assert_eq!((queue.unsent(), queue.next().len()), (100, 100));
         assert!(queue.sent(100, &mut spares));
         assert!(queue.is_empty());
-        assert_eq!((queue.leaving.capacity(), queue.gathering.capacity(), queue.messages.capacity()), (0, 0, 0));
-        assert_eq!((spares.buffers.len(), spares.lists.len()), (1, 1), "the next connection gets them");
+        assert_eq!(
+            (
+                queue.leaving.capacity(),
+                queue.gathering.capacity(),
+                queue.messages.capacity()
+            ),
+            (0, 0, 0)
+        );
+        assert_eq!(
+            (spares.buffers.len(), spares.lists.len()),
+            (1, 1),
+            "the next connection gets them"
+        );
     }
 
     #[test]

@@ -55,7 +55,11 @@ impl fmt::Display for BindError {
         } else {
             write!(f, "{}", self.source)?;
         }
-        if self.hint.is_empty() { Ok(()) } else { write!(f, "; {}", self.hint) }
+        if self.hint.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "; {}", self.hint)
+        }
     }
 }
 
@@ -123,9 +127,9 @@ fn port_groups(listeners: &[Listener]) -> Vec<Vec<usize>> {
     for (index, listener) in listeners.iter().enumerate() {
         let partner = groups.iter_mut().find(|group| {
             listener.addr.port() == 0
-                && group
-                    .iter()
-                    .all(|&i| listeners[i].addr == listener.addr && listeners[i].transport != listener.transport)
+                && group.iter().all(|&i| {
+                    listeners[i].addr == listener.addr && listeners[i].transport != listener.transport
+                })
         });
         match partner {
             Some(group) => group.push(index),
@@ -190,7 +194,14 @@ fn try_bind_group(
         let fail_at = |addr| {
             move |error: io::Error| {
                 let hint = hint(&error);
-                bind_error(&Listener { addr, ..listener.clone() }, error, hint)
+                bind_error(
+                    &Listener {
+                        addr,
+                        ..listener.clone()
+                    },
+                    error,
+                    hint,
+                )
             }
         };
         // Alone first: it fails while anybody else holds the address.
@@ -217,7 +228,12 @@ fn try_bind_group(
     Ok((port, all))
 }
 
-fn bind(transport: Transport, addr: SocketAddr, shared: bool, buffers: &mut BufferSizes) -> io::Result<BoundSocket> {
+fn bind(
+    transport: Transport,
+    addr: SocketAddr,
+    shared: bool,
+    buffers: &mut BufferSizes,
+) -> io::Result<BoundSocket> {
     let (kind, protocol) = match transport {
         Transport::Udp => (Type::DGRAM, Protocol::UDP),
         Transport::Tcp => (Type::STREAM, Protocol::TCP),
@@ -329,7 +345,10 @@ impl BufferSizes {
 
 fn raise_open_files(cfg: &Config) {
     let wanted = cfg.limits.connections_max as u64 + OTHER_FILES;
-    let has_tcp = cfg.listeners.iter().any(|listener| listener.transport == Transport::Tcp);
+    let has_tcp = cfg
+        .listeners
+        .iter()
+        .any(|listener| listener.transport == Transport::Tcp);
     match socket_options::raise_open_files(wanted) {
         Ok(limit) if limit < wanted && has_tcp => tracing::warn!(
             "{limit} open files are allowed, fewer than limits.connections_max = {} needs: raise RLIMIT_NOFILE \
@@ -355,7 +374,9 @@ fn bind_error(listener: &Listener, source: io::Error, hint: &'static str) -> Bin
 
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => "another program serves it (see ss -lnup, ss -lntp): stop it or listen elsewhere",
+        Some(libc::EADDRINUSE) => {
+            "another program serves it (see ss -lnup, ss -lntp): stop it or listen elsewhere"
+        }
         Some(libc::EADDRNOTAVAIL) => "no interface of this machine has this address (see ip address)",
         Some(libc::EACCES | libc::EPERM) => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         Some(libc::EAFNOSUPPORT) => "the kernel does not serve this address family",
@@ -409,7 +430,9 @@ mod tests {
         let addr = listeners[0].addr.to_string();
         for transport in [Transport::Udp, Transport::Tcp] {
             for shards in [1, 2] {
-                let error = bind_all(&config(&[(transport, &addr)], shards)).err().expect("it is taken");
+                let error = bind_all(&config(&[(transport, &addr)], shards))
+                    .err()
+                    .expect("it is taken");
                 assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
                 let text = error.to_string();
                 assert!(text.contains(&addr) && text.contains("address in use"), "{text}");
@@ -419,9 +442,18 @@ mod tests {
 
     #[test]
     fn a_listener_that_covers_another_is_an_error_that_says_so() {
-        let cfg = config(&[(Transport::Tcp, "0.0.0.0:5060"), (Transport::Tcp, "127.0.0.1:5060")], 1);
+        let cfg = config(
+            &[
+                (Transport::Tcp, "0.0.0.0:5060"),
+                (Transport::Tcp, "127.0.0.1:5060"),
+            ],
+            1,
+        );
         let error = bind_all(&cfg).err().expect("an overlap").to_string();
-        assert!(error.contains("127.0.0.1:5060") && error.contains("another listener"), "{error}");
+        assert!(
+            error.contains("127.0.0.1:5060") && error.contains("another listener"),
+            "{error}"
+        );
         let cfg = config(&[(Transport::Udp, "192.0.2.77:5060")], 1);
         let error = bind_all(&cfg).err().expect("not ours").to_string();
         assert!(error.contains("no interface"), "{error}");

@@ -15,7 +15,11 @@ pub(super) fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc:
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Raises the soft limit of locked memory to the hard one. What can't be raised shows when a ring is set up.

@@ -70,9 +70,15 @@ pub(super) enum Phase {
     Connecting,
     Open,
     /// No new messages, what comes is thrown away; what is queued still leaves, until `until`.
-    Draining { reason: CloseReason, until: Instant },
+    Draining {
+        reason: CloseReason,
+        until: Instant,
+    },
     /// Our side is closed; the peer's end, or `until`, is waited for.
-    Lingering { reason: CloseReason, until: Instant },
+    Lingering {
+        reason: CloseReason,
+        until: Instant,
+    },
     Gone,
 }
 
@@ -193,12 +199,15 @@ impl Tcp {
     }
 
     pub(super) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.connections.get_mut(slot as usize).map(|connection| &mut **connection)
+        self.connections
+            .get_mut(slot as usize)
+            .map(|connection| &mut **connection)
     }
 
     /// The connection that a request was made for.
     pub(super) fn by_tag(&mut self, tag: Tag) -> Option<&mut Connection> {
-        self.connection(tag.slot).filter(|connection| tag.is_of(connection.generation))
+        self.connection(tag.slot)
+            .filter(|connection| tag.is_of(connection.generation))
     }
 
     /// The slot of a connection that takes messages.
@@ -218,8 +227,15 @@ impl Tcp {
 
     /// The next time at which [`tick`](Self::tick) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let retries = self.acceptors.iter().flatten().filter_map(|acceptor| acceptor.retry_at);
-        retries.chain(self.idle.next_due()).chain(self.closing.next_due()).min()
+        let retries = self
+            .acceptors
+            .iter()
+            .flatten()
+            .filter_map(|acceptor| acceptor.retry_at);
+        retries
+            .chain(self.idle.next_due())
+            .chain(self.closing.next_due())
+            .min()
     }
 
     /// Closes what has been idle or closing for too long, and accepts again after a pause.
@@ -332,7 +348,7 @@ impl Tcp {
             return;
         }
         while let Some(op) = connection.queue.take_failed() {
-            self.metrics.dropped(DropReason::ConnectionLost);
+            Metrics::drop(&self.metrics, DropReason::ConnectionLost);
             cx.notices.send_failed(op, reason);
         }
         if let Some(conn) = connection.flow.conn {

@@ -174,7 +174,10 @@ impl Tcp {
     /// Whether a RECV is on the ring that may still write to a buffer.
     pub(super) fn is_receiving_by_ring(&self) -> bool {
         match self.receiver {
-            Receiver::Ring(_) => self.connections.iter().any(|(_, connection)| connection.receiving),
+            Receiver::Ring(_) => self
+                .connections
+                .iter()
+                .any(|(_, connection)| connection.receiving),
             Receiver::Plain(_) => false,
         }
     }

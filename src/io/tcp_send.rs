@@ -43,7 +43,11 @@ impl Tcp {
     fn route(&mut self, flow: &Flow, cx: &mut Cx<'_>) -> Result<u32, CloseReason> {
         if let Some(conn) = flow.conn {
             if conn.shard != self.shard {
-                debug_assert!(false, "a connection of shard {} in shard {}", conn.shard.0, self.shard.0);
+                debug_assert!(
+                    false,
+                    "a connection of shard {} in shard {}",
+                    conn.shard.0, self.shard.0
+                );
                 return Err(CloseReason::ConnectFailed);
             }
             if let Some(slot) = self.find(conn) {
@@ -62,7 +66,7 @@ impl Tcp {
             return Err(CloseReason::ConnectFailed);
         };
         let seat = self.shared.admit(None).map_err(|reason| {
-            self.metrics.dropped(reason);
+            Metrics::drop(&self.metrics, reason);
             CloseReason::Limit
         })?;
         let socket =
@@ -201,7 +205,7 @@ impl Tcp {
     }
 
     pub(super) fn not_sent(&mut self, op: Option<TxOp>, reason: CloseReason, cx: &mut Cx<'_>) {
-        self.metrics.dropped(DropReason::ConnectionLost);
+        Metrics::drop(&self.metrics, DropReason::ConnectionLost);
         cx.notices.send_failed(op, reason);
     }
 }

@@ -92,7 +92,12 @@ impl Udp {
     }
 
     /// Hands over what has arrived: at most one batch a listener, so that no listener starves another, or TCP.
-    pub(super) fn receive(&mut self, ring: &mut Ring, sink: &mut dyn FnMut(Event<'_>, Instant), now: Instant) {
+    pub(super) fn receive(
+        &mut self,
+        ring: &mut Ring,
+        sink: &mut dyn FnMut(Event<'_>, Instant),
+        now: Instant,
+    ) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let Some(listener) = listener.as_mut().filter(|listener| listener.readable) else {
                 continue;
@@ -123,7 +128,7 @@ impl Udp {
                             now,
                         );
                     }
-                    None => self.metrics.dropped(DropReason::Garbage),
+                    None => Metrics::drop(&self.metrics, DropReason::Garbage),
                 }
             }
             // A full batch means that there may be more, which the next turn takes. A short one means that the socket is empty: only
@@ -138,7 +143,13 @@ impl Udp {
     /// Takes a datagram into this turn's run. The buffer's reference comes with it. `false`: there is no such listener, and the
     /// reference stays with the caller.
     #[must_use]
-    pub(super) fn queue(&mut self, listener: ListenerId, peer: SocketAddr, buf: BufId, op: Option<TxOp>) -> bool {
+    pub(super) fn queue(
+        &mut self,
+        listener: ListenerId,
+        peer: SocketAddr,
+        buf: BufId,
+        op: Option<TxOp>,
+    ) -> bool {
         match self.listeners.get_mut(usize::from(listener.0)) {
             Some(Some(listener)) => {
                 listener.run.push(Outgoing { peer, buf, op });
@@ -265,7 +276,7 @@ fn send_all(
 }
 
 fn not_sent(op: Option<TxOp>, metrics: &Metrics, notices: &mut Notices) {
-    metrics.dropped(DropReason::SendError);
+    metrics.drop(DropReason::SendError);
     notices.send_failed(op, CloseReason::Reset);
 }
 

@@ -38,7 +38,11 @@ impl Headers {
                 header
             })
             .collect();
-        Headers { names, vectors, headers }
+        Headers {
+            names,
+            vectors,
+            headers,
+        }
     }
 }
 

@@ -70,7 +70,10 @@ impl Uring {
     ///
     /// # Errors
     /// The ring can't be set up; the text says what to change.
-    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, named once, at start")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a thing of its own, named once, at start"
+    )]
     pub fn new(
         cfg: &Config,
         shard: ShardId,
@@ -101,7 +104,14 @@ impl Uring {
             Receiver::plain()
         };
         let udp = Udp::new(datagrams, Arc::clone(&metrics))?;
-        let tcp = Tcp::new(shard, &cfg.limits, acceptors, receiver, shared, Arc::clone(&metrics));
+        let tcp = Tcp::new(
+            shard,
+            &cfg.limits,
+            acceptors,
+            receiver,
+            shared,
+            Arc::clone(&metrics),
+        );
         let mut uring = Uring {
             ring,
             tcp,
@@ -209,7 +219,11 @@ impl Uring {
             }
             let timeout = Some(Timespec::from(QUIESCE));
             // It fails when there is nothing to cancel, or some of it is just ending; either way the completions tell.
-            let _ = self.ring.inner().submitter().register_sync_cancel(timeout, CancelBuilder::any());
+            let _ = self
+                .ring
+                .inner()
+                .submitter()
+                .register_sync_cancel(timeout, CancelBuilder::any());
             if self.ring.wait_briefly(QUIESCE).is_err() {
                 return false;
             }
@@ -288,7 +302,7 @@ impl Reactor for Uring {
                         if !self.udp.queue(flow.listener, flow.peer, buf, op) {
                             debug_assert!(false, "listener {} is not UDP", flow.listener.0);
                             effects.pool.release(buf);
-                            self.metrics.dropped(DropReason::SendError);
+                            Metrics::drop(&self.metrics, DropReason::SendError);
                             cx.notices.send_failed(op, CloseReason::ConnectFailed);
                         }
                     }
@@ -302,12 +316,12 @@ impl Reactor for Uring {
                         self.tcp.close(slot, reason, cx);
                     }
                 }
-                Effect::Nothing => {}
                 Effect::Wake { shard } => self.to_wake |= 1u64.checked_shl(u32::from(shard.0)).unwrap_or(0),
             }
         }
         effects.clear();
-        self.udp.flush(&mut effects.pool, &mut self.ring, &mut self.notices);
+        self.udp
+            .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
         self.tcp.flush(&mut self.ring);
         self.wake_others();
     }
@@ -322,7 +336,10 @@ impl Drop for Uring {
         // Nobody is to send a message to a ring that is closed, or to one that has got its descriptor since.
         self.wakers.set_ring(self.shard, None);
         if !self.quiesce() {
-            tracing::warn!("receives of shard {} did not end: their buffers are left behind", self.shard.0);
+            tracing::warn!(
+                "receives of shard {} did not end: their buffers are left behind",
+                self.shard.0
+            );
             self.tcp.leak_buffers();
         }
     }

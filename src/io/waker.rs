@@ -48,7 +48,9 @@ impl Wakers {
 
     /// The file to poll for wake-ups of `shard`.
     pub(super) fn event_fd(&self, shard: ShardId) -> Option<RawFd> {
-        self.shards.get(usize::from(shard.0)).map(|waker| waker.event.as_raw_fd())
+        self.shards
+            .get(usize::from(shard.0))
+            .map(|waker| waker.event.as_raw_fd())
     }
 
     /// Takes back the wake-ups that have come so far.
@@ -67,7 +69,11 @@ impl Wakers {
     }
 
     pub(super) fn ring(&self, shard: ShardId) -> Option<RawFd> {
-        let ring = self.shards.get(usize::from(shard.0))?.ring.load(Ordering::Acquire);
+        let ring = self
+            .shards
+            .get(usize::from(shard.0))?
+            .ring
+            .load(Ordering::Acquire);
         (ring != NO_RING).then_some(ring)
     }
 }
