@@ -25,7 +25,7 @@ pub struct NameAddr<'a> {
 impl<'a> NameAddr<'a> {
     /// Parses one element: `[display] <uri> *(;param)` or `uri *(;param)`.
     pub fn parse(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
-        let lead = lex::skip(element, 0, LWS);
+        let lead = lex::skip_lws(element, 0);
         let raw = lex::trim_end(&element[lead..]);
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
     }
@@ -34,7 +34,7 @@ impl<'a> NameAddr<'a> {
         let (display, open) = match raw.first() {
             Some(b'"') => {
                 let end = lex::skip_quoted(raw, 0).ok_or(Malformed::at(0))?;
-                (&raw[..end], lex::skip(raw, end, LWS))
+                (&raw[..end], lex::skip_lws(raw, end))
             }
             Some(_) | None => match tokens_before_bracket(raw)? {
                 Some(open) => (lex::trim_end(&raw[..open]), open),
@@ -68,7 +68,7 @@ impl<'a> NameAddr<'a> {
         }
         Ok(NameAddr {
             raw,
-            display: b"",
+            display: &raw[..0],
             uri: &raw[..uri_end],
             params: params_from(raw, uri_end)?,
         })
@@ -109,9 +109,9 @@ fn tokens_before_bracket(raw: &[u8]) -> Result<Option<usize>, Malformed> {
 
 /// The parameters that begin at `at`, behind the URI, checked.
 fn params_from(raw: &[u8], at: usize) -> Result<&[u8], Malformed> {
-    let semicolon = lex::skip(raw, at, LWS);
+    let semicolon = lex::skip_lws(raw, at);
     match raw.get(semicolon) {
-        None => Ok(&[]),
+        None => Ok(&raw[raw.len()..]),
         Some(b';') => {
             let bytes = &raw[semicolon + 1..];
             if bytes.is_empty() {
