@@ -18,6 +18,11 @@ impl<'a> Param<'a> {
     pub fn is(&self, name: &[u8]) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
+
+    /// The value as received; for a flag the empty place behind its name.
+    pub fn value_or_empty(&self) -> &'a [u8] {
+        self.value.unwrap_or(&self.raw[self.raw.len()..])
+    }
 }
 
 /// The parameters of a list, in order. Ends early where the list breaks the grammar; views check that when they are made.
@@ -89,7 +94,7 @@ impl<'a> Iterator for Params<'a> {
 pub fn find<'a>(params: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Params::new(params)
         .find(|param| param.is(name))
-        .map(|param| param.value.unwrap_or(&param.raw[param.raw.len()..]))
+        .map(|param| param.value_or_empty())
 }
 
 /// A header field value of the form `first *(;param)`, as Event (RFC 6665), Subscription-State, Session-Expires (RFC 4028),

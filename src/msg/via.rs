@@ -90,7 +90,7 @@ impl<'a> Via<'a> {
         let place = |part: &[u8]| Malformed::at(part.as_ptr() as usize - bytes.as_ptr() as usize);
         let mut params = Params::new(bytes);
         while let Some(param) = params.step()? {
-            let value = param.value.unwrap_or_default();
+            let value = param.value_or_empty();
             if self.branch.is_none() && param.is(b"branch") {
                 if value.is_empty() {
                     return Err(place(param.name));
