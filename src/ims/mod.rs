@@ -166,7 +166,7 @@ impl Ims {
         }
         if request.method == Method::Subscribe && !self.is_call_dialog(stack, request) {
             self.reg_event
-                .on_subscribe(stack, &mut self.location, request, tx, now, out);
+                .on_subscribe(stack, &self.aors, &self.location, request, tx, now, out);
             return Verdict::Done;
         }
         // §16.3 step 3: what goes on must have hops left.

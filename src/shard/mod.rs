@@ -371,9 +371,7 @@ impl Shard {
     /// Gives back all that the shard holds in good order, and says what is left over then.
     pub fn end(mut self, out: &mut Effects) -> Leftovers {
         self.ims.calls.forget_all(&mut self.stack, out);
-        self.ims
-            .reg_event
-            .forget_all(&mut self.stack, &mut self.ims.location, out);
+        self.ims.reg_event.clear(&mut self.stack, out);
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);

@@ -295,7 +295,7 @@ impl Stack {
     /// Writes a message into a buffer of at least `len_min` bytes. Where it does not fit, or nothing is written, the message is
     /// dropped and counted, as when there is no buffer.
     pub fn write(
-        &mut self,
+        &self,
         len_min: usize,
         out: &mut Effects,
         f: impl FnOnce(&mut Writer<'_>, &crate::pool::Pool),
