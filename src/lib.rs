@@ -5,7 +5,13 @@
 pub mod b2bua;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod demo;
+pub mod dialog;
+pub mod ims;
 pub mod io;
+pub mod location;
+pub mod logging;
 pub mod metrics;
 pub mod msg;
 pub mod pool;

@@ -147,7 +147,7 @@ impl Tcp {
         };
         let seat = match self.shared.admit(Some(peer.ip())) {
             Ok(seat) => seat,
-            Err(reason) => return Metrics::drop(&self.metrics, reason),
+            Err(reason) => return self.metrics.dropped(reason),
         };
         let listener = ListenerId(index as u16);
         let slot = self.insert(socket, listener, peer, Phase::Open, seat, cx.now);
