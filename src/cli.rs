@@ -5,12 +5,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::load::load_file;
-use crate::config::{Config, Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
+use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
 
 /// Done as asked.
 pub const EXIT_OK: u8 = 0;
@@ -44,12 +43,14 @@ pub enum Command {
     ExampleConfig,
 }
 
-#[derive(Clone, Debug)]
+/// What the demo may be told. It chooses its listeners itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DemoOptions {
-    /// The defaults with the shards and kernel level that were asked for. The demo chooses its listeners itself.
-    pub config: Arc<Config>,
     /// Calls to measure after the one that is shown.
-    pub calls: u32,
+    pub calls: usize,
+    /// At least 1.
+    pub shards: usize,
+    pub kernel_level: Option<KernelLevel>,
     /// Neither colours nor a progress bar.
     pub plain: bool,
 }
@@ -95,8 +96,9 @@ struct CommandLine {
 enum Verb {
     /// Serve phones until SIGTERM or SIGINT
     ///
-    /// Without a file and options ringway serves 127.0.0.1:5060 over UDP and TCP. Options override the file.
-    #[command(after_help = EXIT_CODES)]
+    /// Without a file and options ringway serves 127.0.0.1:5060 over UDP and TCP. Options override the file; of an option that
+    /// is given twice and takes one value, the last counts.
+    #[command(after_help = EXIT_CODES, args_override_self = true)]
     Run(RunArgs),
     /// Tell whether a configuration file is right, and every mistake in it if not
     #[command(after_help = EXIT_CODES)]
@@ -206,8 +208,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
                 .collect();
             load(None, &flags, machine).map(|loaded| {
                 Command::Demo(DemoOptions {
-                    config: loaded.config,
-                    calls: args.calls,
+                    calls: args.calls as usize,
+                    shards: loaded.config.shards,
+                    kernel_level: loaded.config.kernel_level,
                     plain: args.plain,
                 })
             })
@@ -284,7 +287,7 @@ fn kernel_level(given: Option<String>) -> Option<Flag> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Listener, LogFormat, Origin};
+    use crate::config::{Config, Listener, LogFormat, Origin};
     use crate::wire::Transport;
     use clap::CommandFactory;
 
@@ -305,7 +308,7 @@ mod tests {
 
     fn run(line: &str) -> Config {
         match parse(line) {
-            Ok(Command::Run(loaded)) => (*loaded.config).clone(),
+            Ok(Command::Run(loaded)) => loaded.config,
             other => panic!("{other:?}"),
         }
     }
@@ -375,11 +378,17 @@ mod tests {
         );
         let text = errors.to_string();
         assert!(
-            text.contains("--shards: shards: expected an integer from 0 to 64 (shards), found \"two\""),
+            text.contains("--shards: expected an integer from 0 to 64 (shards), found \"two\""),
             "{text}"
         );
         assert!(text.contains("did you mean \"127.0.0.1:5060\"?"), "{text}");
         assert!(text.contains("did you mean \"info\"?"), "{text}");
+    }
+
+    #[test]
+    fn the_last_of_two_values_counts_and_lists_add_up() {
+        let config = run("ringway run --shards 1 --domain a.example --shards 2 --domain b.example");
+        assert_eq!((config.shards, config.domains.len()), (2, 2));
     }
 
     #[test]
@@ -404,11 +413,13 @@ mod tests {
         else {
             panic!("a demo")
         };
-        assert_eq!((options.calls, options.plain), (10, true));
-        assert_eq!(
-            (options.config.shards, options.config.kernel_level),
-            (2, Some(level))
-        );
+        let expected = DemoOptions {
+            calls: 10,
+            shards: 2,
+            kernel_level: Some(level),
+            plain: true,
+        };
+        assert_eq!(options, expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::DemoOptions;
+use crate::config::resolve::advertised;
 use crate::config::{Config, Listener};
 use crate::control::summary::Percentiles;
 use crate::run::Server;
@@ -26,15 +27,15 @@ pub fn demo(options: &DemoOptions) -> ExitCode {
 }
 
 fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
-    let server = Server::start(config(&options.config))?;
+    let server = Server::start(config(options))?;
     let addr = server.listeners.first().ok_or("no listener")?.addr;
-    let kernel = match options.config.kernel_level {
+    let kernel = match options.kernel_level {
         Some(level) => format!("features of Linux {}.{}", level.major, level.minor),
         None => "all kernel features found".to_owned(),
     };
     let print = |out: &mut dyn Write, text: String| writeln!(out, "{text}").map_err(|error| error.to_string());
-    print(out, format!("ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n", options.config.shards))?;
-    let phones = bench_harness::demo::DemoOptions { calls: options.calls as usize, plain: options.plain };
+    print(out, format!("ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n", options.shards))?;
+    let phones = bench_harness::demo::DemoOptions { calls: options.calls, plain: options.plain };
     let result = bench_harness::demo::demo(addr, phones, out);
     server.drain();
     let mut waited = Duration::ZERO;
@@ -53,12 +54,14 @@ fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
 }
 
 /// The embedded defaults: loopback, a port of the system's choice, the domain of the captured flows.
-fn config(chosen: &Config) -> Config {
+fn config(options: &DemoOptions) -> Config {
     let addr = ([127, 0, 0, 1], 0).into();
-    let listener = |transport| Listener { transport, addr, advertised: String::new() };
+    let listener = |transport| Listener { transport, addr, advertised: advertised(addr) };
     Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         domains: vec!["one.att.net".to_owned()],
-        ..chosen.clone()
+        shards: options.shards,
+        kernel_level: options.kernel_level,
+        ..Config::default()
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration from outside: the example file, every kind of mistake, and what is worked out from the machine.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -28,7 +29,7 @@ fn loaded_on(text: &str, machine: &Machine) -> Result<Loaded, Errors> {
 
 fn config(text: &str) -> Config {
     match loaded_on(text, &machine()) {
-        Ok(loaded) => (*loaded.config).clone(),
+        Ok(loaded) => loaded.config,
         Err(errors) => panic!("{errors}"),
     }
 }
@@ -103,8 +104,8 @@ fn a_key_moves_its_own_field_of_the_config() {
 
 #[test]
 fn the_effective_configuration_loads_to_itself() {
-    let text = "listen = [\"127.0.0.1:5060\", \"tcp:[::]:5061\", \"udp:10.0.0.1:5062\"]\n\
-                advertise = [\"tcp:[::]:5061=Sip.Example.net\", \"10.0.0.1:5062=203.0.113.9:6000\"]\n\
+    let text = "listen = [\"127.0.0.1:5060\", \"tcp:[::]:5061\", \"udp:10.0.0.1:5062\", \"[::1]:0\"]\n\
+                advertise = [\"tcp:[::]:5061=Sip.Example.net\", \"[::1]:0=b.example\", \"10.0.0.1:5062=203.0.113.9:6000\"]\n\
                 open_registrar = true\nkernel_level = \"5.15\"\ncpus = [0, 0]\ndomains = [\"[2001:db8::0:1]\", \"ONE.att.net\"]\n\
                 log.level = 'info,[call{id=\"a\\d\"}]=trace'\n";
     let first = config(text);
@@ -243,10 +244,6 @@ fn addresses_are_told_apart_from_their_usual_slips() {
             "names are not looked up here: give the address",
         ),
         ("tls:127.0.0.1:5061", "the transports are udp and tcp"),
-        (
-            "127.0.0.1:0",
-            "every shard binds the port for itself, so it must be named",
-        ),
         ("224.0.0.1:5060", "224.0.0.1 is a multicast address"),
         ("127.0.0.1:99999", ""),
         ("", ""),
@@ -278,7 +275,23 @@ fn a_bare_address_is_udp_and_tcp_and_a_prefix_is_one_of_them() {
     );
     assert_eq!(
         errors("listen = [\"127.0.0.1:5060\",\n \"tcp:127.0.0.1:5060\"]"),
-        [r#"r.toml:2:2: listen: expected each transport and address once, found "tcp:127.0.0.1:5060" again"#]
+        [
+            r#"r.toml:2:2: listen: expected an address that no other entry has, found "tcp:127.0.0.1:5060"; TCP 127.0.0.1:5060 has it already"#
+        ]
+    );
+    let told = errors(
+        "open_registrar = true\nadvertise = [\"a.example\"]\nlisten = [\"10.0.0.1:5060\", \"udp:0.0.0.0:5060\"]",
+    );
+    assert!(
+        told.len() == 1 && told[0].ends_with("found \"udp:0.0.0.0:5060\"; UDP 10.0.0.1:5060 has it already"),
+        "{told:?}"
+    );
+    assert_eq!(
+        config("listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]")
+            .listeners
+            .len(),
+        4,
+        "two ports of the system's choice"
     );
     assert_eq!(
         errors("listen = []"),
@@ -643,6 +656,47 @@ fn every_range_in_the_schema_is_enforced_at_both_ends() {
             .iter()
             .all(|(name, _)| KEYS.iter().any(|key| key.section == *name))
     );
+}
+
+#[test]
+fn the_command_checks_a_file_prints_what_it_amounts_to_and_says_so_by_its_exit_code() {
+    let ringway = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .args(args)
+            .output()
+            .expect("ringway starts");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checked.toml");
+    let file = path.to_str().expect("a path in UTF-8");
+    std::fs::write(
+        &path,
+        "shards = 1\n[limits]\nconnections_max = 10\n[timers]\ntimer_c_ms = 9\n",
+    )
+    .expect("a writable directory");
+    let (code, out, err) = ringway(&["check", "-c", file]);
+    assert_eq!((code, out), (Some(0), format!("{file}: ok\n")), "{err}");
+    assert!(
+        err.starts_with(&format!("{file}: warning: timers.timer_c_ms is 9")),
+        "{err}"
+    );
+    let (code, printed, _) = ringway(&["check", "--print", "-c", file]);
+    assert_eq!(code, Some(0));
+    assert!(printed.starts_with(&format!("# {file}: ok\n")));
+    let effective = config(&printed);
+    assert_eq!(
+        (effective.limits.connections_max, effective.timers.timer_c),
+        (10, Duration::from_millis(9))
+    );
+    std::fs::write(&path, "shard = 1\n[log]\nlevel = 3\n").expect("a writable directory");
+    let (code, out, err) = ringway(&["check", "-c", file]);
+    assert_eq!(
+        (code, out.as_str(), err.lines().count()),
+        (Some(2), "", 2),
+        "{err}"
+    );
+    assert_eq!(ringway(&["example-config"]), (Some(0), example(), String::new()));
 }
 
 proptest! {

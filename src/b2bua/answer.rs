@@ -243,6 +243,7 @@ impl B2bua {
     /// The dialog that a response with another To tag makes beside a leg's own.
     fn twin(&self, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
         let leg = self.legs.get(leg)?;
+        let remote_tag = response.to_tag?;
         let target = first_contact(response);
         let len =
             leg.dialog.parts(&out.pool).len() + response.to.raw.len() + target.map_or(0, <[u8]>::len) + 256;
@@ -250,7 +251,7 @@ impl B2bua {
         let parts = leg.dialog.parts(&out.pool);
         let ends = Parts {
             remote: response.to.raw,
-            remote_tag: response.to_tag?,
+            remote_tag,
             target: target.unwrap_or(parts.target),
             ..parts
         }

@@ -76,7 +76,8 @@ impl fmt::Display for Errors {
                 (Origin::Default, Some(file)) => write!(f, "{}: ", file.display())?,
                 (Origin::Default, None) => {}
             }
-            if !error.key.is_empty() {
+            // An option's name says as much as its key's.
+            if !error.key.is_empty() && !matches!(error.origin, Origin::Flag(_)) {
                 write!(f, "{}: ", error.key)?;
             }
             write!(f, "expected {}, found {}", error.expected, error.found)?;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::machine::parse_cpu_list;
 use super::schema::{self, KEYS, Key, Kind};
@@ -13,7 +12,8 @@ use crate::wire::Transport;
 /// A configuration that may be served, and what there is to say about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    pub config: Arc<Config>,
+    /// To be shared by all shards as it is, once the sockets are bound.
+    pub config: Config,
     pub notices: Vec<Notice>,
 }
 
@@ -77,7 +77,12 @@ impl From<&Config> for Settings {
         for listener in &config.listeners {
             let (transport, addr) = (listener.transport, listener.addr);
             if listener.advertised != resolve::advertised(addr) || addr.ip().is_unspecified() {
-                let text = format!("{}:{addr}={}", transport.name(), listener.advertised);
+                // A port that the system has yet to choose is the listener's own.
+                let target = listener
+                    .advertised
+                    .strip_suffix(":0")
+                    .unwrap_or(&listener.advertised);
+                let text = format!("{}:{addr}={target}", transport.name());
                 settings
                     .advertise
                     .extend(Advertise::parse(&text, Origin::Default));

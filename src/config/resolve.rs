@@ -1,12 +1,11 @@
 //! Settings against one another and against the machine: what no single key can tell.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Loaded, Settings};
 use super::schema::{self, KEYS, Kind, number};
-use super::value::{self, Advertise};
+use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};
 use crate::wire::{SHARDS_MAX, Transport};
 
@@ -43,9 +42,24 @@ pub fn resolve(settings: Settings, machine: &Machine, errors: &mut Vec<ConfigErr
     resolver.shares();
     resolver.warnings();
     Loaded {
-        config: Arc::new(resolver.config),
+        config: resolver.config,
         notices: resolver.notices,
     }
+}
+
+/// Whether the kernel lets only one of two sockets of one transport have its address. A port 0 is another one each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip(), b.ip());
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
+}
+
+/// Files that this configuration may have open at a time, connections included.
+pub fn files_max(config: &Config) -> u64 {
+    let of_a_shard = config.listeners.len() as u64 + FILES_PER_SHARD;
+    config.limits.connections_max as u64 + FILES_OF_PROCESS + config.shards as u64 * of_a_shard
 }
 
 struct Resolver<'a> {
@@ -120,55 +134,8 @@ impl Resolver<'_> {
         }
         let mut used = vec![false; advertise.len()];
         for entry in &listen {
-            let mut twice = false;
-            for transport in [Transport::Udp, Transport::Tcp] {
-                if !entry.covers(transport) {
-                    continue;
-                }
-                if self
-                    .config
-                    .listeners
-                    .iter()
-                    .any(|l| (l.transport, l.addr) == (transport, entry.addr))
-                {
-                    twice = true;
-                    continue;
-                }
-                let advertised = self.advertised(&advertise, &mut used, transport, entry.addr, entry.origin);
-                self.config.listeners.push(Listener {
-                    transport,
-                    addr: entry.addr,
-                    advertised,
-                });
-            }
-            if twice {
-                let expected = "each transport and address once".to_owned();
-                self.error(
-                    entry.origin,
-                    "listen",
-                    expected,
-                    format!("\"{entry}\" again"),
-                    None,
-                );
-            }
-            let loopback = entry.addr.ip().to_canonical().is_loopback();
-            // Nothing is said of a switch that is itself in error.
-            if !loopback
-                && !self.config.open_registrar
-                && self.settings.origin("", "open_registrar").is_some()
-            {
-                self.error(
-                    entry.origin,
-                    "listen",
-                    "a loopback address".to_owned(),
-                    format!("\"{entry}\""),
-                    Some(
-                        "nobody authenticates yet: whoever reaches this address may register under any name and call; \
-                         set open_registrar = true or --open-registrar if you mean it"
-                            .to_owned(),
-                    ),
-                );
-            }
+            self.entry(entry, &advertise, &mut used);
+            self.refuse_open(entry);
         }
         if self.config.listeners.len() > LISTENERS_MAX {
             let found = format!("{}", self.config.listeners.len());
@@ -188,6 +155,50 @@ impl Resolver<'_> {
                 );
             }
         }
+    }
+
+    /// The listeners of one entry of `listen`.
+    fn entry(&mut self, entry: &Listen, advertise: &[Advertise], used: &mut [bool]) {
+        let mut taken = None;
+        for transport in [Transport::Udp, Transport::Tcp] {
+            if !entry.covers(transport) {
+                continue;
+            }
+            let overlapping = |own: &&Listener| own.transport == transport && overlap(own.addr, entry.addr);
+            if let Some(own) = self.config.listeners.iter().find(overlapping) {
+                taken = taken.or(Some(format!("{} {} has it already", transport.name(), own.addr)));
+                continue;
+            }
+            let advertised = self.advertised(advertise, used, transport, entry.addr, entry.origin);
+            self.config.listeners.push(Listener {
+                transport,
+                addr: entry.addr,
+                advertised,
+            });
+        }
+        if taken.is_some() {
+            let expected = "an address that no other entry has".to_owned();
+            self.error(entry.origin, "listen", expected, format!("\"{entry}\""), taken);
+        }
+    }
+
+    /// Nobody authenticates yet, so what others can reach must be meant to be open.
+    fn refuse_open(&mut self, entry: &Listen) {
+        let loopback = entry.addr.ip().to_canonical().is_loopback();
+        // Nothing is said of a switch that is itself in error.
+        let told_closed = !self.config.open_registrar && self.settings.origin("", "open_registrar").is_some();
+        if loopback || !told_closed {
+            return;
+        }
+        let hint = "nobody authenticates yet: whoever reaches this address may register under any name and call; \
+                    set open_registrar = true or --open-registrar if you mean it";
+        self.error(
+            entry.origin,
+            "listen",
+            "a loopback address".to_owned(),
+            format!("\"{entry}\""),
+            Some(hint.to_owned()),
+        );
     }
 
     /// What one listener says of itself.
@@ -423,16 +434,16 @@ impl Resolver<'_> {
 
     /// Connections and sockets must fit the limit on open files.
     fn files(&mut self) {
-        let Some(files_max) = self.machine.files_max else {
+        let Some(allowed) = self.machine.files_max else {
             return;
         };
         let Some(origin) = self.settings.origin("limits", "connections_max") else {
             return;
         };
         let shards = self.config.shards as u64;
-        let own = FILES_OF_PROCESS + shards * (self.config.listeners.len() as u64 + FILES_PER_SHARD);
         let connections = self.config.limits.connections_max as u64;
-        let room = files_max.saturating_sub(own);
+        let own = files_max(&self.config) - connections;
+        let room = allowed.saturating_sub(own);
         if connections <= room {
             return;
         }
@@ -442,7 +453,7 @@ impl Resolver<'_> {
                 "limits.connections_max is {} instead of {}: this process may open {} files (ulimit -Hn)",
                 number(room),
                 number(connections),
-                number(files_max)
+                number(allowed)
             ));
         } else {
             self.error(
@@ -451,7 +462,7 @@ impl Resolver<'_> {
                 format!(
                     "at most {}: this process may open {} files (ulimit -Hn) and needs {own} for itself",
                     number(room),
-                    number(files_max)
+                    number(allowed)
                 ),
                 number(connections),
                 None,

@@ -26,7 +26,7 @@ pub struct Listen {
     pub origin: Origin,
 }
 
-/// What is taken for an entry of `listen`.
+/// What is taken for an entry of `listen`. Port 0 leaves the choice to the system, one for UDP and TCP.
 pub const LISTEN: &str =
     r#""IP:PORT" (UDP and TCP), "udp:IP:PORT" or "tcp:IP:PORT", an IPv6 address in brackets"#;
 
@@ -76,11 +76,6 @@ fn split_transport(text: &str) -> Result<(Option<Transport>, &str), Wrong> {
 
 fn socket_addr(text: &str) -> Result<SocketAddr, Wrong> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
-        if addr.port() == 0 {
-            return Err(Some(
-                "every shard binds the port for itself, so it must be named".to_owned(),
-            ));
-        }
         if addr.ip().is_multicast() {
             return Err(Some(format!("{} is a multicast address", addr.ip())));
         }

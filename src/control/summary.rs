@@ -3,8 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hdrhistogram::Histogram;
+
 use crate::metrics::{Counter, DropReason, MessageKind, Metrics};
-use crate::run::{Histograms, Report};
+use crate::shard::Leftovers;
+
+/// Time in the server for each kind of message, in nanoseconds: from the read that brought it to after the send of what came
+/// of it.
+pub type Histograms = Vec<Histogram<u64>>;
+
+/// What the whole server did.
+pub struct Report {
+    pub metrics: Vec<Arc<Metrics>>,
+    pub histograms: Histograms,
+    pub leftovers: Leftovers,
+}
 
 /// Prints a [`Report`].
 pub struct Summary<'a>(pub &'a Report);

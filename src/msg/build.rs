@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::fmt::Write as _;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use super::name::Name;
 use super::params::Params;
@@ -217,9 +217,12 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAd
 /// `rport` is there, it gets the source port, and `received` the address even if it is the same. A value that the client
 /// wrote into either is not believed.
 fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
-    let address = peer.ip().to_canonical();
-    let wants_rport = via.rport.is_some();
-    let wants_received = wants_rport || via.host_ip().map(|ip| ip.to_canonical()) != Some(address);
+    let mut text = [0; ADDRESS_TEXT_MAX];
+    let mut address = Writer::new(&mut text);
+    put_address(&mut address, peer.ip().to_canonical());
+    let wants_received = via.rport.is_some()
+        || (via.host != address.as_bytes()
+            && via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical()));
     if via.params.is_empty() {
         w.put(via.raw);
     } else {
@@ -248,8 +251,24 @@ fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
         }
     }
     if wants_received {
-        // The grammar of `received` has an IPv6 address without brackets. A full writer remembers it by itself.
-        let _ = write!(w, ";received={address}");
+        w.put(b";received=").put(address.as_bytes());
+    }
+}
+
+/// Longest text of an address: IPv6 with an IPv4 part.
+const ADDRESS_TEXT_MAX: usize = 45;
+
+/// An address as `received` has it (RFC 3261 §25.1): IPv6 without brackets.
+pub fn put_address(w: &mut Writer<'_>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets().map(u64::from);
+            w.num(a).put(b".").num(b).put(b".").num(c).put(b".").num(d);
+        }
+        IpAddr::V6(address) => {
+            // A writer that is full remembers it by itself.
+            let _ = write!(w, "{address}");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! CSeq (RFC 3261 §8.1.1.5, §20.16).
 
 use super::error::{ErrorKind, ParseError};
-use super::lex::{self, LWS};
+use super::lex;
 use super::method::Method;
 
 /// `4711 INVITE`
@@ -23,7 +23,7 @@ impl<'a> CSeq<'a> {
             .iter()
             .position(|byte| !byte.is_ascii_digit())
             .unwrap_or(value.len());
-        let method_start = lex::skip(value, digits_end, LWS);
+        let method_start = lex::skip_lws(value, digits_end);
         let method_text = &value[method_start..];
         let Some(number) = lex::number(&value[..digits_end]) else {
             return Err(ParseError::new(ErrorKind::BadCSeq, 0));

@@ -75,13 +75,33 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
 }
 
-/// First index from `at` on whose byte is not of `class`.
+/// First index from `at` on whose byte is not of `class`, which is one class alone.
 #[inline]
-pub fn skip(bytes: &[u8], mut at: usize, class: u8) -> usize {
-    while let Some(&byte) = bytes.get(at) {
-        if !is(byte, class) {
+pub fn skip(bytes: &[u8], at: usize, class: u8) -> usize {
+    debug_assert!(class.is_power_of_two());
+    let mut rest = bytes.get(at..).unwrap_or_default();
+    // Four bytes a turn while all of them belong to it.
+    while let Some((four, behind)) = rest.split_first_chunk::<4>() {
+        let [a, b, c, d] = four.map(|byte| CLASS[usize::from(byte)]);
+        if a & b & c & d & class == 0 {
             break;
         }
+        rest = behind;
+    }
+    while let [first, behind @ ..] = rest
+        && is(*first, class)
+    {
+        rest = behind;
+    }
+    bytes.len() - rest.len()
+}
+
+/// The same for LWS, of which there is none or one nearly always.
+#[inline]
+pub fn skip_lws(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(&byte) = bytes.get(at)
+        && is(byte, LWS)
+    {
         at += 1;
     }
     at
@@ -90,7 +110,7 @@ pub fn skip(bytes: &[u8], mut at: usize, class: u8) -> usize {
 /// Without the LWS at both ends.
 #[inline]
 pub fn trim(bytes: &[u8]) -> &[u8] {
-    trim_end(&bytes[skip(bytes, 0, LWS)..])
+    trim_end(&bytes[skip_lws(bytes, 0)..])
 }
 
 /// Without the LWS at the end.
@@ -192,7 +212,7 @@ impl<'a> Iterator for Elements<'a> {
         while !self.rest.is_empty() {
             let end = element_end(self.rest);
             let element = trim(&self.rest[..end]);
-            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            self.rest = &self.rest[(end + 1).min(self.rest.len())..];
             if !element.is_empty() {
                 return Some(element);
             }
@@ -206,6 +226,10 @@ impl<'a> Iterator for Elements<'a> {
 fn element_end(value: &[u8]) -> usize {
     let mut at = 0;
     let mut in_brackets = false;
+    // Most values have no comma at all.
+    if memchr::memchr(b',', value).is_none() {
+        return value.len();
+    }
     while let Some(&byte) = value.get(at) {
         match byte {
             b',' if !in_brackets => return at,

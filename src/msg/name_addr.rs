@@ -20,12 +20,14 @@ pub struct NameAddr<'a> {
     pub uri: &'a [u8],
     /// After the first semicolon that follows the URI, well-formed; empty if none.
     pub params: &'a [u8],
+    /// Seen when the parameters were checked.
+    tag: Option<&'a [u8]>,
 }
 
 impl<'a> NameAddr<'a> {
     /// Parses one element: `[display] <uri> *(;param)` or `uri *(;param)`.
     pub fn parse(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
-        let lead = lex::skip(element, 0, LWS);
+        let lead = lex::skip_lws(element, 0);
         let raw = lex::trim_end(&element[lead..]);
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
     }
@@ -34,7 +36,7 @@ impl<'a> NameAddr<'a> {
         let (display, open) = match raw.first() {
             Some(b'"') => {
                 let end = lex::skip_quoted(raw, 0).ok_or(Malformed::at(0))?;
-                (&raw[..end], lex::skip(raw, end, LWS))
+                (&raw[..end], lex::skip_lws(raw, end))
             }
             Some(_) | None => match tokens_before_bracket(raw)? {
                 Some(open) => (lex::trim_end(&raw[..open]), open),
@@ -48,11 +50,13 @@ impl<'a> NameAddr<'a> {
         if raw.get(uri_end) != Some(&b'>') || uri_end == open + 1 {
             return Err(Malformed::at(uri_end));
         }
+        let (params, tag) = params_from(raw, uri_end + 1)?;
         Ok(NameAddr {
             raw,
             display,
             uri: &raw[open + 1..uri_end],
-            params: params_from(raw, uri_end + 1)?,
+            params,
+            tag,
         })
     }
 
@@ -66,11 +70,13 @@ impl<'a> NameAddr<'a> {
         if uri_end == 0 {
             return Err(Malformed::at(0));
         }
+        let (params, tag) = params_from(raw, uri_end)?;
         Ok(NameAddr {
             raw,
-            display: b"",
+            display: &raw[..0],
             uri: &raw[..uri_end],
-            params: params_from(raw, uri_end)?,
+            params,
+            tag,
         })
     }
 
@@ -83,8 +89,9 @@ impl<'a> NameAddr<'a> {
         Params::new(self.params)
     }
 
-    pub fn tag(&self) -> Option<&'a [u8]> {
-        self.param(b"tag")
+    /// The value of the `tag` parameter; empty for a flag.
+    pub const fn tag(&self) -> Option<&'a [u8]> {
+        self.tag
     }
 
     pub fn uri(&self) -> Result<Uri<'a>, Malformed> {
@@ -107,22 +114,25 @@ fn tokens_before_bracket(raw: &[u8]) -> Result<Option<usize>, Malformed> {
     }
 }
 
-/// The parameters that begin at `at`, behind the URI, checked.
-fn params_from(raw: &[u8], at: usize) -> Result<&[u8], Malformed> {
-    let semicolon = lex::skip(raw, at, LWS);
-    match raw.get(semicolon) {
-        None => Ok(&[]),
-        Some(b';') => {
-            let bytes = &raw[semicolon + 1..];
-            if bytes.is_empty() {
-                return Err(Malformed::at(semicolon));
-            }
-            let mut params = Params::new(bytes);
-            while params.step().map_err(|m| m.shifted(semicolon + 1))?.is_some() {}
-            Ok(bytes)
-        }
-        Some(_) => Err(Malformed::at(semicolon)),
+/// The parameters that begin at `at`, behind the URI, checked, and the tag among them.
+fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    let semicolon = lex::skip_lws(raw, at);
+    let bytes = match raw.get(semicolon) {
+        None => return Ok((&raw[raw.len()..], None)),
+        Some(b';') => &raw[semicolon + 1..],
+        Some(_) => return Err(Malformed::at(semicolon)),
+    };
+    if bytes.is_empty() {
+        return Err(Malformed::at(semicolon));
     }
+    let mut tag = None;
+    let mut params = Params::new(bytes);
+    while let Some(param) = params.step().map_err(|m| m.shifted(semicolon + 1))? {
+        if tag.is_none() && param.is(b"tag") {
+            tag = Some(param.value_or_empty());
+        }
+    }
+    Ok((bytes, tag))
 }
 
 /// The Contact header fields of a message.

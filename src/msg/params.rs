@@ -1,7 +1,7 @@
 //! Header field parameters: `;name`, `;name=value`, `;name="quoted"` (RFC 3261 §7.3.1, §25.1 `generic-param`).
 
 use super::error::Malformed;
-use super::lex::{LWS, TOKEN, VALUE, skip, skip_quoted};
+use super::lex::{TOKEN, VALUE, skip, skip_lws, skip_quoted};
 
 /// One parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,11 @@ impl<'a> Param<'a> {
     /// RFC 3261 §7.3.1: names compare without case.
     pub fn is(&self, name: &[u8]) -> bool {
         self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// The value as received; for a flag the empty place behind its name.
+    pub fn value_or_empty(&self) -> &'a [u8] {
+        self.value.unwrap_or(&self.raw[self.raw.len()..])
     }
 }
 
@@ -40,22 +45,22 @@ impl<'a> Params<'a> {
         if self.at >= bytes.len() {
             return Ok(None);
         }
-        let start = skip(bytes, self.at, LWS);
+        let start = skip_lws(bytes, self.at);
         let name_end = skip(bytes, start, TOKEN);
         if name_end == start {
             return Err(Malformed::at(start));
         }
         let mut end = name_end;
-        let mut next = skip(bytes, name_end, LWS);
+        let mut next = skip_lws(bytes, name_end);
         let mut value = None;
         if bytes.get(next) == Some(&b'=') {
-            let value_start = skip(bytes, next + 1, LWS);
+            let value_start = skip_lws(bytes, next + 1);
             end = match bytes.get(value_start) {
                 Some(b'"') => skip_quoted(bytes, value_start).ok_or(Malformed::at(value_start))?,
                 Some(_) | None => skip(bytes, value_start, VALUE),
             };
-            value = Some(&bytes[value_start.min(end)..end]);
-            next = skip(bytes, end, LWS);
+            value = Some(&bytes[value_start..end]);
+            next = skip_lws(bytes, end);
         }
         match bytes.get(next) {
             // Something must follow a semicolon.
@@ -89,7 +94,7 @@ impl<'a> Iterator for Params<'a> {
 pub fn find<'a>(params: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Params::new(params)
         .find(|param| param.is(name))
-        .map(|param| param.value.unwrap_or_default())
+        .map(|param| param.value_or_empty())
 }
 
 /// A header field value of the form `first *(;param)`, as Event (RFC 6665), Subscription-State, Session-Expires (RFC 4028),
@@ -98,7 +103,7 @@ pub fn find<'a>(params: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 pub fn split(value: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memchr(b';', value) {
         Some(at) => (super::lex::trim(&value[..at]), &value[at + 1..]),
-        None => (super::lex::trim(value), &[]),
+        None => (super::lex::trim(value), &value[value.len()..]),
     }
 }
 

@@ -8,6 +8,7 @@ use super::method::Method;
 use super::name::Name;
 use super::name_addr::NameAddr;
 use super::scan::{Line, Message, Start};
+use super::start::is_status_line;
 use super::uri::Uri;
 use super::via::Via;
 
@@ -226,10 +227,7 @@ impl<'a> Salvage<'a> {
             // The line begins as a request's does, and may be one: what it asks for stands in the CSeq too.
             Start::Unreadable => {
                 let line = msg.start_line();
-                let is_status_line = line
-                    .get(..4)
-                    .is_some_and(|word| word.eq_ignore_ascii_case(b"SIP/"));
-                !is_status_line && !line.starts_with(b"ACK ")
+                !is_status_line(line) && !line.starts_with(b"ACK ")
             }
         };
         let method = msg.value(Name::CSeq)?.rsplit(|&byte| lex::is(byte, LWS)).next();

@@ -59,7 +59,9 @@ pub fn frame(buf: &[u8], searched: &mut usize, limits: FrameLimits) -> Frame {
     } else {
         0
     };
-    let Some(head) = head_len(buf, from, searched) else {
+    let mut found = search(buf, from);
+    let Some(head) = found.head_len else {
+        *searched = found.searched;
         if buf.len() >= limits.message_bytes_max {
             return Frame::TooLarge {
                 head: None,
@@ -68,13 +70,17 @@ pub fn frame(buf: &[u8], searched: &mut usize, limits: FrameLimits) -> Frame {
         }
         return Frame::Incomplete;
     };
+    if from > 0 {
+        // Lines before `from` have been looked at and forgotten. This happens once a message.
+        found = search(&buf[..head], 0);
+    }
     if head > limits.message_bytes_max {
         return Frame::TooLarge {
             head: Some(head),
             body: false,
         };
     }
-    let body = match content_length(&buf[..head]) {
+    let body = match found.content_length {
         Ok(len) => len.unwrap_or(0) as usize,
         Err(kind) => return Frame::Bad(kind),
     };
@@ -115,52 +121,68 @@ fn between_messages(buf: &[u8]) -> Frame {
     Frame::Skip { len }
 }
 
-/// Length of the head with the empty line that ends it, looked for from `from` on. Where it is not there, `searched` says
-/// from where to look when more has come.
-fn head_len(buf: &[u8], from: usize, searched: &mut usize) -> Option<usize> {
-    let mut at = from;
-    while let Some(offset) = buf.get(at..).and_then(|rest| memchr(b'\n', rest)) {
-        let line_end = at + offset;
-        match &buf[line_end + 1..] {
-            [b'\n', ..] => return Some(line_end + 2),
-            [b'\r', b'\n', ..] => return Some(line_end + 3),
-            // What follows decides, and is not here yet.
-            [] | [b'\r'] => {
-                *searched = line_end;
-                return None;
-            }
-            [..] => at = line_end + 1,
-        }
-    }
-    *searched = buf.len();
-    None
+/// What one look through the lines of a head finds.
+struct Search {
+    /// Length of the head with the empty line that ends it, when that is there.
+    head_len: Option<usize>,
+    /// From where to look when more has come: the line feed of the last line that is whole.
+    searched: usize,
+    /// Of the lines that begin behind where the search began.
+    content_length: Result<Option<u32>, ErrorKind>,
 }
 
-/// The Content-Length of a head, read as [`super::scan::scan`] reads it.
-fn content_length(head: &[u8]) -> Result<Option<u32>, ErrorKind> {
-    let mut found = None;
-    let mut at = 0;
-    while at < head.len() {
-        let mut end = next_line(head, at);
-        let begins = head[at];
-        if matches!(begins, b'c' | b'C' | b'l' | b'L')
-            && let Some(colon) = memchr(b':', &head[at..end])
-            && Name::lookup(trim_blanks(&head[at..at + colon])) == Name::ContentLength
-        {
-            // The value may be folded onto the lines that follow.
-            while matches!(head.get(end), Some(b' ' | b'\t')) {
-                end = next_line(head, end);
+/// Looks for the end of the head in `buf` from `from` on, which is 0 or where an earlier search stopped.
+fn search(buf: &[u8], from: usize) -> Search {
+    let mut found = Search {
+        head_len: None,
+        searched: from,
+        content_length: Ok(None),
+    };
+    let mut at = from;
+    while let Some(offset) = memchr(b'\n', &buf[at..]) {
+        let line_end = at + offset;
+        found.searched = line_end;
+        at = line_end + 1;
+        match &buf[at..] {
+            [b'\n', ..] => {
+                found.head_len = Some(at + 1);
+                return found;
             }
-            let len =
-                lex::number(lex::trim(&head[at + colon + 1..end])).ok_or(ErrorKind::BadContentLength)?;
-            if found.is_some_and(|found| found != len) {
-                return Err(ErrorKind::ContentLengthMismatch);
+            [b'\r', b'\n', ..] => {
+                found.head_len = Some(at + 2);
+                return found;
             }
-            found = Some(len);
+            // What follows decides, and is not here yet.
+            [] | [b'\r'] => return found,
+            [b'c' | b'C' | b'l' | b'L', ..] => {
+                if let Ok(before) = found.content_length {
+                    found.content_length = content_length(buf, at, before);
+                }
+            }
+            [..] => {}
         }
-        at = end;
     }
-    Ok(found)
+    found
+}
+
+/// Reads the line that begins at `at` as [`super::scan::scan`] reads it: `before`, or its number if it is a Content-Length.
+fn content_length(buf: &[u8], at: usize, before: Option<u32>) -> Result<Option<u32>, ErrorKind> {
+    let mut end = next_line(buf, at);
+    let Some(colon) = memchr(b':', &buf[at..end]) else {
+        return Ok(before);
+    };
+    if Name::lookup(trim_blanks(&buf[at..at + colon])) != Name::ContentLength {
+        return Ok(before);
+    }
+    // The value may be folded onto the lines that follow.
+    while matches!(buf.get(end), Some(b' ' | b'\t')) {
+        end = next_line(buf, end);
+    }
+    let len = lex::number(lex::trim(&buf[at + colon + 1..end])).ok_or(ErrorKind::BadContentLength)?;
+    if before.is_some_and(|before| before != len) {
+        return Err(ErrorKind::ContentLengthMismatch);
+    }
+    Ok(Some(len))
 }
 
 fn next_line(head: &[u8], at: usize) -> usize {

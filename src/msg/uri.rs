@@ -39,16 +39,17 @@ impl<'a> Uri<'a> {
         let scheme_text = &raw[..colon];
         let rest = &raw[colon + 1..];
         let scheme = scheme_of(scheme_text)?;
+        let none = &raw[raw.len()..];
         let empty = Uri {
             raw,
             scheme,
             scheme_text,
             user: None,
             password: None,
-            host: b"",
+            host: none,
             port: None,
-            params: b"",
-            headers: b"",
+            params: none,
+            headers: none,
         };
         let parsed = match scheme {
             Scheme::Sip | Scheme::Sips => empty.sip(rest),
@@ -145,7 +146,7 @@ impl<'a> Uri<'a> {
     pub fn param(&self, name: &[u8]) -> Option<&'a [u8]> {
         self.params_iter()
             .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.unwrap_or_default())
+            .map(|(name, value)| value.unwrap_or(&name[name.len()..]))
     }
 
     /// Names and values of the URI parameters.

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::error::{ErrorKind, Malformed, ParseError};
-use super::lex::{self, LWS, TOKEN};
+use super::lex::{self, TOKEN};
 use super::name::Name;
 use super::params::{self, Params};
 use super::scan::Message;
@@ -32,7 +32,7 @@ pub struct Via<'a> {
 
 impl<'a> Via<'a> {
     pub fn parse(element: &'a [u8]) -> Result<Via<'a>, Malformed> {
-        let lead = lex::skip(element, 0, LWS);
+        let lead = lex::skip_lws(element, 0);
         let raw = lex::trim_end(&element[lead..]);
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
     }
@@ -43,7 +43,7 @@ impl<'a> Via<'a> {
         let at = slash(raw, token_end(raw, at)?)?;
         let transport_end = token_end(raw, at)?;
         let transport = &raw[at..transport_end];
-        let sent_by_start = lex::skip(raw, transport_end, LWS);
+        let sent_by_start = lex::skip_lws(raw, transport_end);
         if sent_by_start == transport_end {
             return Err(Malformed::at(transport_end));
         }
@@ -52,13 +52,13 @@ impl<'a> Via<'a> {
             return Err(Malformed::at(sent_by_start));
         }
         let mut sent_by_end = host_end;
-        let mut next = lex::skip(raw, host_end, LWS);
+        let mut next = lex::skip_lws(raw, host_end);
         let mut port = None;
         if raw.get(next) == Some(&b':') {
-            let port_start = lex::skip(raw, next + 1, LWS);
+            let port_start = lex::skip_lws(raw, next + 1);
             sent_by_end = lex::skip(raw, port_start, TOKEN);
             port = Some(lex::port(&raw[port_start..sent_by_end]).ok_or(Malformed::at(port_start))?);
-            next = lex::skip(raw, sent_by_end, LWS);
+            next = lex::skip_lws(raw, sent_by_end);
         }
         let mut via = Via {
             raw,
@@ -66,7 +66,7 @@ impl<'a> Via<'a> {
             sent_by: &raw[sent_by_start..sent_by_end],
             host: &raw[sent_by_start..host_end],
             port,
-            params: b"",
+            params: &raw[raw.len()..],
             branch: None,
             received: None,
             rport: None,
@@ -90,7 +90,7 @@ impl<'a> Via<'a> {
         let place = |part: &[u8]| Malformed::at(part.as_ptr() as usize - bytes.as_ptr() as usize);
         let mut params = Params::new(bytes);
         while let Some(param) = params.step()? {
-            let value = param.value.unwrap_or_default();
+            let value = param.value_or_empty();
             if self.branch.is_none() && param.is(b"branch") {
                 if value.is_empty() {
                     return Err(place(param.name));
@@ -119,15 +119,8 @@ impl<'a> Via<'a> {
             .line(Name::Via)
             .ok_or(ParseError::new(ErrorKind::Missing(Name::Via), msg.head_end()))?;
         let value = msg.value_of(line);
-        let element = lex::Elements::new(value).next().unwrap_or_default();
-        Via::parse(element).map_err(|m| {
-            let start = if element.is_empty() {
-                line.value.start
-            } else {
-                msg.span_of(element).start
-            };
-            m.within(ErrorKind::BadVia, start)
-        })
+        let element = lex::Elements::new(value).next().unwrap_or(value);
+        Via::parse(element).map_err(|m| m.within(ErrorKind::BadVia, msg.span_of(element).start))
     }
 
     /// The parameter `name` (any case), as received; empty for a flag.
@@ -155,9 +148,9 @@ fn token_end(raw: &[u8], at: usize) -> Result<usize, Malformed> {
 
 /// Index behind a slash and the white space around it (§25.1 `SLASH`).
 fn slash(raw: &[u8], at: usize) -> Result<usize, Malformed> {
-    let at = lex::skip(raw, at, LWS);
+    let at = lex::skip_lws(raw, at);
     match raw.get(at) {
-        Some(b'/') => Ok(lex::skip(raw, at + 1, LWS)),
+        Some(b'/') => Ok(lex::skip_lws(raw, at + 1)),
         Some(_) | None => Err(Malformed::at(at)),
     }
 }

@@ -292,8 +292,8 @@ impl Stack {
         })
     }
 
-    /// Writes a message into a buffer of at least `len_min` bytes. Where it does not fit a larger one is not tried: the
-    /// message is dropped and counted, as when there is no buffer.
+    /// Writes a message into a buffer of at least `len_min` bytes. Where it does not fit, or nothing is written, the message is
+    /// dropped and counted, as when there is no buffer.
     pub fn write(
         &self,
         len_min: usize,
@@ -306,7 +306,7 @@ impl Stack {
         };
         let mut w = Writer::new(&mut draft.bytes);
         f(&mut w, &out.pool);
-        match w.finish() {
+        match w.finish().filter(|len| *len > 0) {
             Some(len) => Some(out.pool.commit(draft, len)),
             None => {
                 out.pool.discard(draft);

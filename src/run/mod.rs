@@ -1,5 +1,7 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
+mod serve;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,6 +11,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::config::{Config, Listener};
+use crate::control::summary::{Histograms, Report};
 use crate::io::clock::Clock;
 use crate::io::probe::Features;
 use crate::io::reactor::Reactor;
@@ -24,13 +27,11 @@ use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
 use crate::wire::{Effects, ShardId};
 
-/// Time in the server for each kind of message, in nanoseconds: from the read that brought it to after the send of what came
-/// of it.
-pub type Histograms = Vec<Histogram<u64>>;
-
 /// Shortest and longest time that is told apart, nanoseconds; what is longer counts as the longest.
 const TIME_MIN_NS: u64 = 100;
 const TIME_MAX_NS: u64 = 60_000_000_000;
+
+pub use serve::serve;
 
 /// What the control thread has told the shards.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -60,13 +61,6 @@ pub struct Server {
     wakers: Arc<Wakers>,
 }
 
-/// What the whole server did.
-pub struct Report {
-    pub metrics: Vec<Arc<Metrics>>,
-    pub histograms: Histograms,
-    pub leftovers: Leftovers,
-}
-
 impl Server {
     /// Binds, starts and pins the shards. `Err` says what could not be done and what to change.
     pub fn start(mut cfg: Config) -> Result<Server, String> {
@@ -78,7 +72,6 @@ impl Server {
         let (listeners, sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
         cfg.listeners = listeners.clone();
         let cfg = Arc::new(cfg);
-        let cpus = if cfg.cpus.is_empty() { crate::io::socket::usable_cpus() } else { cfg.cpus.clone() };
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
@@ -91,7 +84,7 @@ impl Server {
             let setup = ShardSetup {
                 cfg: cfg.clone(),
                 id: ShardId(index as u8),
-                cpu: cpus.get(index % cpus.len().max(1)).copied(),
+                cpu: cfg.cpus.get(index % cfg.cpus.len().max(1)).copied(),
                 features,
                 sockets,
                 mail,
@@ -228,7 +221,7 @@ struct ShardSetup {
 impl ShardSetup {
     fn run(self, ready: &std::sync::mpsc::Sender<Result<(), String>>) -> io::Result<ShardReport> {
         if let Some(cpu) = self.cpu
-            && let Err(error) = crate::io::socket::pin_to(cpu)
+            && let Err(error) = crate::io::affinity::pin_to(cpu)
         {
             tracing::warn!(shard = self.id.0, cpu, %error, "the shard is not pinned");
         }
