@@ -5,6 +5,8 @@
 
 pub mod reg_event;
 pub mod register;
+#[cfg(test)]
+mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;

@@ -467,3 +467,6 @@ fn tag_of(stack: &Stack, id: SubscriptionId) -> [u8; TOKEN_LEN] {
 const fn ends_subscription(status: u16) -> bool {
     matches!(status, 404 | 405 | 408 | 410 | 416 | 480..=485 | 489 | 501 | 604)
 }
+
+#[cfg(test)]
+mod tests;
