@@ -30,14 +30,18 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn new() -> Setup {
+    /// The defaults, as in production; calls that are still up may take 20 s to end.
+    pub fn of_production() -> Setup {
         let setup = Setup {
             flags: Vec::new(),
             keys: BTreeMap::new(),
             ip: Ipv4Addr::LOCALHOST.into(),
         };
-        setup
-            .key("", "drain_s", "20")
+        setup.key("", "drain_s", "20")
+    }
+
+    pub fn new() -> Setup {
+        Setup::of_production()
             .key("timers", "t1_ms", "50")
             .key("timers", "t2_ms", "400")
             .key("timers", "t4_ms", "500")
