@@ -68,6 +68,16 @@ impl Setup {
         self
     }
 
+    /// Flags and values from `RINGWAY_TEST_FLAGS`, without those that this test decides itself.
+    fn flags_of_all(&self) -> Vec<String> {
+        let all = std::env::var("RINGWAY_TEST_FLAGS").unwrap_or_default();
+        let words: Vec<&str> = all.split_ascii_whitespace().collect();
+        let pairs = words
+            .chunks(2)
+            .filter(|pair| !self.flags.iter().any(|f| f == pair[0]));
+        pairs.flatten().map(|word| (*word).to_owned()).collect()
+    }
+
     fn toml(&self) -> String {
         let mut text = String::new();
         let mut last = "";
@@ -99,13 +109,13 @@ impl Server {
         let config = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("flows-{}-{number}.toml", std::process::id()));
         std::fs::write(&config, setup.toml()).expect("the configuration is written");
-        let more = std::env::var("RINGWAY_TEST_FLAGS").unwrap_or_default();
+        let more = setup.flags_of_all();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringway"))
             .args(["run", "--listen", &SocketAddr::new(setup.ip, 0).to_string()])
             .args(["--domain", seed::DOMAIN, "--log", "info", "-c"])
             .arg(&config)
             .args(&setup.flags)
-            .args(more.split_ascii_whitespace())
+            .args(more)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
