@@ -164,7 +164,7 @@ impl Server {
                     "tcp" => server.tcp = addr,
                     other => panic!("listening on transport {other:?}: {line:?}"),
                 }
-            } else if line.contains("ready") {
+            } else if line.split_ascii_whitespace().any(|word| word == "ready") {
                 break;
             }
         }
