@@ -1,0 +1,37 @@
+//! The ring: everything between the kernel and the sans-IO core. One [`uring::Uring`] a shard, driven through the
+//! [`reactor::Reactor`] trait, which the simulator implements too.
+//!
+//! Which paths are taken and why, with what they were measured to cost, stands in `kernel-notes.md`. In short:
+//!
+//! - UDP: a one-shot POLL_ADD, armed only when a `recvmmsg` came back short; what goes out leaves in one `sendmmsg` a
+//!   listener and turn.
+//! - TCP: multishot ACCEPT and RECV into a ring of provided buffers where the kernel has them, else readiness and plain
+//!   calls into one shared buffer; one SEND in flight a connection with everything that a turn queued for it.
+//! - One `io_uring_enter` a turn both submits and waits.
+//!
+//! All `unsafe` code of the crate is in this module. It imports `time`, `wire`, `pool`, `config` and `metrics` only.
+
+mod accept;
+mod addr;
+pub mod affinity;
+mod buf_ring;
+pub mod clock;
+pub mod connections;
+mod looks;
+mod memory;
+mod notices;
+pub mod probe;
+mod probe_kernel;
+pub mod reactor;
+mod ring;
+mod send_queue;
+pub mod socket;
+mod socket_options;
+mod tag;
+mod tcp;
+mod tcp_receive;
+mod tcp_send;
+mod udp;
+mod udp_batch;
+pub mod uring;
+pub mod waker;

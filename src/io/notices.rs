@@ -1,0 +1,48 @@
+//! Events without bytes, kept in order until the turn can hand them over.
+
+use std::collections::VecDeque;
+
+use crate::time::Instant;
+use crate::wire::{CloseReason, ConnId, Event, Flow, TxOp};
+
+enum Notice {
+    Opened { flow: Flow },
+    Closed { conn: ConnId, reason: CloseReason },
+    SendFailed { op: TxOp, reason: CloseReason },
+}
+
+/// What a turn or a flush found out about connections and messages.
+#[derive(Default)]
+pub(super) struct Notices(VecDeque<Notice>);
+
+impl Notices {
+    pub(super) fn opened(&mut self, flow: Flow) {
+        self.0.push_back(Notice::Opened { flow });
+    }
+
+    pub(super) fn closed(&mut self, conn: ConnId, reason: CloseReason) {
+        self.0.push_back(Notice::Closed { conn, reason });
+    }
+
+    /// Nobody waits for a message without an `op`.
+    pub(super) fn send_failed(&mut self, op: Option<TxOp>, reason: CloseReason) {
+        if let Some(op) = op {
+            self.0.push_back(Notice::SendFailed { op, reason });
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn deliver(&mut self, sink: &mut dyn FnMut(Event<'_>, Instant), now: Instant) {
+        while let Some(notice) = self.0.pop_front() {
+            let event = match notice {
+                Notice::Opened { flow } => Event::Opened { flow },
+                Notice::Closed { conn, reason } => Event::Closed { conn, reason },
+                Notice::SendFailed { op, reason } => Event::SendFailed { op, reason },
+            };
+            sink(event, now);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What the core's loop asks of the outside: one turn, one flush. The ring is one implementation, the simulator another.
+
+use std::io;
+
+use crate::time::Instant;
+use crate::wire::{Effects, Event};
+
+/// The outside of one shard.
+///
+/// The loop is `turn`, then `flush` of what the events led to, and again. Each event comes with the time at which its batch was
+/// taken up, read once a turn.
+pub trait Reactor {
+    /// One turn: submits what is queued, waits until something happens or `deadline`, and hands each event to `sink`.
+    ///
+    /// `None` waits without limit; a deadline that has passed doesn't wait at all. A turn may come back early and without an
+    /// event: because the shard was woken ([`Effect::Wake`](crate::wire::Effect::Wake) or
+    /// [`Wakers::wake`](super::waker::Wakers::wake)), or because the reactor had something of its own to do.
+    /// Returns the time at which the turn began to work, the same that `sink` is given.
+    ///
+    /// # Errors
+    /// Only what makes going on impossible; nothing that a peer can cause.
+    fn turn(
+        &mut self,
+        deadline: Option<Instant>,
+        sink: &mut dyn FnMut(Event<'_>, Instant),
+    ) -> io::Result<Instant>;
+
+    /// Applies everything in `effects` in order, releases the buffers, and clears the list. Datagrams have left when it returns (or
+    /// wait in a bounded queue); what goes out on connections is submitted with the next turn. Events that come of it,
+    /// such as [`Event::SendFailed`], are delivered by the next turn, which then doesn't wait.
+    fn flush(&mut self, effects: &mut Effects);
+
+    fn now(&self) -> Instant;
+}

@@ -1,0 +1,347 @@
+//! The reactor of one shard on its io_uring.
+//!
+//! A turn: submit and wait; hand over what earlier flushes found out; each completion; one batch of datagrams a listener; what
+//! is due. In between the core's effects are flushed: datagrams leave at once, sends on connections go onto the ring for the
+//! next turn to submit.
+//!
+//! # What the kernel may touch, and until when
+//! - SEND: non-blocking by its flags, so it completes inside the `io_uring_enter` that submits it. Until its completion is seen, the
+//!   connection keeps the bytes.
+//! - CONNECT, LINK_TIMEOUT, TIMEOUT: read while being submitted (IORING_FEAT_SUBMIT_STABLE).
+//! - RECV: writes to the buffer ring until its last completion. Closing the ring only starts the end of its requests, so the drop
+//!   first cancels everything and waits for the receives; should they not end, the buffers are leaked rather than freed.
+//! - Polls and accepts touch no memory of ours.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Timespec};
+
+use super::accept::Acceptor;
+use super::buf_ring::BufRing;
+use super::clock::Clock;
+use super::connections::Connections;
+use super::notices::Notices;
+use super::probe::{Feature, Features};
+use super::reactor::Reactor;
+use super::ring::{Completion, Ring, Wait};
+use super::socket::{BoundSocket, ShardSockets};
+use super::tag::{Op, Tag};
+use super::tcp::{Cx, Tcp};
+use super::tcp_receive::Receiver;
+use super::udp::Udp;
+use super::waker::Wakers;
+use crate::config::Config;
+use crate::metrics::{DropReason, Metrics};
+use crate::time::Instant;
+use crate::wire::{CloseReason, Effect, Effects, Event, ShardId, Transport};
+
+/// How long the drop waits for the receives to end. They do so in microseconds.
+const QUIESCE: Duration = Duration::from_millis(100);
+const QUIESCE_TRIES: usize = 20;
+
+/// The ring, sockets and connections of one shard.
+///
+/// It belongs to the thread that made it (IORING_SETUP_SINGLE_ISSUER), and so is not `Send`.
+pub struct Uring {
+    // Dropped first: see the drop below.
+    ring: Ring,
+    tcp: Tcp,
+    udp: Udp,
+    notices: Notices,
+    completions: Vec<Completion>,
+    shard: ShardId,
+    wakers: Arc<Wakers>,
+    messages: bool,
+    /// Shards to wake at the end of the flush, one bit each: one wake-up is as good as many.
+    to_wake: u64,
+    clock: Clock,
+    now: Instant,
+    metrics: Arc<Metrics>,
+    thread_bound: PhantomData<*const ()>,
+}
+
+impl Uring {
+    /// The reactor of `shard`, on the thread that will run it. `sockets` are the shard's own from
+    /// [`bind_all`](super::socket::bind_all); `shared`, `wakers` and `clock` are those of the process.
+    ///
+    /// # Errors
+    /// The ring can't be set up; the text says what to change.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a thing of its own, named once, at start"
+    )]
+    pub fn new(
+        cfg: &Config,
+        shard: ShardId,
+        sockets: ShardSockets,
+        features: Features,
+        shared: Arc<Connections>,
+        wakers: Arc<Wakers>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> io::Result<Uring> {
+        let ring = Ring::new(&features, clock, Arc::clone(&metrics))?;
+        let (mut datagrams, mut acceptors) = (Vec::new(), Vec::new());
+        for socket in sockets.sockets {
+            let (udp, tcp) = match socket {
+                BoundSocket::Udp(socket) => (Some(socket), None),
+                BoundSocket::Tcp(socket) => (
+                    None,
+                    Some(Acceptor::new(socket, features.has(Feature::MultishotAccept))?),
+                ),
+            };
+            datagrams.push(udp);
+            acceptors.push(tcp);
+        }
+        let receiver = if features.receives_by_ring() {
+            // SAFETY: the drop gives it back only when no request can fill a buffer, and the ring is closed before it.
+            Receiver::Ring(unsafe { BufRing::register(ring.inner()) }?)
+        } else {
+            Receiver::plain()
+        };
+        let udp = Udp::new(datagrams, Arc::clone(&metrics))?;
+        let tcp = Tcp::new(
+            shard,
+            &cfg.limits,
+            acceptors,
+            receiver,
+            shared,
+            Arc::clone(&metrics),
+        );
+        let mut uring = Uring {
+            ring,
+            tcp,
+            udp,
+            notices: Notices::default(),
+            completions: Vec::new(),
+            shard,
+            wakers,
+            messages: features.has(Feature::MsgRing),
+            to_wake: 0,
+            clock,
+            now: clock.now(),
+            metrics,
+            thread_bound: PhantomData,
+        };
+        uring.tcp.arm_accepts(&mut uring.ring);
+        uring.arm_wake();
+        if uring.messages {
+            uring.wakers.set_ring(shard, Some(uring.ring.fd()));
+        }
+        Ok(uring)
+    }
+
+    fn arm_wake(&mut self) {
+        if let Some(fd) = self.wakers.event_fd(self.shard) {
+            self.ring.poll(fd, libc::POLLIN, Tag::new(Op::WakeReady, 0, 0));
+        }
+    }
+
+    /// How long the turn may wait.
+    fn wait(&self, deadline: Option<Instant>) -> Wait {
+        let has_work = !self.notices.is_empty()
+            || self.udp.is_readable()
+            || self.ring.has_overdue()
+            || self.to_wake & 1 << self.shard.0 != 0;
+        if has_work {
+            return Wait::No;
+        }
+        match deadline.into_iter().chain(self.tcp.next_deadline()).min() {
+            None => Wait::Forever,
+            Some(at) if at <= self.clock.now() => Wait::No,
+            Some(at) => Wait::Until(at),
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, sink: &mut dyn FnMut(Event<'_>, Instant)) {
+        let cx = &mut Cx {
+            ring: &mut self.ring,
+            notices: &mut self.notices,
+            now: self.now,
+        };
+        match completion.tag.op {
+            Op::WakeReady => {
+                self.wakers.clear(self.shard);
+                self.arm_wake();
+            }
+            Op::WakeMessage => {}
+            Op::WakeSent => {
+                if completion.result < 0 {
+                    // The other ring is full, or gone: its eventfd always works.
+                    self.wakers.wake(ShardId(completion.tag.slot as u8));
+                }
+            }
+            Op::Timeout => self.ring.timeout_fired(completion.tag),
+            Op::TimeoutRemove | Op::ConnectTimeout | Op::Cancel => {}
+            Op::UdpReadable => self.udp.poll_completed(completion.tag),
+            Op::UdpWritable => self.udp.writable(completion.tag, cx.ring, cx.notices),
+            Op::Accept => self.tcp.accept_completed(completion, cx),
+            Op::AcceptReady => self.tcp.accept_ready(completion, cx),
+            Op::Recv => self.tcp.recv_completed(completion, cx, sink),
+            Op::RecvReady => self.tcp.recv_ready(completion, cx, sink),
+            Op::Send => self.tcp.send_completed(completion, cx),
+            Op::SendReady => self.tcp.send_ready(completion, cx),
+            Op::Connect => self.tcp.connect_completed(completion, cx),
+        }
+    }
+
+    fn wake_others(&mut self) {
+        // Our own bit stays: it keeps the next turn from waiting.
+        let mut shards = self.to_wake & !(1 << self.shard.0);
+        self.to_wake &= 1 << self.shard.0;
+        while shards != 0 {
+            let shard = ShardId(shards.trailing_zeros() as u8);
+            shards &= shards - 1;
+            match self.wakers.ring(shard).filter(|_| self.messages) {
+                Some(ring) => {
+                    let message = Tag::new(Op::WakeMessage, 0, 0);
+                    let tag = Tag::new(Op::WakeSent, u32::from(shard.0), 0);
+                    self.ring.send_message(ring, message, tag);
+                }
+                None => self.wakers.wake(shard),
+            }
+        }
+    }
+
+    /// Ends every request on the ring. `false`: some receive may still be there.
+    fn quiesce(&mut self) -> bool {
+        if !self.tcp.is_receiving_by_ring() {
+            return true;
+        }
+        for _ in 0..QUIESCE_TRIES {
+            // What is still queued is submitted first, so that it is cancelled too.
+            if self.ring.wait_briefly(Duration::ZERO).is_err() {
+                return false;
+            }
+            let timeout = Some(Timespec::from(QUIESCE));
+            // It fails when there is nothing to cancel, or some of it is just ending; either way the completions tell.
+            let _ = self
+                .ring
+                .inner()
+                .submitter()
+                .register_sync_cancel(timeout, CancelBuilder::any());
+            if self.ring.wait_briefly(QUIESCE).is_err() {
+                return false;
+            }
+            self.completions.clear();
+            self.ring.reap(&mut self.completions);
+            for completion in &self.completions {
+                match completion.tag.op {
+                    Op::Recv => self.tcp.recv_cancelled(*completion),
+                    Op::Accept if completion.result >= 0 => {
+                        // SAFETY: the kernel has given us this descriptor, and nobody else has it.
+                        drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+                    }
+                    _ => {}
+                }
+            }
+            if !self.tcp.is_receiving_by_ring() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Reactor for Uring {
+    fn turn(
+        &mut self,
+        deadline: Option<Instant>,
+        sink: &mut dyn FnMut(Event<'_>, Instant),
+    ) -> io::Result<Instant> {
+        self.tcp.close_half_closed(&mut Cx {
+            ring: &mut self.ring,
+            notices: &mut self.notices,
+            now: self.now,
+        });
+        let wait = self.wait(deadline);
+        self.to_wake = 0;
+        self.ring.enter(wait)?;
+        self.now = self.clock.now();
+        self.metrics.turns.inc();
+        self.notices.deliver(sink, self.now);
+
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.reap(&mut completions);
+        for &completion in &completions {
+            self.complete(completion, sink);
+            // In order: a connection's bytes come after its opening and before its end.
+            self.notices.deliver(sink, self.now);
+        }
+        completions.clear();
+        self.completions = completions;
+
+        self.udp.receive(&mut self.ring, sink, self.now);
+        self.tcp.tick(&mut Cx {
+            ring: &mut self.ring,
+            notices: &mut self.notices,
+            now: self.now,
+        });
+        self.notices.deliver(sink, self.now);
+        self.tcp.receiver.end_turn();
+        self.metrics.connections.set(self.tcp.len() as u64);
+        Ok(self.now)
+    }
+
+    fn flush(&mut self, effects: &mut Effects) {
+        let mut index = 0;
+        while let Some(effect) = effects.get(index) {
+            index += 1;
+            let cx = &mut Cx {
+                ring: &mut self.ring,
+                notices: &mut self.notices,
+                now: self.now,
+            };
+            match effect {
+                Effect::Send { flow, buf, op } => match flow.transport {
+                    Transport::Udp => {
+                        if !self.udp.queue(flow.listener, flow.peer, buf, op) {
+                            debug_assert!(false, "listener {} is not UDP", flow.listener.0);
+                            effects.pool.release(buf);
+                            self.metrics.dropped(DropReason::SendError);
+                            cx.notices.send_failed(op, CloseReason::ConnectFailed);
+                        }
+                    }
+                    Transport::Tcp => {
+                        self.tcp.send(&flow, effects.pool.get(buf), op, cx);
+                        effects.pool.release(buf);
+                    }
+                },
+                Effect::Close { conn, reason } => {
+                    if let Some(slot) = self.tcp.find(conn) {
+                        self.tcp.close(slot, reason, cx);
+                    }
+                }
+                Effect::Nothing => {}
+                Effect::Wake { shard } => self.to_wake |= 1u64.checked_shl(u32::from(shard.0)).unwrap_or(0),
+            }
+        }
+        effects.clear();
+        self.udp
+            .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
+        self.tcp.flush(&mut self.ring);
+        self.wake_others();
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Nobody is to send a message to a ring that is closed, or to one that has got its descriptor since.
+        self.wakers.set_ring(self.shard, None);
+        if !self.quiesce() {
+            tracing::warn!(
+                "receives of shard {} did not end: their buffers are left behind",
+                self.shard.0
+            );
+            self.tcp.leak_buffers();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Waking a shard out of its wait: from another shard by a message to its ring (`IORING_OP_MSG_RING`, 5.18+), from any thread
+//! by an eventfd that the ring polls.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::wire::ShardId;
+
+/// One entry a shard; shared by all threads of the process.
+pub struct Wakers {
+    shards: Box<[Waker]>,
+}
+
+struct Waker {
+    event: File,
+    /// The shard's ring while it takes messages, else [`NO_RING`].
+    ring: AtomicI32,
+}
+
+const NO_RING: RawFd = -1;
+
+impl Wakers {
+    /// # Errors
+    /// No file descriptors are left.
+    pub fn new(shards: usize) -> io::Result<Wakers> {
+        let shards = (0..shards)
+            .map(|_| {
+                Ok(Waker {
+                    event: eventfd()?,
+                    ring: AtomicI32::new(NO_RING),
+                })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Wakers { shards })
+    }
+
+    /// Makes the shard's turn return, now or the next time it would wait. From any thread.
+    pub fn wake(&self, shard: ShardId) {
+        let Some(waker) = self.shards.get(usize::from(shard.0)) else {
+            debug_assert!(false, "shard {} does not exist", shard.0);
+            return;
+        };
+        // It fails only when the counter is at its maximum, and then the shard is being woken anyway.
+        let _ = (&waker.event).write(&1u64.to_ne_bytes());
+    }
+
+    /// The file to poll for wake-ups of `shard`.
+    pub(super) fn event_fd(&self, shard: ShardId) -> Option<RawFd> {
+        self.shards
+            .get(usize::from(shard.0))
+            .map(|waker| waker.event.as_raw_fd())
+    }
+
+    /// Takes back the wake-ups that have come so far.
+    pub(super) fn clear(&self, shard: ShardId) {
+        if let Some(waker) = self.shards.get(usize::from(shard.0)) {
+            // One read takes them all. Nothing to read means that they were taken before.
+            let _ = (&waker.event).read(&mut [0; 8]);
+        }
+    }
+
+    /// Says that `shard` takes messages on this ring from now on; `None` takes it back, before the ring is closed.
+    pub(super) fn set_ring(&self, shard: ShardId, ring: Option<RawFd>) {
+        if let Some(waker) = self.shards.get(usize::from(shard.0)) {
+            waker.ring.store(ring.unwrap_or(NO_RING), Ordering::Release);
+        }
+    }
+
+    pub(super) fn ring(&self, shard: ShardId) -> Option<RawFd> {
+        let ring = self
+            .shards
+            .get(usize::from(shard.0))?
+            .ring
+            .load(Ordering::Acquire);
+        (ring != NO_RING).then_some(ring)
+    }
+}
+
+fn eventfd() -> io::Result<File> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
