@@ -318,3 +318,145 @@ pub struct InDialog<'a> {
     /// The CSeq number, where it is known.
     pub cseq: Option<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGISTER: &str = "REGISTER sip:one.att.net SIP/2.0\r\n\
+        From: <sip:13800011103@one.att.net>;tag=4VWkdTHOF9.Odc\r\n\
+        To: <sip:13800011103@one.att.net>\r\n\
+        Call-ID: XP0VHy42Rr8GeaFMRdy@182.0.123.58\r\n\
+        CSeq: 1 REGISTER\r\n\
+        Via: SIP/2.0/TCP 182.0.123.58:5060;branch=z9hG4bKLeyx3ZsUUnRM5mcCeQo69uP\r\n\
+        Contact: <sip:13800011103@182.0.123.58:5060>;+g.3gpp.smsip;audio;\
+        +sip.instance=\"<urn:gsma:imei:86539405-000273-0>\"\r\n\
+        Content-Length: 0\r\n\r\n";
+
+    fn registered() -> String {
+        let text = REGISTER.replacen("REGISTER sip:one.att.net SIP/2.0", "SIP/2.0 200 OK", 1);
+        let text = text.replacen("net>\r\nCall-ID", "net>;tag=5a8841e8\r\nCall-ID", 1);
+        text.replacen(";audio;", ";expires=600000;audio;", 1)
+    }
+
+    fn read(text: &str) -> Message {
+        Message::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_captured_answer_to_a_register_is_right_and_any_change_of_it_is_not() {
+        let request = read(REGISTER);
+        let right = registered();
+        assert_eq!(
+            register_ok(&request, &read(&right), 600_000),
+            Vec::<String>::new()
+        );
+        for (old, new) in [
+            ("200 OK", "202 Accepted"),
+            ("tag=4VWkdTHOF9.Odc", "tag=4VWkdTHOF9.odc"),
+            ("From:", "from:"),
+            (";tag=5a8841e8", ""),
+            (";tag=5a8841e8", ";tag=5a8841e8;x"),
+            ("Call-ID: X", "Call-ID:  X"),
+            ("1 REGISTER", "01 REGISTER"),
+            ("branch=z9hG4bKL", "received=1.1.1.1;branch=z9hG4bKL"),
+            (";expires=600000", ""),
+            (";expires=600000", ";expires=3600"),
+            (";audio", ""),
+            (";audio", ";audio;video"),
+            ("000273", "000274"),
+            ("<sip:13800011103@182", "<sip:13800011103@183"),
+            (
+                "Content-Length",
+                "Contact: <sip:another@1.1.1.1>\r\nContent-Length",
+            ),
+        ] {
+            let wrong = right.replacen(old, new, 1);
+            assert_ne!(wrong, right);
+            let faults = register_ok(&request, &read(&wrong), 600_000);
+            assert!(!faults.is_empty(), "{new:?} instead of {old:?} is not seen");
+        }
+    }
+
+    /// An INVITE as the caller sends it, and what the callee must get of it.
+    fn legs() -> (Message, String) {
+        let invite = Message::request("INVITE", "tel:13800011103;phone-context=one.att.net")
+            .with("From", "<sip:13800011101@one.att.net>;tag=X6E3R9v")
+            .with("To", "<tel:13800011103;phone-context=one.att.net>")
+            .with("Call-ID", "0rSzxKYZqGFRahidYb8I3Dc3doGY@182.0.123.56")
+            .with("CSeq", "33302 INVITE")
+            .with(
+                "Via",
+                "SIP/2.0/TCP 182.0.123.56:5060;branch=z9hG4bKb4MiHkghekvemEcWZotV2Pm9uu.",
+            )
+            .with("Max-Forwards", 70)
+            .with("Accept", "application/sdp, application/3gpp-ims+xml")
+            .with("P-Early-Media", "supported")
+            .with(
+                "Contact",
+                "<sip:13800011101@182.0.123.56:5060>;+g.3gpp.mid-call;audio",
+            )
+            .with_body("application/sdp", "v=0\r\n");
+        let leg_b = "INVITE sip:13800011103@182.0.123.58:5060 SIP/2.0\r\n\
+            Via: SIP/2.0/UDP 10.88.120.110:5060;branch=z9hG4bK-65738974\r\n\
+            Max-Forwards: 69\r\n\
+            From: <sip:13800011101@one.att.net>;tag=X6E3R9v\r\n\
+            To: <sip:13800011103@182.0.123.58:5060>\r\n\
+            Call-ID: 2eefbb81-fc08a76\r\n\
+            CSeq: 1 INVITE\r\n\
+            Accept: application/sdp, application/3gpp-ims+xml\r\n\
+            P-Early-Media: supported\r\n\
+            Contact: <sip:10.88.120.110:5060;transport=UDP>;+g.3gpp.mid-call;audio\r\n\
+            Content-Type: application/sdp\r\n\
+            Content-Length: 5\r\n\r\nv=0\r\n";
+        (invite, leg_b.to_owned())
+    }
+
+    #[test]
+    fn the_captured_leg_b_is_right_and_any_change_of_it_is_not() {
+        let server: SocketAddr = "10.88.120.110:5060".parse().unwrap();
+        let contact = "sip:13800011103@182.0.123.58:5060";
+        let (invite, right) = legs();
+        let faults = |text: &str| {
+            let got = Received {
+                message: read(text),
+                raw: text.into(),
+                transport: Transport::Udp,
+                conn: None,
+                from: server,
+                at: std::time::Instant::now(),
+            };
+            leg_b_invite(&invite, &got, contact, server)
+        };
+        assert_eq!(faults(&right), Vec::<String>::new());
+        for (old, new) in [
+            ("INVITE sip:13800011103@182", "INVITE tel:13800011103@182"),
+            (";tag=X6E3R9v", ";tag=other"),
+            ("To: <sip:13800011103@182.0.123.58:5060>", "To: <tel:13800011103>"),
+            ("2eefbb81-fc08a76", "0rSzxKYZqGFRahidYb8I3Dc3doGY@182.0.123.56"),
+            ("1 INVITE", "33302 INVITE"),
+            ("UDP 10.88", "TCP 10.88"),
+            ("z9hG4bK-65738974", "z9hG4bKb4MiHkghekvemEcWZotV2Pm9uu."),
+            ("Max-Forwards: 69", "Max-Forwards: 70"),
+            ("Max-Forwards: 69\r\n", ""),
+            ("<sip:10.88.120.110:5060", "<sip:13800011101@182.0.123.56:5060"),
+            (";transport=UDP", ""),
+            (";audio", ""),
+            ("Accept: application/sdp, ", "Accept: application/sdp,"),
+            ("P-Early-Media: supported\r\n", ""),
+            ("P-Early-Media", "X-Added: 1\r\nP-Early-Media"),
+            ("v=0\r\n", "v=1\r\n"),
+            (
+                "Max-Forwards",
+                "Via: SIP/2.0/TCP 182.0.123.56:5060\r\nMax-Forwards",
+            ),
+        ] {
+            let wrong = right.replacen(old, new, 1);
+            assert_ne!(wrong, right);
+            assert!(
+                !faults(&wrong).is_empty(),
+                "{new:?} instead of {old:?} is not seen"
+            );
+        }
+    }
+}

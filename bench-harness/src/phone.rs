@@ -543,7 +543,9 @@ impl Phone {
         let key = transaction_key(received);
         self.unanswered
             .retain(|u| u.until != Until::Response(key.clone()));
-        if self.keeps_duplicates || received.transport == Transport::Tcp {
+        // §13.3.1.4: an INVITE's 2xx is repeated over any transport, since a hop further on may be UDP.
+        let accepts = (200..300).contains(&status) && received.cseq().1 == "INVITE";
+        if self.keeps_duplicates || received.transport == Transport::Tcp && !accepts {
             return false;
         }
         let seen = format!("{} {} {status} {}", key.0, key.1, received.text("To"));

@@ -224,6 +224,7 @@ fn all_of_a_register_is_done_or_nothing() {
     scene(Setup::new(), |s| {
         let ip = s.ue1.addr().ip();
         let mut registration = Registration::new(&mut s.ue1);
+        registration.cseq = 5;
         let register = registration.next(&mut s.ue1, &format!("<sip:one@{ip}:7001>"));
         ask(&mut s.ue1, &register)?;
         registration.cseq = 0;

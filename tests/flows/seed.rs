@@ -147,7 +147,7 @@ fn the_callee_hangs_up(flags: &[&str]) {
 
 #[test]
 fn the_notify_of_the_capture_has_no_body_if_the_configuration_says_so() {
-    registered(Setup::new().key("reg_event", "notify_body", "false"), |s| {
+    registered(Setup::new().key("", "notify_body", "false"), |s| {
         let subscribe = seed::subscribe(&mut s.ue2, Udp);
         let accepted = s.ue2.ask_for(&subscribe, Udp, 200)?;
         let notify = s.ue2.expect("NOTIFY")?;

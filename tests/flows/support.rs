@@ -30,14 +30,18 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn new() -> Setup {
+    /// The defaults, as in production; calls that are still up may take 20 s to end.
+    pub fn of_production() -> Setup {
         let setup = Setup {
             flags: Vec::new(),
             keys: BTreeMap::new(),
             ip: Ipv4Addr::LOCALHOST.into(),
         };
-        setup
-            .key("", "drain_s", "20")
+        setup.key("", "drain_s", "20")
+    }
+
+    pub fn new() -> Setup {
+        Setup::of_production()
             .key("timers", "t1_ms", "50")
             .key("timers", "t2_ms", "400")
             .key("timers", "t4_ms", "500")
@@ -62,6 +66,16 @@ impl Setup {
     pub fn ipv6(mut self) -> Setup {
         self.ip = Ipv6Addr::LOCALHOST.into();
         self
+    }
+
+    /// Flags and values from `RINGWAY_TEST_FLAGS`, without those that this test decides itself.
+    fn flags_of_all(&self) -> Vec<String> {
+        let all = std::env::var("RINGWAY_TEST_FLAGS").unwrap_or_default();
+        let words: Vec<&str> = all.split_ascii_whitespace().collect();
+        let pairs = words
+            .chunks(2)
+            .filter(|pair| !self.flags.iter().any(|f| f == pair[0]));
+        pairs.flatten().map(|word| (*word).to_owned()).collect()
     }
 
     fn toml(&self) -> String {
@@ -95,13 +109,13 @@ impl Server {
         let config = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("flows-{}-{number}.toml", std::process::id()));
         std::fs::write(&config, setup.toml()).expect("the configuration is written");
-        let more = std::env::var("RINGWAY_TEST_FLAGS").unwrap_or_default();
+        let more = setup.flags_of_all();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringway"))
             .args(["run", "--listen", &SocketAddr::new(setup.ip, 0).to_string()])
             .args(["--domain", seed::DOMAIN, "--log", "info", "-c"])
             .arg(&config)
             .args(&setup.flags)
-            .args(more.split_ascii_whitespace())
+            .args(more)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -150,7 +164,7 @@ impl Server {
                     "tcp" => server.tcp = addr,
                     other => panic!("listening on transport {other:?}: {line:?}"),
                 }
-            } else if line.contains("ready") {
+            } else if line.split_ascii_whitespace().any(|word| word == "ready") {
                 break;
             }
         }
