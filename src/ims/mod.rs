@@ -326,7 +326,7 @@ impl Ims {
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
                 self.reg_event
-                    .on_client_end(stack, &mut self.location, id, Some(response.status), now, out);
+                    .on_client_end(stack, &self.location, id, Some(response.status), now, out);
             }
         }
     }
@@ -351,7 +351,7 @@ impl Ims {
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
                 self.reg_event
-                    .on_client_end(stack, &mut self.location, id, None, now, out);
+                    .on_client_end(stack, &self.location, id, None, now, out);
             }
         }
     }
@@ -366,7 +366,7 @@ impl Ims {
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
             TimerKind::Subscription => self
                 .reg_event
-                .on_timer(stack, &mut self.location, timer, now, out),
+                .on_timer(stack, &self.location, timer, now, out),
             TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
         }
     }

@@ -3,7 +3,8 @@
 //! A subscription is a dialog of its own, named by the token in the tag that our 200 gave. Whoever subscribes gets the full
 //! state at once and at every change: a contact added, removed, expired, or registered anew with other words. A refresh
 //! that only moves an expiry is no change. One NOTIFY of a subscription is on its way at a time; what changes meanwhile is
-//! told by the next, which follows when the first is answered. A subscription that ends is told so in a last NOTIFY and
+//! told by the next, which follows when the first is answered. That bounds the rate, rather than the 5 seconds of RFC 3680
+//! §4.10, so that a phone hears of its own registration at once. A subscription that ends is told so in a last NOTIFY and
 //! lives until that is answered.
 
 pub mod reginfo;
@@ -97,7 +98,7 @@ struct Watchers {
 /// Most bytes that are kept of contacts that went while a NOTIFY is on its way; beyond it their absence tells.
 const GONE_MAX: usize = 4_096;
 /// Bytes of a NOTIFY beside the texts of its dialog and topic, and its body.
-const NOTIFY_OVERHEAD: usize = 640;
+const NOTIFY_OVERHEAD: usize = 768;
 
 /// All subscriptions of one shard.
 pub struct RegEvent {

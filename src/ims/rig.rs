@@ -86,18 +86,35 @@ impl Rig {
 
     /// A request over a connection, named by its slot.
     pub fn tcp(&mut self, peer: &str, slot: u32, request: &Message) -> Vec<Sent> {
-        let conn = ConnId { shard: ShardId(0), slot, generation: 1 };
+        let conn = ConnId {
+            shard: ShardId(0),
+            slot,
+            generation: 1,
+        };
         self.receive(Transport::Tcp, peer, Some(conn), request)
     }
 
-    fn receive(&mut self, transport: Transport, peer: &str, conn: Option<ConnId>, request: &Message) -> Vec<Sent> {
+    fn receive(
+        &mut self,
+        transport: Transport,
+        peer: &str,
+        conn: Option<ConnId>,
+        request: &Message,
+    ) -> Vec<Sent> {
         let peer: SocketAddr = peer.parse().expect("an address");
-        let flow = Flow { transport, listener: ListenerId(transport as u16), peer, conn };
+        let flow = Flow {
+            transport,
+            listener: ListenerId(transport as u16),
+            peer,
+            conn,
+        };
         let bytes = request.to_bytes();
         let mut table = Table::new();
         scan(&bytes, &mut table).expect("a message");
         let request = Request::check(scan::Message::new(&bytes, &table)).expect("a request");
-        let look_up = self.ims.on_request(&mut self.stack, &request, flow, self.now, &mut self.out);
+        let look_up = self
+            .ims
+            .on_request(&mut self.stack, &request, flow, self.now, &mut self.out);
         assert!(look_up.is_none(), "a call");
         self.sent()
     }
@@ -112,9 +129,14 @@ impl Rig {
         let mut table = Table::new();
         scan(&bytes, &mut table).expect("a message");
         let response = Response::check(scan::Message::new(&bytes, &table)).expect("a response");
-        let token = response.via.branch.and_then(|branch| self.stack.key.parse_branch(branch)).expect("ours");
+        let token = response
+            .via
+            .branch
+            .and_then(|branch| self.stack.key.parse_branch(branch))
+            .expect("ours");
         if let Some((user, _)) = self.stack.on_response(token, &response, self.now, &mut self.out) {
-            self.ims.on_response(&mut self.stack, user, &response, self.now, &mut self.out);
+            self.ims
+                .on_response(&mut self.stack, user, &response, self.now, &mut self.out);
         }
         self.sent()
     }
@@ -128,9 +150,12 @@ impl Rig {
             while let Some(timer) = self.stack.wheel.pop(self.now) {
                 match timer.kind {
                     TimerKind::Transaction => {
-                        let event = self.stack.on_timer(timer.slot, timer.generation, self.now, &mut self.out);
+                        let event =
+                            self.stack
+                                .on_timer(timer.slot, timer.generation, self.now, &mut self.out);
                         if let Some(event) = event {
-                            self.ims.on_user_event(&mut self.stack, event, self.now, &mut self.out);
+                            self.ims
+                                .on_user_event(&mut self.stack, event, self.now, &mut self.out);
                         }
                     }
                     TimerKind::Call
@@ -153,7 +178,8 @@ impl Rig {
         for index in 0..self.out.len() {
             match self.out.get(index).expect("an effect") {
                 Effect::Send { flow, buf, .. } => {
-                    let message = Message::parse(self.out.pool.get(buf)).expect("what we send is well-formed");
+                    let message =
+                        Message::parse(self.out.pool.get(buf)).expect("what we send is well-formed");
                     list.push(Sent { flow, message });
                     self.out.pool.release(buf);
                 }
@@ -170,8 +196,14 @@ impl Rig {
         self.ims.reg_event.clear(&mut self.stack, &mut self.out);
         self.ims.location.clear(&mut self.stack.wheel, &mut self.out.pool);
         self.stack.abandon_all(&mut self.out);
-        assert_eq!((self.ims.reg_event.len(), self.ims.location.subscribers()), (0, 0));
-        assert_eq!((self.stack.wheel.len(), self.stack.len(), self.out.pool.in_use()), (0, 0, 0));
+        assert_eq!(
+            (self.ims.reg_event.len(), self.ims.location.subscribers()),
+            (0, 0)
+        );
+        assert_eq!(
+            (self.stack.wheel.len(), self.stack.len(), self.out.pool.in_use()),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -188,16 +220,30 @@ pub fn request(method: &str, uri: &str, host: &str, user: &str, call_id: &str, c
 
 /// REGISTER of `user` with a contact at `host`; `params` follow the contact.
 pub fn register(user: &str, host: &str, cseq: u32, params: &str) -> Message {
-    request("REGISTER", "sip:one.att.net", host, user, &format!("reg-{user}"), cseq)
-        .with("Contact", format!("<sip:{user}@{host}>{params}"))
-        .with("Content-Length", 0)
+    request(
+        "REGISTER",
+        "sip:one.att.net",
+        host,
+        user,
+        &format!("reg-{user}"),
+        cseq,
+    )
+    .with("Contact", format!("<sip:{user}@{host}>{params}"))
+    .with("Content-Length", 0)
 }
 
 /// SUBSCRIBE of `user` to its own registration.
 pub fn subscribe(user: &str, host: &str, call_id: &str, cseq: u32, expires: u32) -> Message {
-    request("SUBSCRIBE", &format!("sip:{user}@one.att.net"), host, user, call_id, cseq)
-        .with("Contact", format!("<sip:{user}@{host}>"))
-        .with("Event", "reg")
-        .with("Expires", expires)
-        .with("Content-Length", 0)
+    request(
+        "SUBSCRIBE",
+        &format!("sip:{user}@one.att.net"),
+        host,
+        user,
+        call_id,
+        cseq,
+    )
+    .with("Contact", format!("<sip:{user}@{host}>"))
+    .with("Event", "reg")
+    .with("Expires", expires)
+    .with("Content-Length", 0)
 }
