@@ -26,14 +26,13 @@ fn model(source: &[u8], changes: &[Change]) -> Option<Vec<u8>> {
     for at in 0..=source.len() {
         let remover = removed_by.get(at).copied().flatten();
         let inside = remover.is_some() && at > 0 && removed_by[at - 1] == remover;
-        for (index, change) in changes.iter().enumerate() {
+        for change in changes {
             if change.span.is_empty() && change.span.start as usize == at {
                 if inside {
                     return None;
                 }
                 out.extend_from_slice(&change.text);
             }
-            let _ = index;
         }
         match remover {
             Some(index) if !inside => out.extend_from_slice(&changes[index].text),

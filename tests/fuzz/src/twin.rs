@@ -167,10 +167,7 @@ fn read(bytes: &[u8]) -> Twin {
     // Header fields: each is its line and those that begin with a blank behind it.
     let mut is_first = true;
     let mut head_end = None;
-    'fields: loop {
-        let Some(line) = next_physical(bytes, at) else {
-            break;
-        };
+    'fields: while let Some(line) = next_physical(bytes, at) {
         if line.content_end == line.start {
             head_end = Some(line.next);
             break;
