@@ -125,7 +125,7 @@ fn between_messages(buf: &[u8]) -> Frame {
 struct Search {
     /// Length of the head with the empty line that ends it, when that is there.
     head_len: Option<usize>,
-    /// From where to look when more has come: the line feed of the last line that is whole.
+    /// From where to look when more has come.
     searched: usize,
     /// Of the lines that begin behind where the search began.
     content_length: Result<Option<u32>, ErrorKind>,
@@ -140,9 +140,7 @@ fn search(buf: &[u8], from: usize) -> Search {
     };
     let mut at = from;
     while let Some(offset) = memchr(b'\n', &buf[at..]) {
-        let line_end = at + offset;
-        found.searched = line_end;
-        at = line_end + 1;
+        at += offset + 1;
         match &buf[at..] {
             [b'\n', ..] => {
                 found.head_len = Some(at + 1);
@@ -153,7 +151,10 @@ fn search(buf: &[u8], from: usize) -> Search {
                 return found;
             }
             // What follows decides, and is not here yet.
-            [] | [b'\r'] => return found,
+            [] | [b'\r'] => {
+                found.searched = at - 1;
+                return found;
+            }
             [b'c' | b'C' | b'l' | b'L', ..] => {
                 if let Ok(before) = found.content_length {
                     found.content_length = content_length(buf, at, before);
@@ -162,6 +163,7 @@ fn search(buf: &[u8], from: usize) -> Search {
             [..] => {}
         }
     }
+    found.searched = buf.len();
     found
 }
 
@@ -235,6 +237,26 @@ mod tests {
             Frame::Bad(ErrorKind::BadContentLength)
         );
         assert_eq!(once(b"\x16\x03\x01"), Frame::Bad(ErrorKind::NotSip));
+    }
+
+    #[test]
+    fn a_message_that_comes_slowly_is_looked_at_once() {
+        let mut searched = 0;
+        let mut next = |buf: &[u8]| {
+            let found = frame(buf, &mut searched, LIMITS);
+            (found, searched & !LENGTH_KNOWN)
+        };
+        assert_eq!(next(b"A b SIP/2.0"), (Frame::Incomplete, 11));
+        // The line feed decides together with what follows it.
+        assert_eq!(next(b"A b SIP/2.0\r\n"), (Frame::Incomplete, 12));
+        assert_eq!(next(b"A b SIP/2.0\r\n\r"), (Frame::Incomplete, 12));
+        assert_eq!(next(b"A b SIP/2.0\r\nl: 3"), (Frame::Incomplete, 17));
+        // From here on the length is known.
+        assert_eq!(next(b"A b SIP/2.0\r\nl: 3\r\n\r\na"), (Frame::Incomplete, 24));
+        assert_eq!(
+            next(b"A b SIP/2.0\r\nl: 3\r\n\r\nabc"),
+            (Frame::Message { len: 24 }, 24)
+        );
     }
 
     #[test]
