@@ -213,8 +213,8 @@ pub fn expires(msg: Message<'_>) -> Result<Option<u32>, ParseError> {
 }
 
 /// What a 400 or 505 to a request that fails [`scan`](super::scan::scan) or [`Request::check`] can be built from: a Via that
-/// says where to send it, a CSeq that says what it answers, and whatever of From, To and Call-ID is there
-/// (RFC 4475 §3.3.1: a request without them is answered all the same, if possible).
+/// says where to send it, and whatever of From, To, Call-ID and CSeq is there (RFC 4475 §3.3.1: a request without them is
+/// answered all the same, if possible).
 #[derive(Clone, Copy)]
 pub struct Salvage<'a> {
     pub msg: Message<'a>,
@@ -225,7 +225,7 @@ pub struct Salvage<'a> {
 
 impl<'a> Salvage<'a> {
     /// `None` when the message is a response or an ACK, which are never answered (RFC 3261 §17.1.1.3, §18.3), or when there is
-    /// no top Via that can be read, or no CSeq.
+    /// no top Via that can be read.
     pub fn of(msg: Message<'a>) -> Option<Salvage<'a>> {
         let answerable = match msg.start() {
             Start::Request { method, .. } => method != Method::Ack,
@@ -236,7 +236,7 @@ impl<'a> Salvage<'a> {
                 !is_status_line(line) && !line.starts_with(b"ACK ")
             }
         };
-        let method = msg.value(Name::CSeq)?.rsplit(|&byte| lex::is(byte, LWS)).next();
+        let method = msg.value(Name::CSeq).and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
         if !answerable || method == Some(b"ACK") {
             return None;
         }
@@ -350,7 +350,9 @@ mod tests {
             ("SIP/9.0 200 OK", HEAD.to_owned(), false),
             ("SIP/2.0 200 OK", HEAD.to_owned(), false),
             ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("UDP a", "UDP"), false),
-            ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("CSeq:", "X:"), false),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("CSeq:", "X:"), true),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("To:", "X:"), true),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("Via:", "X:"), false),
             ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("x@y", "x\ry"), false),
             ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("CSeq: 1", "CSeq:"), true),
             (

@@ -25,6 +25,9 @@ pub enum Frame {
     Bad(ErrorKind),
 }
 
+/// A head that is over the limit is read for so many bytes more: with its end the answer (513) is a whole one.
+pub const HEAD_GRACE: usize = 4_096;
+
 /// Limits in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameLimits {
@@ -62,7 +65,7 @@ pub fn frame(buf: &[u8], searched: &mut usize, limits: FrameLimits) -> Frame {
     let mut found = search(buf, from);
     let Some(head) = found.head_len else {
         *searched = found.searched;
-        if buf.len() >= limits.message_bytes_max {
+        if buf.len() >= limits.message_bytes_max + HEAD_GRACE {
             return Frame::TooLarge {
                 head: None,
                 body: false,
@@ -292,9 +295,9 @@ mod tests {
                 body: false
             }
         );
-        assert_eq!(once(&[b'a'; 99]), Frame::Incomplete);
+        assert_eq!(once(&[b'a'; 99 + HEAD_GRACE]), Frame::Incomplete);
         assert_eq!(
-            once(&[b'a'; 100]),
+            once(&[b'a'; 100 + HEAD_GRACE]),
             Frame::TooLarge {
                 head: None,
                 body: false

@@ -352,7 +352,10 @@ impl Shard {
                     return;
                 }
                 Frame::TooLarge { head, body } => {
-                    self.refuse_large(&rest[..head.unwrap_or(rest.len())], body, flow, out);
+                    match head {
+                        Some(head) => self.refuse_large(&rest[..head], body, flow, out),
+                        None => self.stack.metrics.dropped(DropReason::Framing),
+                    }
                     self.close_stream(id, CloseReason::Framing, out);
                     return;
                 }
