@@ -346,7 +346,7 @@ impl RegEvent {
 }
 
 impl Subscription {
-    /// Writes the next NOTIFY: call-flows as captured, with RFC 3680's document where that is wanted.
+    /// Writes the next NOTIFY (RFC 6665 §4.2.2), with RFC 3680's document unless the configuration wants it empty.
     #[allow(clippy::too_many_arguments)]
     fn write_notify(
         &mut self,
