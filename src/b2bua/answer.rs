@@ -167,9 +167,12 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(leg) = self.branches.get(branch).map(|branch| branch.leg) else {
+        let Some((leg, cseq)) = self.branches.get(branch).map(|branch| (branch.leg, branch.cseq)) else {
             return;
         };
+        if let Some(leg) = self.legs.get_mut(leg) {
+            leg.unacknowledged = Some(cseq);
+        }
         let Some(exchange) = self.exchanges.get(id) else {
             return;
         };
@@ -368,7 +371,9 @@ impl B2bua {
             return;
         };
         let call_id = exchange.call;
-        if exchange.is_answered && exchange.first_branch.is_none() {
+        // While the ACK of our 2xx is awaited the exchange is needed: for the ACK, or for hanging up without one.
+        let awaits_ack = exchange.server.is_some_and(|server| stack.awaits_ack(server));
+        if exchange.is_answered && exchange.first_branch.is_none() && !awaits_ack {
             let is_first = self.calls.get(call_id).is_some_and(|call| match call.phase {
                 Phase::Locating | Phase::Ringing => true,
                 Phase::Answered | Phase::Ending => false,

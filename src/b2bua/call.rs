@@ -60,6 +60,8 @@ pub struct Leg {
     pub remote_cseq: u32,
     /// Where requests to the phone go.
     pub flow: Flow,
+    /// The number of an INVITE of ours that was answered with a 2xx for which no ACK went out yet.
+    pub unacknowledged: Option<u32>,
     /// The ACK that we sent last: a 2xx that comes again is answered with it.
     pub ack: Option<BufId>,
     pub next: Option<LegId>,

@@ -119,33 +119,15 @@ impl B2bua {
             }
         }
         if let Some(callee) = answered {
-            let unacknowledged = self.unacknowledged_cseq(id, callee);
-            if let Some(cseq) = unacknowledged {
-                self.acknowledge(stack, callee, cseq, out);
+            for leg in [callee, caller] {
+                // RFC 3261 §13.2.2.4: every 2xx gets its ACK, also when a BYE follows.
+                if let Some(cseq) = self.legs.get(leg).and_then(|leg| leg.unacknowledged) {
+                    self.acknowledge(stack, leg, cseq, out);
+                }
+                self.send_bye(stack, leg, now, out);
             }
-            self.send_bye(stack, callee, now, out);
-            self.send_bye(stack, caller, now, out);
         }
         self.remove_if_over(stack, id, out);
-    }
-
-    /// The number of an INVITE that `leg` answered with a 2xx for which no ACK went out yet.
-    fn unacknowledged_cseq(&self, id: CallId, leg: LegId) -> Option<u32> {
-        if self.legs.get(leg)?.ack.is_some() {
-            return None;
-        }
-        let mut next = self.calls.get(id)?.first_exchange;
-        while let Some(exchange) = next.and_then(|id| self.exchanges.get(id)) {
-            let mut branch_next = exchange.first_branch;
-            while let Some(branch) = branch_next.and_then(|id| self.branches.get(id)) {
-                if exchange.method == Method::Invite && branch.leg == leg {
-                    return Some(branch.cseq);
-                }
-                branch_next = branch.next;
-            }
-            next = exchange.next;
-        }
-        None
     }
 
     /// A phone has answered a call that has no use for it.

@@ -248,6 +248,8 @@ impl B2bua {
         };
         stack.count_request(Method::Ack);
         self.send_ack(to, buf, out);
+        // The phone's side of it may have been over before.
+        self.finish(stack, exchange, out);
         true
     }
 
@@ -255,6 +257,7 @@ impl B2bua {
     pub(super) fn send_ack(&mut self, leg: LegId, buf: crate::pool::BufId, out: &mut Effects) {
         match self.legs.get_mut(leg) {
             Some(leg) => {
+                leg.unacknowledged = None;
                 out.send_kept(leg.flow, buf, None);
                 if let Some(old) = leg.ack.replace(buf) {
                     out.pool.release(old);

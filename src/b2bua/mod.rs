@@ -322,9 +322,9 @@ impl B2bua {
         let len = out.pool.get(request).len();
         copy[..len].copy_from_slice(out.pool.get(request));
         let bytes = &copy[..len];
-        if scan(bytes, &mut table).is_ok()
-            && let Ok(request) = Request::check(Message { bytes, table: &table })
-        {
+        // Of a request within a dialog the head alone is kept: that its body is missing is no matter here.
+        _ = scan(bytes, &mut table);
+        if let Ok(request) = Request::check(Message { bytes, table: &table }) {
             stack.respond_because(server, &request, status, None, |w| _ = w.put(extra), now, out);
         }
         out.pool.release(request);

@@ -170,6 +170,7 @@ impl B2bua {
             local_cseq: 0,
             remote_cseq: request.cseq.number,
             flow,
+            unacknowledged: None,
             ack: None,
             next: None,
         });
@@ -407,6 +408,7 @@ impl B2bua {
             local_cseq,
             remote_cseq: 0,
             flow,
+            unacknowledged: None,
             ack: None,
             next: call.first_callee,
         })?;

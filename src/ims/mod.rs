@@ -165,6 +165,11 @@ impl Ims {
             return Verdict::Done;
         }
         if request.method == Method::Subscribe && !self.is_call_dialog(stack, request) {
+            // §8.2.3: a filter, or whatever else the body is, would have to be obeyed, and none can be read.
+            if !request.msg.body().is_empty() {
+                stack.respond(tx, request, 415, None, |w| _ = w.put(b"Accept:\r\n"), now, out);
+                return Verdict::Done;
+            }
             self.reg_event
                 .on_subscribe(stack, &self.aors, &self.location, request, tx, now, out);
             return Verdict::Done;

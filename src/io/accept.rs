@@ -14,7 +14,6 @@ use super::ring::{Completion, Ring};
 use super::tag::{Op, Tag};
 use super::tcp::{Cx, Phase, Tcp};
 use super::tcp_send::errno;
-use crate::metrics::Metrics;
 use crate::time::Instant;
 use crate::wire::ListenerId;
 

@@ -13,7 +13,7 @@ use super::send_queue::Sending;
 use super::socket;
 use super::tag::Op;
 use super::tcp::{ConnectArgs, Cx, Phase, Tcp};
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::DropReason;
 use crate::wire::{CloseReason, Flow, ListenerId, TxOp};
 
 impl Tcp {

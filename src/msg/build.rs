@@ -4,6 +4,7 @@ use core::fmt;
 use core::fmt::Write as _;
 use core::net::{IpAddr, SocketAddr};
 
+use super::lex;
 use super::name::Name;
 use super::params::Params;
 use super::request::{Request, Salvage};
@@ -223,33 +224,26 @@ fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
     let wants_received = via.rport.is_some()
         || (via.host != address.as_bytes()
             && via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical()));
-    if via.params.is_empty() {
-        w.put(via.raw);
-    } else {
-        let head_len = via.raw.len() - via.params.len();
-        // The semicolon before the parameters goes with each of them.
-        w.put(super::lex::trim_end(&via.raw[..head_len - 1]));
-        let mut rport_written = false;
-        let mut rest = via.params;
-        for param in Params::new(via.params) {
-            let start = param.raw.as_ptr() as usize - rest.as_ptr() as usize;
-            let (before, after) = (&rest[..start], &rest[start + param.raw.len()..]);
-            // What lies between one parameter and the next is white space and a semicolon.
-            let space = before.rsplit(|&byte| byte == b';').next().unwrap_or_default();
-            rest = after;
-            if param.is(b"received") {
-                continue;
-            }
-            if param.is(b"rport") {
-                if !rport_written {
-                    w.put(b";rport=").num(u64::from(peer.port()));
-                }
-                rport_written = true;
-                continue;
-            }
-            w.put(b";").put(space).put(param.raw);
+    // What lies between what changes is copied as it is.
+    let raw = via.raw;
+    let mut copied = 0;
+    let mut rport_written = false;
+    for param in Params::new(via.params) {
+        let start = param.raw.as_ptr() as usize - raw.as_ptr() as usize;
+        let kept = &raw[copied..start];
+        if param.is(b"rport") && !rport_written {
+            w.put(kept).put(param.name).put(b"=").num(u64::from(peer.port()));
+            rport_written = true;
+        } else if param.is(b"rport") || param.is(b"received") {
+            // It goes with the semicolon before it.
+            let kept = lex::trim_end(kept);
+            w.put(kept.strip_suffix(b";").unwrap_or(kept));
+        } else {
+            continue;
         }
+        copied = start + param.raw.len();
     }
+    w.put(&raw[copied..]);
     if wants_received {
         w.put(b";received=").put(address.as_bytes());
     }
@@ -388,7 +382,7 @@ mod tests {
             (
                 "Via: SIP/2.0/UDP 192.0.2.1 ; received=1.2.3.4 ;branch=z;rport=7;RPORT",
                 "192.0.2.1:9",
-                "Via: SIP/2.0/UDP 192.0.2.1;branch=z;rport=9;received=192.0.2.1",
+                "Via: SIP/2.0/UDP 192.0.2.1  ;branch=z;rport=9;received=192.0.2.1",
             ),
             (
                 "Via: SIP/2.0/UDP 192.0.2.1;received=1.2.3.4",
@@ -415,7 +409,7 @@ mod tests {
             (
                 "Via: SIP/2.0/UDP a;rport\r\n ;b=\"x;y\" , SIP/2.0/TCP c;rport\r\nV: SIP/2.0/UDP d;rport",
                 "192.0.2.1:9",
-                "Via: SIP/2.0/UDP a;rport=9;b=\"x;y\";received=192.0.2.1 , SIP/2.0/TCP c;rport\r\nV: SIP/2.0/UDP d;rport",
+                "Via: SIP/2.0/UDP a;rport=9\r\n ;b=\"x;y\";received=192.0.2.1 , SIP/2.0/TCP c;rport\r\nV: SIP/2.0/UDP d;rport",
             ),
         ] {
             assert_eq!(via_of(via, peer), format!("{answered}\r\n"));
@@ -442,6 +436,24 @@ mod tests {
             written(|w| response_head(w, &req, 100, "Trying", None, peer)),
             "SIP/2.0 100 Trying\r\nVia: SIP/2.0/UDP 192.0.2.1\r\nf: <sip:a@a>;tag=1\r\nTO : <sip:b@b>\r\nCall-ID: x\r\n\
              CSeq: 1 OPTIONS\r\nTimestamp: 54\r\n"
+        );
+    }
+
+    #[test]
+    fn what_is_malformed_is_answered_with_what_can_be_saved_of_it() {
+        let text = b"BYE sip:b SIP/3.0\r\nVia: SIP/2.0/UDP h;rport\r\nt: <sip:b\r\nCSeq: 1\r\n BYE\r\n\r\n";
+        let mut table = Table::new();
+        let error = scan(text, &mut table).expect_err("another version");
+        let salvage = Salvage::of(Message::new(text, &table)).expect("a way back");
+        let peer = "192.0.2.1:9".parse().expect("an address");
+        assert_eq!(
+            written(|w| {
+                response_head_salvaged(w, &salvage, error.status(), |w| error.reason(w), Some(b"t"), peer);
+                body(w, b"text/plain", b"no");
+            }),
+            // To is not to be trusted with a tag.
+            "SIP/2.0 505 SIP version not supported\r\nVia: SIP/2.0/UDP h;rport=9;received=192.0.2.1\r\nt: <sip:b\r\n\
+             CSeq: 1\r\n BYE\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno"
         );
     }
 }

@@ -75,36 +75,21 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
 }
 
-/// First index from `at` on whose byte is not of `class`, which is one class alone.
+/// First index from `at` on whose byte is not of `class`.
 #[inline]
-pub fn skip(bytes: &[u8], at: usize, class: u8) -> usize {
-    debug_assert!(class.is_power_of_two());
-    let mut rest = bytes.get(at..).unwrap_or_default();
-    // Four bytes a turn while all of them belong to it.
-    while let Some((four, behind)) = rest.split_first_chunk::<4>() {
-        let [a, b, c, d] = four.map(|byte| CLASS[usize::from(byte)]);
-        if a & b & c & d & class == 0 {
-            break;
-        }
-        rest = behind;
-    }
-    while let [first, behind @ ..] = rest
-        && is(*first, class)
-    {
-        rest = behind;
-    }
-    bytes.len() - rest.len()
-}
-
-/// The same for LWS, of which there is none or one nearly always.
-#[inline]
-pub fn skip_lws(bytes: &[u8], mut at: usize) -> usize {
+pub fn skip(bytes: &[u8], mut at: usize, class: u8) -> usize {
     while let Some(&byte) = bytes.get(at)
-        && is(byte, LWS)
+        && is(byte, class)
     {
         at += 1;
     }
     at
+}
+
+/// The same for LWS.
+#[inline]
+pub fn skip_lws(bytes: &[u8], at: usize) -> usize {
+    skip(bytes, at, LWS)
 }
 
 /// Without the LWS at both ends.
@@ -137,7 +122,7 @@ pub fn skip_quoted(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// A number of decimal digits only. `Err` when it is none; saturates at `u32::MAX`.
+/// A number of decimal digits only, `None` when it is anything else; saturates at `u32::MAX`.
 pub fn number(bytes: &[u8]) -> Option<u32> {
     if bytes.is_empty() {
         return None;

@@ -252,8 +252,8 @@ const fn half_word(text: &[u8], at: usize) -> u64 {
     }
 }
 
-/// Sets bit 5 of every byte that has bit 6: letters become lower case, the hyphen stays itself alone. Four other pairs of
-/// bytes fall together too (`@` and a grave accent, say), but no name has them.
+/// Sets bit 5 of every byte that has bit 6: letters become lower case, the hyphen stays itself alone. Other bytes fall
+/// together too (`@` and the grave accent, say), but no name has them.
 #[inline]
 const fn lower(word: u64) -> u64 {
     word | (word & 0x4040_4040_4040_4040) >> 1

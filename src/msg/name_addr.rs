@@ -189,6 +189,7 @@ pub fn contacts<'a>(msg: Message<'a>) -> Result<Contacts<'a>, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::{Table, scan};
     use super::*;
 
     fn parts(element: &str) -> (&str, &str, &str) {
@@ -219,6 +220,41 @@ mod tests {
         );
         let address = NameAddr::parse(b"\";tag=1\" <sip:a@b;tag=2>;x=\";tag=3\";tag=4").expect("well-formed");
         assert_eq!(address.tag(), Some(&b"4"[..]));
+    }
+
+    fn contacts_of(lines: &str) -> Result<Option<Vec<String>>, ParseError> {
+        let text = format!("REGISTER sip:a SIP/2.0\r\n{lines}\r\n");
+        let mut table = Table::new();
+        scan(text.as_bytes(), &mut table)?;
+        match contacts(Message::new(text.as_bytes(), &table))? {
+            Contacts::None => Ok(Some(Vec::new())),
+            Contacts::Star => Ok(None),
+            Contacts::List(list) => list
+                .map(|contact| Ok(String::from_utf8_lossy(contact?.uri).into_owned()))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Some),
+        }
+    }
+
+    #[test]
+    fn a_star_stands_alone() {
+        assert_eq!(contacts_of(""), Ok(Some(Vec::new())));
+        assert_eq!(contacts_of("m: *\r\n"), Ok(None));
+        let list = ["sip:a", "sip:b", "sip:c"].map(str::to_owned).to_vec();
+        assert_eq!(
+            contacts_of("m: <sip:a>;q=1, sip:b;q=0.5\r\nContact: c <sip:c>\r\n"),
+            Ok(Some(list))
+        );
+        for (lines, at) in [
+            ("m: *\r\nm: <sip:a>\r\n", 27),
+            ("m: <sip:a>, *\r\n", 36),
+            ("m: *, *\r\n", 30),
+            ("m: <sip:a>, *;expires=0\r\n", 37),
+            ("m: <sip:a>, <sip:b\r\n", 42),
+        ] {
+            let kind = ErrorKind::BadNameAddr(Name::Contact);
+            assert_eq!(contacts_of(lines), Err(ParseError::new(kind, at)), "{lines}");
+        }
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl<'a> Request<'a> {
         };
         let uri = uri_span.of(msg.bytes);
         let request_uri = Uri::parse(uri).map_err(|m| m.within(ErrorKind::BadUri, uri_span.start))?;
+        // RFC 3261 §19.1.1, table 1: a request URI has no headers.
+        if !request_uri.headers.is_empty() {
+            let at = msg.span_of(request_uri.headers).start;
+            return Err(ParseError::new(ErrorKind::BadUri, at));
+        }
         let common = Common::check(msg)?;
         let method_text = method_span.of(msg.bytes);
         // RFC 3261 §8.1.1.5: the CSeq's method is the request's; methods compare with case.
@@ -191,7 +196,7 @@ fn max_forwards(msg: Message<'_>) -> Result<Option<u8>, ParseError> {
 }
 
 /// The seconds in a `delta-seconds` value, as Expires (RFC 3261 §20.19) and Min-Expires hold it; `None` when it is none.
-/// A number that is too large for 32 bits counts as the largest (RFC 4475 §3.1.2.4 allows that).
+/// A number that is too large for 32 bits counts as the largest, which the registrar's own limit brings down.
 pub fn delta_seconds(value: &[u8]) -> Option<u32> {
     lex::number(value)
 }
@@ -208,7 +213,8 @@ pub fn expires(msg: Message<'_>) -> Result<Option<u32>, ParseError> {
 }
 
 /// What a 400 or 505 to a request that fails [`scan`](super::scan::scan) or [`Request::check`] can be built from: a Via that
-/// says where to send it, and whatever of From, To, Call-ID and CSeq is there.
+/// says where to send it, and whatever of From, To, Call-ID and CSeq is there (RFC 4475 §3.3.1: a request without them is
+/// answered all the same, if possible).
 #[derive(Clone, Copy)]
 pub struct Salvage<'a> {
     pub msg: Message<'a>,
@@ -218,8 +224,8 @@ pub struct Salvage<'a> {
 }
 
 impl<'a> Salvage<'a> {
-    /// `None` when the message is a response or an ACK, which are never answered (RFC 3261 §17), or when its top Via or any
-    /// of the other four is not there.
+    /// `None` when the message is a response or an ACK, which are never answered (RFC 3261 §17.1.1.3, §18.3), or when there is
+    /// no top Via that can be read.
     pub fn of(msg: Message<'a>) -> Option<Salvage<'a>> {
         let answerable = match msg.start() {
             Start::Request { method, .. } => method != Method::Ack,
@@ -230,19 +236,34 @@ impl<'a> Salvage<'a> {
                 !is_status_line(line) && !line.starts_with(b"ACK ")
             }
         };
-        let method = msg.value(Name::CSeq)?.rsplit(|&byte| lex::is(byte, LWS)).next();
+        let method = msg.value(Name::CSeq).and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
         if !answerable || method == Some(b"ACK") {
             return None;
         }
-        msg.line(Name::From)?;
-        msg.line(Name::CallId)?;
-        let to = msg.value(Name::To)?;
+        // Nothing of ours carries a CR that ends no line: the next reader might take it for a line end.
+        let copied = [
+            Name::Via,
+            Name::From,
+            Name::To,
+            Name::CallId,
+            Name::CSeq,
+            Name::Timestamp,
+        ];
+        let mut lines = copied.into_iter().flat_map(|name| msg.lines_of(name));
+        if lines.any(|line| has_bare_cr(msg.line_bytes(line))) {
+            return None;
+        }
+        let to = msg.value(Name::To).map(NameAddr::parse);
         Some(Salvage {
             msg,
             via: Via::top(msg).ok()?,
-            to_takes_tag: NameAddr::parse(to).is_ok_and(|to| to.tag().is_none()),
+            to_takes_tag: to.is_some_and(|to| to.is_ok_and(|to| to.tag().is_none())),
         })
     }
+}
+
+fn has_bare_cr(line: &[u8]) -> bool {
+    memchr::memchr_iter(b'\r', line).any(|at| line.get(at + 1) != Some(&b'\n'))
 }
 
 #[cfg(test)]
@@ -329,7 +350,16 @@ mod tests {
             ("SIP/9.0 200 OK", HEAD.to_owned(), false),
             ("SIP/2.0 200 OK", HEAD.to_owned(), false),
             ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("UDP a", "UDP"), false),
-            ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("CSeq:", "X:"), false),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("CSeq:", "X:"), true),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("To:", "X:"), true),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("Via:", "X:"), false),
+            ("OPTIONS sip:b@b SIP/2.0", HEAD.replace("x@y", "x\ry"), false),
+            ("OPTIONS sip:b@b SIP/9.0", HEAD.replace("CSeq: 1", "CSeq:"), true),
+            (
+                "OPTIONS sip:b@b SIP/2.0",
+                HEAD.replace("Call-ID:", "X:").replace("To:", "X:"),
+                true,
+            ),
         ] {
             let text = format!("{start}\r\n{lines}\r\n");
             let mut table = Table::new();

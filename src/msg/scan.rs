@@ -157,16 +157,17 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
     if bytes.len() > BYTES_MAX {
         return Err(ParseError::new(ErrorKind::NotSip, BYTES_MAX as u32));
     }
-    let mut error = FirstError(None);
     let start = leading_line_ends(bytes);
-    let Some(first) = line_end(bytes, start, &mut error) else {
+    let mut bare_cr = FirstError(None);
+    let Some(first) = line_end(bytes, start, &mut bare_cr) else {
         return Err(ParseError::new(ErrorKind::NotSip, start as u32));
     };
     table.start_line = span(start, first.content_end);
     let read = start_line(&bytes[start..first.content_end], start as u32);
     table.start = read.start;
-    if let Some(found) = read.error {
-        error.set(found.kind, found.at as usize);
+    let mut error = FirstError(read.error);
+    if let Some(bare_cr) = bare_cr.0 {
+        error.set(ErrorKind::StartLine, bare_cr.at as usize);
     }
     let head_end = header_lines(bytes, first.next, table, &mut error);
     table.body = span(head_end, bytes.len());
@@ -179,7 +180,9 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
             table.body.end = (head_end + len) as u32;
         }
     }
-    match error.0 {
+    // What is not SIP at all is not answered, whatever else is wrong with it.
+    let not_sip = read.error.filter(|error| error.kind == ErrorKind::NotSip);
+    match not_sip.or(error.0) {
         None => Ok(()),
         Some(error) => Err(error),
     }

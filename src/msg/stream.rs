@@ -25,6 +25,9 @@ pub enum Frame {
     Bad(ErrorKind),
 }
 
+/// A head that is over the limit is read for so many bytes more: with its end the answer (513) is a whole one.
+pub const HEAD_GRACE: usize = 4_096;
+
 /// Limits in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameLimits {
@@ -62,7 +65,7 @@ pub fn frame(buf: &[u8], searched: &mut usize, limits: FrameLimits) -> Frame {
     let mut found = search(buf, from);
     let Some(head) = found.head_len else {
         *searched = found.searched;
-        if buf.len() >= limits.message_bytes_max {
+        if buf.len() >= limits.message_bytes_max + HEAD_GRACE {
             return Frame::TooLarge {
                 head: None,
                 body: false,
@@ -125,7 +128,7 @@ fn between_messages(buf: &[u8]) -> Frame {
 struct Search {
     /// Length of the head with the empty line that ends it, when that is there.
     head_len: Option<usize>,
-    /// From where to look when more has come: the line feed of the last line that is whole.
+    /// From where to look when more has come.
     searched: usize,
     /// Of the lines that begin behind where the search began.
     content_length: Result<Option<u32>, ErrorKind>,
@@ -140,9 +143,7 @@ fn search(buf: &[u8], from: usize) -> Search {
     };
     let mut at = from;
     while let Some(offset) = memchr(b'\n', &buf[at..]) {
-        let line_end = at + offset;
-        found.searched = line_end;
-        at = line_end + 1;
+        at += offset + 1;
         match &buf[at..] {
             [b'\n', ..] => {
                 found.head_len = Some(at + 1);
@@ -153,7 +154,10 @@ fn search(buf: &[u8], from: usize) -> Search {
                 return found;
             }
             // What follows decides, and is not here yet.
-            [] | [b'\r'] => return found,
+            [] | [b'\r'] => {
+                found.searched = at - 1;
+                return found;
+            }
             [b'c' | b'C' | b'l' | b'L', ..] => {
                 if let Ok(before) = found.content_length {
                     found.content_length = content_length(buf, at, before);
@@ -162,6 +166,7 @@ fn search(buf: &[u8], from: usize) -> Search {
             [..] => {}
         }
     }
+    found.searched = buf.len();
     found
 }
 
@@ -238,6 +243,26 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_comes_slowly_is_looked_at_once() {
+        let mut searched = 0;
+        let mut next = |buf: &[u8]| {
+            let found = frame(buf, &mut searched, LIMITS);
+            (found, searched & !LENGTH_KNOWN)
+        };
+        assert_eq!(next(b"A b SIP/2.0"), (Frame::Incomplete, 11));
+        // The line feed decides together with what follows it.
+        assert_eq!(next(b"A b SIP/2.0\r\n"), (Frame::Incomplete, 12));
+        assert_eq!(next(b"A b SIP/2.0\r\n\r"), (Frame::Incomplete, 12));
+        assert_eq!(next(b"A b SIP/2.0\r\nl: 3"), (Frame::Incomplete, 17));
+        // From here on the length is known.
+        assert_eq!(next(b"A b SIP/2.0\r\nl: 3\r\n\r\na"), (Frame::Incomplete, 24));
+        assert_eq!(
+            next(b"A b SIP/2.0\r\nl: 3\r\n\r\nabc"),
+            (Frame::Message { len: 24 }, 24)
+        );
+    }
+
+    #[test]
     fn limits_hold_for_head_and_body() {
         let head = |filler: usize, len: &str| {
             format!("A b SIP/2.0\r\nl: {len}\r\nx: {}\r\n\r\n", "y".repeat(filler))
@@ -270,9 +295,9 @@ mod tests {
                 body: false
             }
         );
-        assert_eq!(once(&[b'a'; 99]), Frame::Incomplete);
+        assert_eq!(once(&[b'a'; 99 + HEAD_GRACE]), Frame::Incomplete);
         assert_eq!(
-            once(&[b'a'; 100]),
+            once(&[b'a'; 100 + HEAD_GRACE]),
             Frame::TooLarge {
                 head: None,
                 body: false

@@ -331,17 +331,38 @@ const fn hex_digit(byte: u8) -> Option<u8> {
     }
 }
 
+/// The characters of a text as §19.1.4 compares them: an escape is the character that it stands for, except that those of
+/// RFC 2396's `reserved` set differ from their escapes (256 is added to these).
+fn compared(text: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    let mut rest = text;
+    core::iter::from_fn(move || {
+        let before = rest.len();
+        let mut unescaped = Unescaped { rest };
+        let byte = unescaped.next()?;
+        rest = unescaped.rest;
+        let was_escaped = before - rest.len() > 1;
+        Some(if was_escaped && b";/?:@&=+$,".contains(&byte) {
+            u16::from(byte) + 256
+        } else {
+            u16::from(byte)
+        })
+    })
+}
+
 fn same_part(one: Option<&[u8]>, two: Option<&[u8]>) -> bool {
     match (one, two) {
         (None, None) => true,
-        (Some(one), Some(two)) => one == two || unescaped(one).eq(unescaped(two)),
+        (Some(one), Some(two)) => one == two || compared(one).eq(compared(two)),
         (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
 fn same_text(one: &[u8], two: &[u8]) -> bool {
-    let lower = |text| unescaped(text).map(|byte: u8| byte.to_ascii_lowercase());
-    lower(one).eq(lower(two))
+    let lower = |unit: u16| match u8::try_from(unit) {
+        Ok(byte) => u16::from(byte.to_ascii_lowercase()),
+        Err(_) => unit,
+    };
+    compared(one).map(lower).eq(compared(two).map(lower))
 }
 
 /// Host names compare without case. RFC 5954 §4.2: IPv6 addresses compare as addresses, however they are written.
@@ -353,13 +374,13 @@ pub fn same_host(one: &[u8], two: &[u8]) -> bool {
         })
 }
 
-/// What §19.1.4 asks of each parameter of `one`: equal where both have it; `user`, `ttl`, `method` and `maddr` must be in
-/// both or in none; any other that is in one only is passed over.
+/// What §19.1.4 asks of each parameter of `one`: equal where both have it; `transport`, `user`, `ttl`, `method` and `maddr`
+/// must be in both or in none; any other that is in one only is passed over.
 fn params_agree(one: &Uri<'_>, two: &Uri<'_>) -> bool {
     one.params_iter().all(
         |(name, value)| match two.params_iter().find(|(other, _)| same_text(name, other)) {
             Some((_, other)) => same_text(value.unwrap_or_default(), other.unwrap_or_default()),
-            None => ![&b"user"[..], b"ttl", b"method", b"maddr"]
+            None => ![&b"transport"[..], b"user", b"ttl", b"method", b"maddr"]
                 .iter()
                 .any(|mandatory| same_text(name, mandatory)),
         },
@@ -445,6 +466,84 @@ mod tests {
         ] {
             assert_eq!(Uri::parse(bad.as_bytes()), Err(Malformed { at }), "{bad}");
         }
+    }
+
+    fn all_match(uris: &[&str]) -> bool {
+        uris.iter()
+            .all(|one| uris.iter().all(|two| uri(one).matches(&uri(two))))
+    }
+
+    #[test]
+    fn uris_compare_as_the_sets_of_the_rfc_do() {
+        // RFC 3261 §19.1.4, its own examples.
+        assert!(all_match(&[
+            "sip:%61lice@atlanta.com;transport=TCP",
+            "sip:alice@AtLanTa.CoM;Transport=tcp"
+        ]));
+        for same in [
+            "sip:carol@chicago.com;newparam=5",
+            "sip:carol@chicago.com;security=on",
+        ] {
+            assert!(all_match(&["sip:carol@chicago.com", same]));
+        }
+        assert!(all_match(&[
+            "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+            "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com"
+        ]));
+        assert!(all_match(&[
+            "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+            "sip:alice@atlanta.com?priority=urgent&subject=project%20x"
+        ]));
+        for (one, two) in [
+            (
+                "SIP:ALICE@AtLanTa.CoM;Transport=udp",
+                "sip:alice@AtLanTa.CoM;Transport=UDP",
+            ),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            (
+                "sip:carol@chicago.com",
+                "sip:carol@chicago.com?Subject=next%20meeting",
+            ),
+            ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
+            (
+                "sip:carol@chicago.com;security=on",
+                "sip:carol@chicago.com;security=off",
+            ),
+            // And one for each rule without an example.
+            ("sip:a@b", "sips:a@b"),
+            ("sip:a@b", "sip:b"),
+            ("sip:a:x@b", "sip:a@b"),
+            ("sip:a:x@b", "sip:a:X@b"),
+            ("sip:a@b;user=phone", "sip:a@b"),
+            ("sip:a@b;ttl=1", "sip:a@b"),
+            ("sip:a@b;method=INVITE", "sip:a@b"),
+            ("sip:a@b;maddr=c", "sip:a@b"),
+            ("sip:a%3Bb@c", "sip:a;b@c"),
+            ("sip:a@b?x=1", "sip:a@b?x=2"),
+        ] {
+            assert!(!uri(one).matches(&uri(two)), "{one} {two}");
+            assert!(!uri(two).matches(&uri(one)), "{two} {one}");
+        }
+        // RFC 5954 §4.2.
+        assert!(all_match(&["sip:a@[2001:db8::9:1]", "sip:a@[2001:DB8:0::9:01]"]));
+        assert!(!all_match(&["sip:a@[2001:db8::9:1]", "sip:a@[2001:db8::9:2]"]));
+    }
+
+    #[test]
+    fn numbers_compare_without_what_only_helps_the_eye() {
+        // RFC 3966 §4.
+        assert!(all_match(&["tel:+1-201-555-0123", "TEL:+1(201)555.0123"]));
+        assert!(all_match(&[
+            "tel:7042;phone-context=Example.com;x",
+            "tel:70-42;X;phone-context=example.COM"
+        ]));
+        assert!(!all_match(&["tel:+12015550123", "tel:12015550123"]));
+        assert!(!all_match(&["tel:7042;phone-context=a.b", "tel:7042"]));
+        assert!(!all_match(&["tel:1", "sip:1@a"]));
+        assert!(all_match(&["urn:service:sos", "urn:service:sos"]));
+        assert!(!all_match(&["urn:service:sos", "urn:service:SOS"]));
     }
 
     #[test]

@@ -99,9 +99,15 @@ impl Shard {
             transport = flow.transport.name(),
             "request"
         );
-        if request.msg.body().len() > self.stack.cfg.limits.body_bytes_max && request.method != Method::Ack {
+        let limits = &self.stack.cfg.limits;
+        let (is_long, is_fat) = (
+            request.msg.bytes.len() > limits.message_bytes_max,
+            request.msg.body().len() > limits.body_bytes_max,
+        );
+        if (is_long || is_fat) && request.method != Method::Ack {
+            let status = if is_fat { 413 } else { 513 };
             self.stack
-                .respond_stateless(request, flow, (413, reason_phrase(413)), |_| {}, out);
+                .respond_stateless(request, flow, (status, reason_phrase(status)), |_| {}, out);
             return;
         }
         let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
@@ -346,7 +352,10 @@ impl Shard {
                     return;
                 }
                 Frame::TooLarge { head, body } => {
-                    self.refuse_large(&rest[..head.unwrap_or(rest.len())], body, flow, out);
+                    match head {
+                        Some(head) => self.refuse_large(&rest[..head], body, flow, out),
+                        None => self.stack.metrics.dropped(DropReason::Framing),
+                    }
                     self.close_stream(id, CloseReason::Framing, out);
                     return;
                 }

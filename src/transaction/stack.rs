@@ -364,6 +364,11 @@ impl Stack {
         state == ist::State::Accepted
     }
 
+    /// Whether this INVITE was answered with a 2xx whose ACK has not come.
+    pub fn awaits_ack(&self, id: TxId) -> bool {
+        self.txs.get(id).is_some_and(|tx| tx.machine == Machine::Ist(ist::State::Accepted))
+    }
+
     // ---- Client side -----------------------------------------------------------------------------------------------
 
     /// Makes a client transaction toward `flow`; nothing is sent before [`Stack::send_request`]. `None`: no room.
