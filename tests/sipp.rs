@@ -270,8 +270,10 @@ impl Sipp {
         let mut succeeded = None;
         for (name, value) in names.split(';').zip(last.split(';')) {
             // (C) counts from the beginning, (P) the last period.
-            let wrong =
-                (name.starts_with("Failed") || name.starts_with("OutOfCall")) && name.ends_with("(C)");
+            let is_bad = ["Failed", "OutOfCall", "DeadCall"]
+                .iter()
+                .any(|bad| name.starts_with(bad));
+            let wrong = is_bad && name.ends_with("(C)");
             if wrong && value != "0" {
                 self.fails(&format!("counted {value} for {name}"));
             }

@@ -236,7 +236,9 @@ impl<'a> Salvage<'a> {
                 !is_status_line(line) && !line.starts_with(b"ACK ")
             }
         };
-        let method = msg.value(Name::CSeq).and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
+        let method = msg
+            .value(Name::CSeq)
+            .and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
         if !answerable || method == Some(b"ACK") {
             return None;
         }

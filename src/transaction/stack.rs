@@ -366,7 +366,9 @@ impl Stack {
 
     /// Whether this INVITE was answered with a 2xx whose ACK has not come.
     pub fn awaits_ack(&self, id: TxId) -> bool {
-        self.txs.get(id).is_some_and(|tx| tx.machine == Machine::Ist(ist::State::Accepted))
+        self.txs
+            .get(id)
+            .is_some_and(|tx| tx.machine == Machine::Ist(ist::State::Accepted))
     }
 
     // ---- Client side -----------------------------------------------------------------------------------------------
