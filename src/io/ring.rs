@@ -206,9 +206,10 @@ impl Ring {
             // SAFETY: whoever made the entry vouched for what it points to.
             Queued::One(entry) => unsafe { queue.push(entry) }.is_ok(),
             // A link holds only inside one submission: both or neither.
-            // SAFETY: as above.
             Queued::Pair(first, second) => {
-                unsafe { queue.push_multiple(&[first.clone(), second.clone()]) }.is_ok()
+                let pair = [first.clone(), second.clone()];
+                // SAFETY: as above.
+                unsafe { queue.push_multiple(&pair) }.is_ok()
             }
         }
     }
