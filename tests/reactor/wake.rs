@@ -26,6 +26,7 @@ at_every_level!(
     a_turn_ends_at_its_deadline_in_whatever_order_deadlines_come,
     a_deadline_that_has_passed_does_not_wait,
     a_shard_that_is_gone_can_still_be_woken,
+    addresses_are_free_when_the_reactor_is_dropped,
 );
 
 fn nothing(seen: &Seen) -> Option<()> {
@@ -154,6 +155,20 @@ fn a_shard_that_is_gone_can_still_be_woken(level: Level) {
     server.wait_for(0, nothing);
     server.wakers.wake(ShardId(1));
     server.stop();
+}
+
+fn addresses_are_free_when_the_reactor_is_dropped(level: Level) {
+    let mut cfg = config(LOOPBACK);
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let server = Server::start(level, &cfg, echo);
+        // The same port each time, with a connection that is open and one that is not accepted yet, perhaps.
+        cfg.listeners.clone_from(&server.listeners);
+        held.push(tcp_client(&server));
+        server.opened(0);
+        held.push(tcp_client(&server));
+        server.stop();
+    }
 }
 
 #[test]
