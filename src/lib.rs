@@ -2,11 +2,25 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+pub mod b2bua;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod demo;
+pub mod dialog;
+pub mod ims;
 pub mod io;
+pub mod location;
+pub mod logging;
 pub mod metrics;
+pub mod msg;
 pub mod pool;
+pub mod registrar;
+pub mod run;
+pub mod shard;
 pub mod slots;
 pub mod time;
+pub mod timer;
 pub mod token;
+pub mod transaction;
 pub mod wire;

@@ -1,6 +1,66 @@
 //! The `ringway` command.
 
+use std::io::Write;
+use std::process::ExitCode;
+
+use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK};
+use ringway::config::{Machine, example};
+use ringway::io::probe::Features;
+use ringway::{demo, logging, run};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os(), &Machine::read()) {
+        Ok(Command::Run(loaded)) => {
+            if let Err(error) = logging::init(&loaded.config) {
+                return failed(&format!("the log can't be opened: {error}"));
+            }
+            logging::log_notices(&loaded.notices);
+            run::serve(loaded.config)
+        }
+        Ok(Command::Probe(level)) => match Features::probe() {
+            Ok(features) => {
+                let features = level.map_or(features, |level| features.limited_to(level));
+                print_out(&features.probe_table())
+            }
+            Err(error) => failed(&error.to_string()),
+        },
+        Ok(Command::Demo(options)) => demo::demo(&options),
+        Ok(Command::Check { file, loaded, print }) => {
+            for notice in &loaded.notices {
+                tell(&format!("{}: {notice}", file.display()));
+            }
+            // What is printed is a configuration file itself.
+            if print {
+                let effective = example::effective(&loaded.config);
+                print_out(&format!("# {}: ok\n\n{effective}", file.display()))
+            } else {
+                print_out(&format!("{}: ok\n", file.display()))
+            }
+        }
+        Ok(Command::ExampleConfig) => print_out(&example::example()),
+        Err(refusal) => {
+            refusal.print();
+            ExitCode::from(refusal.exit_code())
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away early (`| head`) is no panic.
+fn print_out(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::from(EXIT_OK),
+        Err(_) => ExitCode::from(EXIT_FAILED),
+    }
+}
+
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn failed(text: &str) -> ExitCode {
+    tell(&format!("ringway: {text}"));
+    ExitCode::from(EXIT_FAILED)
+}

@@ -144,7 +144,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn drop(&self, reason: DropReason) {
+    pub fn dropped(&self, reason: DropReason) {
         self.drops[reason as usize].inc();
     }
 }

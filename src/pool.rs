@@ -111,6 +111,27 @@ impl Pool {
         Some(self.commit(draft, bytes.len()))
     }
 
+    /// Puts `bytes` behind what the buffer holds: in place where there is room and no other reference, else in a larger
+    /// buffer. The id that is returned stands for the one given. `None`: no buffer is that large; `id` is unchanged.
+    pub fn append(&mut self, id: BufId, bytes: &[u8]) -> Option<BufId> {
+        let (class, index) = self.place_mut(id);
+        let used = class.used_bytes[index] as usize;
+        let len = used + bytes.len();
+        if class.references[index] == 1
+            && let Some(buffer) = class.buffers[index].as_deref_mut()
+            && let Some(room) = buffer.get_mut(used..len)
+        {
+            room.copy_from_slice(bytes);
+            class.used_bytes[index] = len as u32;
+            return Some(id);
+        }
+        let mut draft = self.draft(len)?;
+        draft.bytes[..used].copy_from_slice(self.get(id));
+        draft.bytes[used..len].copy_from_slice(bytes);
+        self.release(id);
+        Some(self.commit(draft, len))
+    }
+
     pub fn get(&self, id: BufId) -> &[u8] {
         let (class, index) = self.place(id);
         let bytes = class.buffers[index]
@@ -177,6 +198,27 @@ mod tests {
         let allocated = pool.allocated_bytes();
         let again = pool.put(b"BYE").expect("room");
         assert_eq!((again, pool.allocated_bytes()), (id, allocated));
+    }
+
+    #[test]
+    fn what_is_appended_stays_in_place_while_it_fits_and_alone() {
+        let mut pool = Pool::new(1 << 20);
+        let id = pool.put(b"SIP").expect("room");
+        assert_eq!(pool.append(id, b"/2.0"), Some(id));
+        assert_eq!(pool.get(id), b"SIP/2.0");
+        pool.retain(id);
+        let other = pool.append(id, b" 200").expect("room");
+        assert_ne!(other, id);
+        assert_eq!(
+            (pool.get(id), pool.get(other)),
+            (&b"SIP/2.0"[..], &b"SIP/2.0 200"[..])
+        );
+        let large = pool.append(other, &[b'x'; 2_000]).expect("room");
+        assert_eq!(pool.get(large).len(), 2_011);
+        assert!(pool.append(large, &[0; 100_000]).is_none());
+        pool.release(large);
+        pool.release(id);
+        assert_eq!(pool.in_use(), 0);
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl<T> Slots<T> {
         Some(Id::new(slot, self.generation))
     }
 
+    /// The id that the next [`Slots::insert`] gives, for an entry whose own text must name it.
+    pub fn next_id(&self) -> Id<T> {
+        Id::new(self.entries.vacant_key() as u32, self.generation.wrapping_add(1))
+    }
+
     pub fn get(&self, id: Id<T>) -> Option<&T> {
         self.entries
             .get(id.slot as usize)
@@ -90,6 +95,11 @@ impl<T> Slots<T> {
         self.entries
             .get(slot as usize)
             .map(|(generation, _)| Id::new(slot, *generation))
+    }
+
+    /// One past the highest slot that was ever used: with [`Slots::id_at`] a walk that allows changes on the way.
+    pub fn slots(&self) -> u32 {
+        self.entries.capacity() as u32
     }
 
     pub fn len(&self) -> usize {

@@ -67,6 +67,8 @@ pub struct Flow {
 /// Who wants to hear that a message could not be sent: a slot and generation that mean something to the sender alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TxOp {
+    /// The shard that the sender lives in.
+    pub shard: ShardId,
     pub slot: u32,
     pub generation: u32,
 }
@@ -121,6 +123,8 @@ pub enum Effect {
     },
     /// Close the connection after what is queued on it has been sent.
     Close { conn: ConnId, reason: CloseReason },
+    /// It was taken out of the list: [`Effects::take`].
+    Nothing,
     /// Something was put into that shard's mailbox: wake it.
     Wake { shard: ShardId },
 }
@@ -171,6 +175,13 @@ impl Effects {
     /// The effect at `index` in the order in which they came.
     pub fn get(&self, index: usize) -> Option<Effect> {
         self.list.get(index).copied()
+    }
+
+    /// Takes one effect out; [`Effect::Nothing`] stays in its place. Its buffer is the caller's.
+    pub fn take(&mut self, index: usize) {
+        if let Some(effect) = self.list.get_mut(index) {
+            *effect = Effect::Nothing;
+        }
     }
 
     /// Forgets the list once every effect has been applied. Buffers are not touched.

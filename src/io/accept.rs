@@ -14,7 +14,6 @@ use super::ring::{Completion, Ring};
 use super::tag::{Op, Tag};
 use super::tcp::{Cx, Phase, Tcp};
 use super::tcp_send::errno;
-use crate::metrics::Metrics;
 use crate::time::Instant;
 use crate::wire::ListenerId;
 
@@ -160,7 +159,7 @@ impl Tcp {
         };
         let seat = match self.shared.admit(Some(peer.ip())) {
             Ok(seat) => seat,
-            Err(reason) => return Metrics::drop(&self.metrics, reason),
+            Err(reason) => return self.metrics.dropped(reason),
         };
         let listener = ListenerId(index as u16);
         let slot = self.insert(socket, listener, peer, Phase::Open, seat, cx.now);

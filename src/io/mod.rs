@@ -13,6 +13,7 @@
 
 mod accept;
 mod addr;
+pub mod affinity;
 mod buf_ring;
 pub mod clock;
 pub mod connections;

@@ -348,7 +348,7 @@ impl Tcp {
             return;
         }
         while let Some(op) = connection.queue.take_failed() {
-            Metrics::drop(&self.metrics, DropReason::ConnectionLost);
+            self.metrics.dropped(DropReason::ConnectionLost);
             cx.notices.send_failed(op, reason);
         }
         if let Some(conn) = connection.flow.conn {

@@ -13,7 +13,7 @@ use super::send_queue::Sending;
 use super::socket;
 use super::tag::Op;
 use super::tcp::{ConnectArgs, Cx, Phase, Tcp};
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::DropReason;
 use crate::wire::{CloseReason, Flow, ListenerId, TxOp};
 
 impl Tcp {
@@ -66,7 +66,7 @@ impl Tcp {
             return Err(CloseReason::ConnectFailed);
         };
         let seat = self.shared.admit(None).map_err(|reason| {
-            Metrics::drop(&self.metrics, reason);
+            self.metrics.dropped(reason);
             CloseReason::Limit
         })?;
         let socket =
@@ -205,7 +205,7 @@ impl Tcp {
     }
 
     pub(super) fn not_sent(&mut self, op: Option<TxOp>, reason: CloseReason, cx: &mut Cx<'_>) {
-        Metrics::drop(&self.metrics, DropReason::ConnectionLost);
+        self.metrics.dropped(DropReason::ConnectionLost);
         cx.notices.send_failed(op, reason);
     }
 }

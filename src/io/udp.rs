@@ -128,7 +128,7 @@ impl Udp {
                             now,
                         );
                     }
-                    None => Metrics::drop(&self.metrics, DropReason::Garbage),
+                    None => self.metrics.dropped(DropReason::Garbage),
                 }
             }
             // A full batch means that there may be more, which the next turn takes. A short one means that the socket is empty: only
@@ -291,7 +291,7 @@ fn send_all(
 }
 
 fn not_sent(op: Option<TxOp>, metrics: &Metrics, notices: &mut Notices) {
-    metrics.drop(DropReason::SendError);
+    metrics.dropped(DropReason::SendError);
     notices.send_failed(op, CloseReason::Reset);
 }
 

@@ -319,7 +319,7 @@ impl Reactor for Uring {
                         if !self.udp.queue(flow.listener, flow.peer, buf, op) {
                             debug_assert!(false, "listener {} is not UDP", flow.listener.0);
                             effects.pool.release(buf);
-                            Metrics::drop(&self.metrics, DropReason::SendError);
+                            self.metrics.dropped(DropReason::SendError);
                             cx.notices.send_failed(op, CloseReason::ConnectFailed);
                         }
                     }
@@ -333,6 +333,7 @@ impl Reactor for Uring {
                         self.tcp.close(slot, reason, cx);
                     }
                 }
+                Effect::Nothing => {}
                 Effect::Wake { shard } => self.to_wake |= 1u64.checked_shl(u32::from(shard.0)).unwrap_or(0),
             }
         }

@@ -1,9 +1,28 @@
 //! The configuration: every key, its default and its unit. A leaf that all layers may read.
+//!
+//! [`Config`] is what the rest of the program sees: whole, checked and fit for this machine. It is made in three steps.
+//! [`schema::KEYS`] says once what may be configured; [`load`] lays a file and the command line over the defaults by that
+//! list and makes [`Settings`] of them; [`resolve`] checks the settings against one another and against the [`Machine`],
+//! fills in what only the machine knows (CPUs, memory, addresses) and gives the `Config`. Whatever is wrong is told at
+//! once, as [`Errors`]. [`example`] writes the same list as a file to start from.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::wire::Transport;
+
+mod error;
+pub mod example;
+pub mod load;
+pub mod machine;
+pub mod resolve;
+pub mod schema;
+mod toml_file;
+mod value;
+
+pub use error::{ConfigError, Errors, Notice, Origin};
+pub use load::{Flag, FlagValue, Loaded, Settings, load};
+pub use machine::Machine;
 
 /// One local address and transport that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +42,7 @@ pub struct Timers {
     pub t2: Duration,
     /// T4, how long a message may stay in the network.
     pub t4: Duration,
-    /// Timer C: how long a call may ring after the last provisional response (RFC 3261 §16.6: above 3 minutes).
+    /// Timer C: how long a call may ring after the last provisional response (RFC 3261 §16.6 item 11: above 3 minutes).
     pub timer_c: Duration,
     /// Timer D: how long a finished INVITE client transaction absorbs retransmitted finals on UDP.
     pub timer_d: Duration,

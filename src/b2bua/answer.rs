@@ -1,0 +1,593 @@
+//! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
+
+use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::metrics::DropReason;
+use crate::msg::build::Writer;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr::NameAddr;
+use crate::msg::request::{Request, Response};
+use crate::msg::scan::{Message, scan};
+use crate::pool::BufId;
+use crate::time::Instant;
+use crate::transaction::{Notice, Stack};
+use crate::wire::Effects;
+
+use super::call::{Best, BranchPhase, Phase};
+use super::in_dialog::is_target_refresh;
+use super::write::{FORWARD_SLACK, edit_response};
+use super::{B2bua, BranchId, ExchangeId, LegId};
+
+/// RFC 3326: why a phone that rang stops ringing.
+const REASON_ELSEWHERE: &[u8] = b"Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n";
+
+impl B2bua {
+    /// A response on a branch.
+    pub fn on_response(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
+        let (exchange_id, leg, tx) = (branch.exchange, branch.leg, branch.tx);
+        let (phase, is_cancelled) = (branch.phase, branch.is_cancelled);
+        let Some(exchange) = self.exchanges.get(exchange_id) else {
+            return;
+        };
+        let is_invite = exchange.method == Method::Invite;
+        if phase == BranchPhase::Accepted {
+            if (200..300).contains(&response.status) {
+                self.repeat_ack(stack, id, response, now, out);
+            }
+            return;
+        }
+        match response.status {
+            100..=199 => {
+                self.set_branch_phase(id, BranchPhase::Provisional);
+                if is_cancelled {
+                    stack.cancel_invite(tx, b"", now, out);
+                }
+                // call-flows: the phone's 100 goes no further.
+                if response.status == 100 {
+                    return;
+                }
+                self.learn(stack, exchange_id, leg, response, out);
+                self.pass_back(stack, exchange_id, leg, response, now, out);
+            }
+            200..=299 if is_invite => {
+                self.set_branch_phase(id, BranchPhase::Accepted);
+                self.learn(stack, exchange_id, leg, response, out);
+                self.accepted(stack, exchange_id, id, response, now, out);
+            }
+            200..=299 => {
+                self.learn(stack, exchange_id, leg, response, out);
+                self.remove_branch(stack, id);
+                if !self.is_answered(exchange_id) {
+                    self.pass_back(stack, exchange_id, leg, response, now, out);
+                }
+                self.finish(stack, exchange_id, out);
+            }
+            status => {
+                self.remove_branch(stack, id);
+                self.failed(stack, exchange_id, leg, status, Some(response), now, out);
+            }
+        }
+    }
+
+    /// A branch ended without a response.
+    pub fn on_branch_event(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        notice: Notice,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
+        let (exchange, leg, tx, phase) = (branch.exchange, branch.leg, branch.tx, branch.phase);
+        let status = match notice {
+            Notice::Message => return,
+            Notice::Timeout if stack.user_of(tx).is_some() => {
+                self.rang_too_long(stack, id, now, out);
+                return;
+            }
+            Notice::Timeout => 408,
+            Notice::Unreachable => 480,
+            // The wait for retransmitted 2xx is over, or a cancelled phone never said so.
+            Notice::Ended => {
+                self.remove_branch(stack, id);
+                if phase == BranchPhase::Accepted {
+                    self.finish(stack, exchange, out);
+                } else {
+                    self.failed(stack, exchange, leg, 408, None, now, out);
+                }
+                return;
+            }
+        };
+        self.remove_branch(stack, id);
+        self.failed(stack, exchange, leg, status, None, now, out);
+    }
+
+    /// Timer C (RFC 3261 §16.8): the phone is told to stop ringing. Its branch stays for what it says to that, which may
+    /// still be a 2xx.
+    fn rang_too_long(&mut self, stack: &mut Stack, id: BranchId, now: Instant, out: &mut Effects) {
+        let Some(branch) = self.branches.get_mut(id) else {
+            return;
+        };
+        branch.is_cancelled = true;
+        let exchange_id = branch.exchange;
+        stack.cancel_invite(branch.tx, b"", now, out);
+        let Some(exchange) = self.exchanges.get(exchange_id) else {
+            return;
+        };
+        let call_id = exchange.call;
+        let mut next = exchange.first_branch;
+        while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
+            if !branch.is_cancelled {
+                return;
+            }
+            next = branch.next;
+        }
+        if !exchange.is_answered {
+            self.reject(stack, exchange_id, own_failure(408), b"", now, out);
+            if let Some(call) = self.calls.get_mut(call_id)
+                && call.phase == Phase::Ringing
+            {
+                call.phase = Phase::Ending;
+            }
+        }
+    }
+
+    fn set_branch_phase(&mut self, id: BranchId, phase: BranchPhase) {
+        if let Some(branch) = self.branches.get_mut(id) {
+            branch.phase = phase;
+        }
+    }
+
+    fn is_answered(&self, id: ExchangeId) -> bool {
+        self.exchanges.get(id).is_none_or(|exchange| exchange.is_answered)
+    }
+
+    // ---- 2xx to INVITE ---------------------------------------------------------------------------------------------
+
+    /// The first 2xx of a branch.
+    fn accepted(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        branch: BranchId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some((leg, cseq)) = self.branches.get(branch).map(|branch| (branch.leg, branch.cseq)) else {
+            return;
+        };
+        if let Some(leg) = self.legs.get_mut(leg) {
+            leg.unacknowledged = Some(cseq);
+        }
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        let call_id = exchange.call;
+        if exchange.is_answered || exchange.server.is_none() {
+            // Another phone was faster, or the caller has given up: this one is told at once (RFC 3261 §13.2.2.4, §15).
+            self.acknowledge_and_hang_up(stack, branch, now, out);
+            return;
+        }
+        if !self.pass_back(stack, id, leg, response, now, out) {
+            self.acknowledge_and_hang_up(stack, branch, now, out);
+            self.failed(stack, id, leg, 500, None, now, out);
+            return;
+        }
+        self.cancel_branches(stack, id, Some(branch), REASON_ELSEWHERE, now, out);
+        self.drop_request(id, out);
+        let limit = now + stack.cfg.limits.call_duration_max;
+        if let Some(call) = self.calls.get_mut(call_id)
+            && call.phase == Phase::Ringing
+        {
+            call.phase = Phase::Answered;
+            call.answered = Some(leg);
+            stack.metrics.calls_answered.inc();
+            self.set_call_timer(stack, call_id, limit);
+        }
+    }
+
+    /// A 2xx has come again, or a second phone behind the same contact has answered.
+    fn repeat_ack(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
+        let (leg_id, cseq) = (branch.leg, branch.cseq);
+        let Some(leg) = self.legs.get(leg_id) else { return };
+        let (call_id, flow) = (leg.call, leg.flow);
+        let tag = response.to_tag.unwrap_or(b"");
+        let known = if leg.dialog.parts(&out.pool).remote_tag == tag {
+            Some(leg_id)
+        } else {
+            let Some(call) = self.calls.get(call_id) else {
+                return;
+            };
+            self.callee_with_tag(call, tag, Some(response.call_id), &out.pool)
+        };
+        if let Some(leg) = known.and_then(|id| self.legs.get(id)) {
+            stack.metrics.retransmissions_absorbed.inc();
+            // Before the caller's own ACK there is none to repeat; the phone will ask again.
+            if let Some(ack) = leg.ack {
+                stack.metrics.retransmissions_sent.inc();
+                out.send_kept(leg.flow, ack, None);
+            }
+            return;
+        }
+        // RFC 3261 §13.2.2.4: a 2xx of another dialog gets an ACK and, as we have our answer, a BYE.
+        let other = self
+            .twin(leg_id, response, out)
+            .and_then(|dialog| self.insert_callee(call_id, dialog, flow, cseq));
+        match other {
+            Some(other) => self.acknowledge_and_hang_up_leg(stack, other, cseq, now, out),
+            None => stack.metrics.dropped(DropReason::StrayOk),
+        }
+    }
+
+    /// The dialog that a response with another To tag makes beside a leg's own.
+    fn twin(&self, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
+        let leg = self.legs.get(leg)?;
+        let remote_tag = response.to_tag?;
+        let target = first_contact(response);
+        let len =
+            leg.dialog.parts(&out.pool).len() + response.to.raw.len() + target.map_or(0, <[u8]>::len) + 256;
+        let mut draft = out.pool.draft(len)?;
+        let parts = leg.dialog.parts(&out.pool);
+        let ends = Parts {
+            remote: response.to.raw,
+            remote_tag,
+            target: target.unwrap_or(parts.target),
+            ..parts
+        }
+        .copy_into(&mut draft.bytes);
+        Some(Dialog::commit(draft, ends, &mut out.pool))
+    }
+
+    // ---- Failures --------------------------------------------------------------------------------------------------
+
+    /// A branch has ended in a final failure. The best of them goes back when no branch is open any more.
+    #[allow(clippy::too_many_arguments)]
+    fn failed(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        leg: LegId,
+        status: u16,
+        response: Option<&Response<'_>>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        if exchange.is_answered {
+            self.finish(stack, id, out);
+            return;
+        }
+        let is_open = self.has_open_branch(exchange);
+        let is_better = exchange.best.is_none_or(|best| rank(status) < rank(best.status));
+        if is_open {
+            if is_better {
+                let response = response.and_then(|response| out.pool.put(response.msg.bytes));
+                self.set_best(id, Some(Best { status, response }), out);
+            }
+            // RFC 3261 §16.7 step 5: a 6xx ends the search.
+            if status >= 600 {
+                self.cancel_branches(stack, id, None, b"", now, out);
+            }
+            return;
+        }
+        let best = exchange.best;
+        match (is_better, response, best) {
+            (true, Some(response), _) => {
+                if !self.pass_back(stack, id, leg, response, now, out) {
+                    self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);
+                }
+            }
+            (
+                false,
+                _,
+                Some(Best {
+                    response: Some(buf), ..
+                }),
+            ) => self.pass_back_kept(stack, id, leg, buf, now, out),
+            (true, None, _) => self.reject(stack, id, own_failure(status), b"", now, out),
+            (
+                false,
+                _,
+                Some(Best {
+                    response: None,
+                    status,
+                }),
+            ) => {
+                self.reject(stack, id, own_failure(status), b"", now, out);
+            }
+            (false, _, None) => {}
+        }
+        self.finish(stack, id, out);
+    }
+
+    fn set_best(&mut self, id: ExchangeId, best: Option<Best>, out: &mut Effects) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        if let Some(old) = std::mem::replace(&mut exchange.best, best).and_then(|best| best.response) {
+            out.pool.release(old);
+        }
+    }
+
+    /// Cancels the branches of an exchange that have no final response, but for `except`: RFC 3261 §9.1.
+    pub(super) fn cancel_branches(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        except: Option<BranchId>,
+        reason_lines: &[u8],
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let mut next = self.exchanges.get(id).and_then(|exchange| exchange.first_branch);
+        while let Some(branch_id) = next {
+            let Some(branch) = self.branches.get_mut(branch_id) else {
+                return;
+            };
+            next = branch.next;
+            if Some(branch_id) == except {
+                continue;
+            }
+            match branch.phase {
+                BranchPhase::Sent => branch.is_cancelled = true,
+                BranchPhase::Provisional => {
+                    branch.is_cancelled = true;
+                    stack.cancel_invite(branch.tx, reason_lines, now, out);
+                }
+                BranchPhase::Accepted => {}
+            }
+        }
+    }
+
+    /// Forgets an exchange that has nothing more to do, and its call if that was the last of it.
+    pub(super) fn finish(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        let call_id = exchange.call;
+        // While the ACK of our 2xx is awaited the exchange is needed: for the ACK, or for hanging up without one.
+        let awaits_ack = exchange.server.is_some_and(|server| stack.awaits_ack(server));
+        if exchange.is_answered && exchange.first_branch.is_none() && !awaits_ack {
+            let is_first = self.calls.get(call_id).is_some_and(|call| match call.phase {
+                Phase::Locating | Phase::Ringing => true,
+                Phase::Answered | Phase::Ending => false,
+            });
+            let begins_call = self
+                .calls
+                .get(call_id)
+                .is_some_and(|call| call.caller == exchange.from)
+                && exchange.next.is_none();
+            self.remove_exchange(stack, id, out);
+            // The request that began the call is over and no 2xx made a dialog: so is the call.
+            if is_first
+                && begins_call
+                && let Some(call) = self.calls.get_mut(call_id)
+            {
+                call.phase = Phase::Ending;
+            }
+        }
+        self.remove_if_over(stack, call_id, out);
+    }
+
+    // ---- Passing back ----------------------------------------------------------------------------------------------
+
+    /// What a response of the phone says of the dialog: its tag, target and route set (RFC 3261 §12.1.2, §12.2.1.2).
+    fn learn(
+        &mut self,
+        stack: &Stack,
+        id: ExchangeId,
+        leg_id: LegId,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        let method = exchange.method;
+        let Some(leg) = self.legs.get_mut(leg_id) else {
+            return;
+        };
+        let Some(tag) = response.to_tag else { return };
+        let target = first_contact(response);
+        if leg.dialog.parts(&out.pool).remote_tag == tag {
+            if let Some(target) = target
+                && is_target_refresh(method)
+            {
+                self.set_target(stack, leg_id, target, None, out);
+            }
+            return;
+        }
+        if method != Method::Invite || self.calls.get(leg.call).and_then(|call| call.answered) == Some(leg_id)
+        {
+            return;
+        }
+        let mut routes = [0; ROUTES_BYTES_MAX];
+        let mut w = Writer::new(&mut routes);
+        let fits = put_route_set(&response.msg, true, &mut w);
+        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+        let change = Change {
+            remote: Some(response.to.raw),
+            remote_tag: Some(tag),
+            target: None,
+            routes: Some(&routes[..routes_len]),
+        };
+        if !leg.dialog.change(&change, &mut out.pool) {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return;
+        }
+        if let Some(target) = target {
+            self.set_target(stack, leg_id, target, None, out);
+        }
+    }
+
+    /// Sends a response back on the server transaction of its exchange. `false`: it could not be written.
+    fn pass_back(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        _leg: LegId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return false;
+        };
+        if exchange.is_answered {
+            return true;
+        }
+        let Some(server) = exchange.server else {
+            self.mark_answered(id, response.status, out);
+            return true;
+        };
+        let Some(request) = exchange.request else {
+            return false;
+        };
+        let from = exchange.from;
+        let Some(buf) = self.write_back(stack, request, from, server, response, out) else {
+            return false;
+        };
+        self.mark_answered(id, response.status, out);
+        stack.send_response(server, response.status, buf, now, out);
+        true
+    }
+
+    fn mark_answered(&mut self, id: ExchangeId, status: u16, out: &mut Effects) {
+        if status < 200 {
+            return;
+        }
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.is_answered = true;
+        }
+        self.drop_request(id, out);
+    }
+
+    fn drop_request(&mut self, id: ExchangeId, out: &mut Effects) {
+        if let Some(request) = self
+            .exchanges
+            .get_mut(id)
+            .and_then(|exchange| exchange.request.take())
+        {
+            out.pool.release(request);
+        }
+    }
+
+    fn write_back(
+        &mut self,
+        stack: &Stack,
+        request: BufId,
+        from: LegId,
+        server: crate::transaction::TxId,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) -> Option<BufId> {
+        let flow = self.legs.get(from)?.flow;
+        let source = stack.source_of(server)?;
+        let len = response.msg.len() + out.pool.get(request).len() + FORWARD_SLACK;
+        let mut draft = out.pool.draft(len)?;
+        let mut table = self.table.take()?;
+        let mut scratch = self.scratch.take()?;
+        let bytes = out.pool.get(request);
+        // The head alone may be kept: a body that is missing is no matter here.
+        _ = scan(bytes, &mut table);
+        let written = Request::check(Message { bytes, table: &table })
+            .ok()
+            .and_then(|request| {
+                edit_response(
+                    &mut self.edits,
+                    &mut scratch,
+                    stack,
+                    response,
+                    &request,
+                    source,
+                    flow,
+                );
+                self.edits.apply(response.msg.bytes, &mut draft.bytes).ok()
+            });
+        (self.table, self.scratch) = (Some(table), Some(scratch));
+        match written {
+            Some(len) => Some(out.pool.commit(draft, len)),
+            None => {
+                out.pool.discard(draft);
+                stack.metrics.dropped(DropReason::TooLarge);
+                None
+            }
+        }
+    }
+
+    /// Sends back a response that was kept while other phones rang.
+    fn pass_back_kept(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        leg: LegId,
+        buf: BufId,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(mut table) = self.second_table.take() else {
+            return;
+        };
+        let copy: Box<[u8]> = out.pool.get(buf).into();
+        let passed = scan(&copy, &mut table).is_ok()
+            && Response::check(Message {
+                bytes: &copy,
+                table: &table,
+            })
+            .is_ok_and(|response| self.pass_back(stack, id, leg, &response, now, out));
+        self.second_table = Some(table);
+        if !passed {
+            self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);
+        }
+    }
+}
+
+fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
+    let contact = NameAddr::parse(response.msg.elements(Name::Contact).next()?).ok()?;
+    Some(contact.uri)
+}
+
+/// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.
+fn rank(status: u16) -> u16 {
+    match status {
+        600.. => 0,
+        401 | 407 | 415 | 420 | 484 => 400,
+        408 => 499,
+        other => other.max(1),
+    }
+}
+
+/// A failure that no phone has sent.
+fn own_failure(status: u16) -> (u16, &'static str) {
+    match status {
+        408 => (408, "Request Timeout"),
+        480 => (480, "Temporarily Unavailable"),
+        _ => (500, "Server Internal Error"),
+    }
+}

@@ -1,0 +1,121 @@
+//! What a call is made of: a call has legs, one with the caller and one with each phone that it rings; requests cross it as
+//! exchanges, each with a server transaction on one leg and branches with a client transaction each on others.
+
+use crate::dialog::Dialog;
+use crate::msg::method::Method;
+use crate::pool::BufId;
+use crate::slots::Id;
+use crate::timer::TimerId;
+use crate::transaction::TxId;
+use crate::transaction::key::Key;
+use crate::wire::Flow;
+
+pub type CallId = Id<Call>;
+pub type LegId = Id<Leg>;
+pub type ExchangeId = Id<Exchange>;
+pub type BranchId = Id<Branch>;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The request waits for the answer to "who is this?".
+    Locating,
+    /// It went to one or more phones.
+    Ringing,
+    /// An INVITE was answered with a 2xx.
+    Answered,
+    /// A BYE has come or gone, or the request failed: the call is over when what is under way is.
+    Ending,
+}
+
+pub struct Call {
+    /// Call-ID and From tag of the request that began it.
+    pub key: Key,
+    pub phase: Phase,
+    pub caller: LegId,
+    /// The phones that it rang, newest first.
+    pub first_callee: Option<LegId>,
+    /// The leg whose 2xx went to the caller.
+    pub answered: Option<LegId>,
+    pub first_exchange: Option<ExchangeId>,
+    pub exchanges: u16,
+    /// Whether an INVITE began it; else it is one request with its answer (MESSAGE, OPTIONS, REFER).
+    pub is_invite: bool,
+    pub timer: Option<TimerId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    Caller,
+    Callee,
+}
+
+/// Our half of a dialog with one phone.
+pub struct Leg {
+    pub call: CallId,
+    pub side: Side,
+    pub dialog: Dialog,
+    /// CSeq of the last request that we sent.
+    pub local_cseq: u32,
+    /// CSeq of the last request that came.
+    pub remote_cseq: u32,
+    /// Where requests to the phone go.
+    pub flow: Flow,
+    /// The number of an INVITE of ours that was answered with a 2xx for which no ACK went out yet.
+    pub unacknowledged: Option<u32>,
+    /// The ACK that we sent last: a 2xx that comes again is answered with it.
+    pub ack: Option<BufId>,
+    pub next: Option<LegId>,
+}
+
+/// One request on its way across the call, until its final response has gone back; for an INVITE answered with a 2xx, until
+/// no retransmission of that can come any more.
+pub struct Exchange {
+    pub call: CallId,
+    /// `None` for a request of our own.
+    pub server: Option<TxId>,
+    /// The request as received, for writing its responses; dropped once the final one was sent.
+    pub request: Option<BufId>,
+    pub method: Method,
+    /// The leg that it came on.
+    pub from: LegId,
+    /// Its CSeq number there.
+    pub cseq: u32,
+    pub first_branch: Option<BranchId>,
+    pub next: Option<ExchangeId>,
+    /// The best final failure so far, while other branches are open.
+    pub best: Option<Best>,
+    /// A final response has gone back.
+    pub is_answered: bool,
+}
+
+/// A final failure that may be passed on: RFC 3261 §16.7 step 6.
+#[derive(Clone, Copy, Debug)]
+pub struct Best {
+    pub status: u16,
+    /// The response as received, or `None` for one of our own.
+    pub response: Option<BufId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BranchPhase {
+    /// Nothing came yet.
+    Sent,
+    /// A provisional response came.
+    Provisional,
+    /// A 2xx to INVITE came; its retransmissions may follow.
+    Accepted,
+}
+
+/// One destination of an exchange.
+pub struct Branch {
+    pub exchange: ExchangeId,
+    /// The leg that it went out on.
+    pub leg: LegId,
+    pub tx: TxId,
+    /// The CSeq number there.
+    pub cseq: u32,
+    pub phase: BranchPhase,
+    /// A CANCEL is wanted as soon as one may be sent (RFC 3261 §9.1).
+    pub is_cancelled: bool,
+    pub next: Option<BranchId>,
+}

@@ -1,0 +1,316 @@
+//! Requests within a call: carried from the leg that they came on to the other, with CSeq numbers of that leg.
+
+use crate::dialog::Change;
+use crate::metrics::DropReason;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr::NameAddr;
+use crate::msg::request::Request;
+use crate::msg::uri::Uri;
+use crate::time::Instant;
+use crate::transaction::destination::route;
+use crate::transaction::{Stack, TxId, User};
+use crate::wire::{Effects, Flow};
+
+use super::call::{Exchange, Phase, Side};
+use super::setup::RETRY_AFTER;
+use super::write::{FORWARD_SLACK, rack_cseq};
+use super::{B2bua, ExchangeId, LegId, token_of};
+
+impl B2bua {
+    /// A request with a To tag, on its server transaction. `false`: no dialog here has it.
+    pub fn in_dialog(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {
+            return false;
+        };
+        let Some(leg) = self.legs.get_mut(from) else {
+            return false;
+        };
+        let call_id = leg.call;
+        // RFC 3261 §12.2.2: a number lower than the last is out of order.
+        if request.cseq.number < leg.remote_cseq {
+            stack.respond_because(tx, request, (500, "CSeq Out Of Order"), None, |_| {}, now, out);
+            return true;
+        }
+        leg.remote_cseq = request.cseq.number;
+        let is_bye = request.method == Method::Bye;
+        match self.calls.get_mut(call_id) {
+            // Only BYEs may still cross each other once the call is ending.
+            Some(call) if call.phase == Phase::Ending && !is_bye => return false,
+            Some(call) => {
+                if is_bye {
+                    call.phase = Phase::Ending;
+                }
+            }
+            None => return false,
+        }
+        if is_target_refresh(request.method) {
+            self.refresh_target(stack, from, request, stack.flow_of(tx), out);
+        }
+        match self.carry(stack, request, tx, from, to, now, out) {
+            Ok(()) => {}
+            Err(status) => {
+                let extra: &[u8] = if status.0 == 503 { RETRY_AFTER } else { b"" };
+                stack.respond_because(tx, request, status, None, |w| _ = w.put(extra), now, out);
+                self.remove_if_over(stack, call_id, out);
+            }
+        }
+        true
+    }
+
+    /// Makes the exchange and its one branch, and sends the request on.
+    #[allow(clippy::too_many_arguments)]
+    fn carry(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        from: LegId,
+        to: LegId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Result<(), (u16, &'static str)> {
+        const FULL: (u16, &str) = (503, "Limit Reached");
+        let call = self.legs.get(from).ok_or(FULL)?.call;
+        let rack = match request.method {
+            // RFC 3262 §7.2: RAck names the INVITE by its number on this leg; on the other it has another.
+            Method::Prack => rack_cseq(request).and_then(|cseq| self.invite_cseq(from, to, cseq)),
+            _ => None,
+        };
+        let other = self.legs.get_mut(to).ok_or(FULL)?;
+        other.local_cseq += 1;
+        let cseq = other.local_cseq;
+        let copy = out
+            .pool
+            .put(&request.msg.bytes[..request.msg.head_end() as usize])
+            .ok_or(FULL)?;
+        let exchange = self.add_exchange(Exchange {
+            call,
+            server: Some(tx),
+            request: Some(copy),
+            method: request.method,
+            from,
+            cseq: request.cseq.number,
+            first_branch: None,
+            next: None,
+            best: None,
+            is_answered: false,
+        });
+        let Some(exchange) = exchange else {
+            out.pool.release(copy);
+            return Err(FULL);
+        };
+        let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);
+        match sent {
+            Ok(()) => {
+                stack.set_user(
+                    tx,
+                    User::Exchange {
+                        slot: exchange.slot,
+                        generation: exchange.generation,
+                    },
+                );
+                Ok(())
+            }
+            Err(status) => {
+                self.remove_exchange(stack, exchange, out);
+                Err(status)
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_on(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        exchange: ExchangeId,
+        to: LegId,
+        cseq: u32,
+        rack: Option<u32>,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Result<(), (u16, &'static str)> {
+        let client = self
+            .open_branch(stack, exchange, to, request.method, cseq, out)
+            .ok_or((503, "Limit Reached"))?;
+        let branch = token_of(stack, client);
+        match self.write_across(stack, request, to, cseq, branch, rack, out) {
+            Some(buf) => {
+                stack.count_request(request.method);
+                stack.send_request(client, buf, now, out);
+                Ok(())
+            }
+            None => {
+                self.close_branch(stack, client, out);
+                Err((513, "Message Too Large"))
+            }
+        }
+    }
+
+    /// Writes a received request for the leg `to`, into a buffer of its own.
+    #[allow(clippy::too_many_arguments)]
+    fn write_across(
+        &mut self,
+        stack: &Stack,
+        request: &Request<'_>,
+        to: LegId,
+        cseq: u32,
+        branch: crate::token::Token,
+        rack: Option<u32>,
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        let leg = self.legs.get(to)?;
+        let len = request.msg.len() + FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len();
+        // Toward the caller we bear the tag of the callee that the request came from.
+        let from_tag = match leg.side {
+            Side::Caller => request.from_tag.unwrap_or(b""),
+            Side::Callee => b"",
+        };
+        let mut draft = out.pool.draft(len)?;
+        match self.write_forward(
+            stack,
+            request,
+            to,
+            from_tag,
+            cseq,
+            branch,
+            rack,
+            &out.pool,
+            &mut draft.bytes,
+        ) {
+            Some(len) => Some(out.pool.commit(draft, len)),
+            None => {
+                out.pool.discard(draft);
+                stack.metrics.dropped(DropReason::TooLarge);
+                None
+            }
+        }
+    }
+
+    /// The number that the INVITE with `cseq` on leg `from` has on leg `to`.
+    fn invite_cseq(&self, from: LegId, to: LegId, cseq: u32) -> Option<u32> {
+        let exchange = self.find_invite_exchange(from, cseq)?;
+        let mut next = self.exchanges.get(exchange)?.first_branch;
+        while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
+            if branch.leg == to {
+                return Some(branch.cseq);
+            }
+            next = branch.next;
+        }
+        None
+    }
+
+    fn find_invite_exchange(&self, from: LegId, cseq: u32) -> Option<ExchangeId> {
+        let mut next = self.calls.get(self.legs.get(from)?.call)?.first_exchange;
+        while let Some((id, exchange)) =
+            next.and_then(|id| self.exchanges.get(id).map(|exchange| (id, exchange)))
+        {
+            if exchange.method == Method::Invite && exchange.from == from && exchange.cseq == cseq {
+                return Some(id);
+            }
+            next = exchange.next;
+        }
+        None
+    }
+
+    /// The ACK of a 2xx, over whatever transport it came (call-flows: the INVITE over TCP, its ACK over UDP). `false`: no
+    /// call here waits for it.
+    pub fn ack(&mut self, stack: &mut Stack, request: &Request<'_>, now: Instant, out: &mut Effects) -> bool {
+        let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {
+            return false;
+        };
+        let Some(exchange) = self.find_invite_exchange(from, request.cseq.number) else {
+            return false;
+        };
+        let Some(server) = self.exchanges.get(exchange).and_then(|exchange| exchange.server) else {
+            return false;
+        };
+        // §13.2.2.4: the ACK bears the number of the INVITE on its leg.
+        let Some(cseq) = self.invite_cseq(from, to, request.cseq.number) else {
+            return false;
+        };
+        if !stack.acknowledged(server, now, out) {
+            // It came before: the phone behind answers for itself when it repeats its 2xx.
+            stack.metrics.retransmissions_absorbed.inc();
+            return true;
+        }
+        let branch = stack.stateless_token();
+        let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else {
+            return true;
+        };
+        stack.count_request(Method::Ack);
+        self.send_ack(to, buf, out);
+        // The phone's side of it may have been over before.
+        self.finish(stack, exchange, out);
+        true
+    }
+
+    /// Sends an ACK on a leg and keeps it there, for a 2xx that comes again.
+    pub(super) fn send_ack(&mut self, leg: LegId, buf: crate::pool::BufId, out: &mut Effects) {
+        match self.legs.get_mut(leg) {
+            Some(leg) => {
+                leg.unacknowledged = None;
+                out.send_kept(leg.flow, buf, None);
+                if let Some(old) = leg.ack.replace(buf) {
+                    out.pool.release(old);
+                }
+            }
+            None => out.pool.release(buf),
+        }
+    }
+
+    /// RFC 3261 §12.2.2: a target refresh request moves the remote target of the leg that it came on.
+    fn refresh_target(
+        &mut self,
+        stack: &Stack,
+        leg: LegId,
+        request: &Request<'_>,
+        source: Option<Flow>,
+        out: &mut Effects,
+    ) {
+        let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else {
+            return;
+        };
+        self.set_target(stack, leg, contact.uri, source, out);
+    }
+
+    /// Moves a leg's remote target, and with it the flow of its requests.
+    pub(super) fn set_target(
+        &mut self,
+        stack: &Stack,
+        id: LegId,
+        target: &[u8],
+        source: Option<Flow>,
+        out: &mut Effects,
+    ) {
+        let Some(leg) = self.legs.get_mut(id) else { return };
+        if leg.dialog.parts(&out.pool).target != target {
+            let change = Change {
+                target: Some(target),
+                ..Change::default()
+            };
+            if !leg.dialog.change(&change, &mut out.pool) {
+                return;
+            }
+        }
+        let parts = leg.dialog.parts(&out.pool);
+        if let Ok(uri) = Uri::parse(parts.next_hop())
+            && let Ok(flow) = route(&stack.cfg, &uri, Some(source.unwrap_or(leg.flow)))
+        {
+            leg.flow = flow;
+        }
+    }
+}
+
+/// RFC 3261 §12.2, RFC 3311 §5.1.
+pub(super) fn is_target_refresh(method: Method) -> bool {
+    matches!(method, Method::Invite | Method::Update)
+}

@@ -1,0 +1,450 @@
+//! The back-to-back user agent: a call comes in on one leg and goes out on others, each a dialog of its own.
+//!
+//! RFC 3261 §6 (B2BUA), §12 to §15; RFC 3262 (PRACK), RFC 3311 (UPDATE), RFC 3326 (Reason). The header table that it obeys
+//! is in [`write`]. [`setup`] begins calls and rings phones, [`in_dialog`] carries requests across, [`answer`] carries
+//! responses back, [`end`] cancels, hangs up and forgets.
+
+mod answer;
+mod call;
+mod end;
+mod in_dialog;
+mod setup;
+mod write;
+
+use crate::msg::build::Writer;
+use crate::msg::edit::Edits;
+use crate::msg::method::Method;
+use crate::msg::request::Request;
+use crate::msg::scan::{Message, Table, scan};
+use crate::pool::{BufId, CLASS_BYTES, Pool};
+use crate::slots::{Id, Slots};
+use crate::time::Instant;
+use crate::timer::{Timer, TimerKind};
+use crate::token::{Token, TokenKind};
+use crate::transaction::key::KeyMap;
+use crate::transaction::{Stack, TxId, User};
+use crate::wire::Effects;
+
+pub use call::{BranchId, CallId, ExchangeId, LegId, Phase, Side};
+pub use setup::Begun;
+
+use call::{Branch, BranchPhase, Call, Exchange, Leg};
+use write::Outgoing;
+
+/// Requests under way at once in one call; more get 503.
+pub const EXCHANGES_PER_CALL_MAX: u16 = 64;
+
+/// All calls of one shard.
+pub struct B2bua {
+    calls: Slots<Call>,
+    legs: Slots<Leg>,
+    exchanges: Slots<Exchange>,
+    branches: Slots<Branch>,
+    by_key: KeyMap<CallId>,
+    edits: Box<Edits>,
+    /// For a message that is read again from its buffer, and a second one beside it.
+    table: Option<Box<Table>>,
+    second_table: Option<Box<Table>>,
+    /// A copy of a request whose buffer can't stay borrowed, and header lines on their way from one message to another.
+    scratch: Option<Box<[u8]>>,
+    /// No new calls: the server stops.
+    pub is_draining: bool,
+}
+
+impl B2bua {
+    /// At most `calls_max` calls, with the legs and exchanges that they may need.
+    pub fn new(calls_max: usize) -> B2bua {
+        B2bua {
+            calls: Slots::new(calls_max),
+            legs: Slots::new(calls_max.saturating_mul(4)),
+            exchanges: Slots::new(calls_max.saturating_mul(4)),
+            branches: Slots::new(calls_max.saturating_mul(4)),
+            by_key: KeyMap::default(),
+            edits: Box::new(Edits::new()),
+            table: Some(Box::new(Table::new())),
+            second_table: Some(Box::new(Table::new())),
+            scratch: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
+            is_draining: false,
+        }
+    }
+
+    /// Calls now.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Legs, exchanges and branches now; zero when no call is left.
+    pub fn parts_in_use(&self) -> usize {
+        self.legs.len() + self.exchanges.len() + self.branches.len()
+    }
+
+    // ---- Finding ---------------------------------------------------------------------------------------------------
+
+    /// The leg of a request whose Call-ID is one that we made.
+    fn leg_by_token(&self, token: Token) -> Option<LegId> {
+        if token.kind != TokenKind::Leg {
+            return None;
+        }
+        let id = Id::new(token.slot, token.generation);
+        self.legs.get(id).map(|_| id)
+    }
+
+    /// The leg that an in-dialog request came on and the one that it goes to: RFC 3261 §12.2.2.
+    fn find_dialog(&self, stack: &Stack, request: &Request<'_>, pool: &Pool) -> Option<(LegId, LegId)> {
+        let (from_tag, to_tag) = (request.from_tag?, request.to_tag?);
+        if let Some(token) = stack.key.parse(request.call_id) {
+            let id = self.leg_by_token(token)?;
+            let call = self.calls.get(self.legs.get(id)?.call)?;
+            // The phone may have answered with more than one tag: each is a leg of its own under one Call-ID.
+            let id = self.callee_with_tag(call, from_tag, Some(request.call_id), pool)?;
+            let leg = self.legs.get(id)?;
+            let is_ours = leg.dialog.parts(pool).local_tag == to_tag;
+            return is_ours.then_some((id, call.caller));
+        }
+        let call_id = self.by_key.get(&stack.keyer.dialog(request.call_id, from_tag))?;
+        let call = self.calls.get(*call_id)?;
+        let callee = self.callee_with_tag(call, to_tag, None, pool)?;
+        Some((call.caller, callee))
+    }
+
+    fn callee_with_tag(&self, call: &Call, tag: &[u8], call_id: Option<&[u8]>, pool: &Pool) -> Option<LegId> {
+        let mut next = call.first_callee;
+        while let Some(id) = next {
+            let leg = self.legs.get(id)?;
+            let parts = leg.dialog.parts(pool);
+            if parts.remote_tag == tag && call_id.is_none_or(|call_id| call_id == parts.call_id) {
+                return Some(id);
+            }
+            next = leg.next;
+        }
+        None
+    }
+
+    // ---- Making and unmaking ---------------------------------------------------------------------------------------
+
+    /// Adds an exchange to a call. `None`: a limit is reached.
+    fn add_exchange(&mut self, exchange: Exchange) -> Option<ExchangeId> {
+        let call_id = exchange.call;
+        let call = self.calls.get_mut(call_id)?;
+        if call.exchanges >= EXCHANGES_PER_CALL_MAX {
+            return None;
+        }
+        let next = call.first_exchange;
+        let id = self.exchanges.insert(Exchange { next, ..exchange })?;
+        let call = self.calls.get_mut(call_id)?;
+        call.first_exchange = Some(id);
+        call.exchanges += 1;
+        Some(id)
+    }
+
+    /// Adds a branch to an exchange and makes it the user of its client transaction.
+    fn add_branch(&mut self, stack: &mut Stack, branch: Branch) -> Option<BranchId> {
+        let exchange_id = branch.exchange;
+        let tx = branch.tx;
+        let next = self.exchanges.get(exchange_id)?.first_branch;
+        let id = self.branches.insert(Branch { next, ..branch })?;
+        self.exchanges.get_mut(exchange_id)?.first_branch = Some(id);
+        stack.set_user(
+            tx,
+            User::Branch {
+                slot: id.slot,
+                generation: id.generation,
+            },
+        );
+        Some(id)
+    }
+
+    /// Forgets a branch; its client transaction ends by itself.
+    fn remove_branch(&mut self, stack: &mut Stack, id: BranchId) {
+        let Some(branch) = self.branches.remove(id) else {
+            return;
+        };
+        stack.set_user(branch.tx, User::None);
+        let Some(exchange) = self.exchanges.get_mut(branch.exchange) else {
+            return;
+        };
+        if exchange.first_branch == Some(id) {
+            exchange.first_branch = branch.next;
+            return;
+        }
+        let mut at = exchange.first_branch;
+        while let Some(previous) = at.and_then(|at| self.branches.get_mut(at)) {
+            if previous.next == Some(id) {
+                previous.next = branch.next;
+                return;
+            }
+            at = previous.next;
+        }
+    }
+
+    /// Forgets an exchange with its branches and buffers; its transactions end by themselves.
+    fn remove_exchange(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
+        while let Some(branch) = self.exchanges.get(id).and_then(|exchange| exchange.first_branch) {
+            self.remove_branch(stack, branch);
+        }
+        let Some(exchange) = self.exchanges.remove(id) else {
+            return;
+        };
+        if let Some(server) = exchange.server {
+            stack.set_user(server, User::None);
+        }
+        if let Some(request) = exchange.request {
+            out.pool.release(request);
+        }
+        if let Some(response) = exchange.best.and_then(|best| best.response) {
+            out.pool.release(response);
+        }
+        let Some(call) = self.calls.get_mut(exchange.call) else {
+            return;
+        };
+        call.exchanges -= 1;
+        if call.first_exchange == Some(id) {
+            call.first_exchange = exchange.next;
+            return;
+        }
+        let mut at = call.first_exchange;
+        while let Some(previous) = at.and_then(|at| self.exchanges.get_mut(at)) {
+            if previous.next == Some(id) {
+                previous.next = exchange.next;
+                return;
+            }
+            at = previous.next;
+        }
+    }
+
+    /// Forgets a call with all that belongs to it.
+    fn remove_call(&mut self, stack: &mut Stack, id: CallId, out: &mut Effects) {
+        while let Some(exchange) = self.calls.get(id).and_then(|call| call.first_exchange) {
+            self.remove_exchange(stack, exchange, out);
+        }
+        let Some(call) = self.calls.remove(id) else { return };
+        if self.by_key.get(&call.key) == Some(&id) {
+            self.by_key.remove(&call.key);
+        }
+        if let Some(timer) = call.timer {
+            stack.wheel.cancel(timer);
+        }
+        self.remove_leg(call.caller, out);
+        let mut next = call.first_callee;
+        while let Some(leg) = next {
+            next = self.legs.get(leg).and_then(|leg| leg.next);
+            self.remove_leg(leg, out);
+        }
+        if call.is_invite {
+            stack.metrics.calls_ended.inc();
+        }
+    }
+
+    fn remove_leg(&mut self, id: LegId, out: &mut Effects) {
+        let Some(leg) = self.legs.remove(id) else { return };
+        if let Some(ack) = leg.ack {
+            out.pool.release(ack);
+        }
+        leg.dialog.release(&mut out.pool);
+    }
+
+    /// Forgets the call when it is over and nothing is under way in it.
+    fn remove_if_over(&mut self, stack: &mut Stack, id: CallId, out: &mut Effects) {
+        let Some(call) = self.calls.get(id) else { return };
+        match call.phase {
+            Phase::Locating | Phase::Ringing | Phase::Answered => return,
+            Phase::Ending => {}
+        }
+        let mut next = call.first_exchange;
+        while let Some(exchange) = next.and_then(|id| self.exchanges.get(id)) {
+            if !self.is_settled(exchange) {
+                return;
+            }
+            next = exchange.next;
+        }
+        self.remove_call(stack, id, out);
+    }
+
+    /// Whether a final response has gone back and every branch has had one.
+    fn is_settled(&self, exchange: &Exchange) -> bool {
+        exchange.is_answered && !self.has_open_branch(exchange)
+    }
+
+    fn has_open_branch(&self, exchange: &Exchange) -> bool {
+        let mut next = exchange.first_branch;
+        while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
+            match branch.phase {
+                BranchPhase::Sent | BranchPhase::Provisional => return true,
+                BranchPhase::Accepted => {}
+            }
+            next = branch.next;
+        }
+        false
+    }
+
+    // ---- Common ----------------------------------------------------------------------------------------------------
+
+    /// Has the call's own timer fire at `at`.
+    fn set_call_timer(&mut self, stack: &mut Stack, id: CallId, at: Instant) {
+        let Some(call) = self.calls.get_mut(id) else {
+            return;
+        };
+        if let Some(timer) = call.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        let timer = Timer {
+            kind: TimerKind::Call,
+            slot: id.slot,
+            generation: id.generation,
+        };
+        call.timer = Some(stack.wheel.insert(at, timer));
+    }
+
+    /// Answers an exchange with a failure of our own. The request is read from its buffer again.
+    fn reject(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        status: (u16, &str),
+        extra: &[u8],
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        exchange.is_answered = true;
+        let (Some(server), Some(request)) = (exchange.server, exchange.request.take()) else {
+            return;
+        };
+        let (Some(mut table), Some(mut copy)) = (self.table.take(), self.scratch.take()) else {
+            return;
+        };
+        let len = out.pool.get(request).len();
+        copy[..len].copy_from_slice(out.pool.get(request));
+        let bytes = &copy[..len];
+        // Of a request within a dialog the head alone is kept: that its body is missing is no matter here.
+        _ = scan(bytes, &mut table);
+        if let Ok(request) = Request::check(Message { bytes, table: &table }) {
+            stack.respond_because(server, &request, status, None, |w| _ = w.put(extra), now, out);
+        }
+        out.pool.release(request);
+        (self.table, self.scratch) = (Some(table), Some(copy));
+    }
+
+    /// Opens a client transaction toward a leg's phone and makes it a branch of the exchange.
+    fn open_branch(
+        &mut self,
+        stack: &mut Stack,
+        exchange: ExchangeId,
+        leg: LegId,
+        method: Method,
+        cseq: u32,
+        out: &mut Effects,
+    ) -> Option<TxId> {
+        let flow = self.legs.get(leg)?.flow;
+        let tx = stack.open_client(User::None, method, flow)?;
+        let phase = BranchPhase::Sent;
+        let branch = Branch {
+            exchange,
+            leg,
+            tx,
+            cseq,
+            phase,
+            is_cancelled: false,
+            next: None,
+        };
+        match self.add_branch(stack, branch) {
+            Some(_) => Some(tx),
+            None => {
+                stack.abandon(tx, out);
+                None
+            }
+        }
+    }
+
+    /// Takes back [`B2bua::open_branch`]: nothing was sent.
+    fn close_branch(&mut self, stack: &mut Stack, tx: TxId, out: &mut Effects) {
+        if let Some(User::Branch { slot, generation }) = stack.user_of(tx) {
+            self.remove_branch(stack, Id::new(slot, generation));
+        }
+        stack.abandon(tx, out);
+    }
+
+    /// Writes `request`, as it came on the other leg, as it goes out on `leg_id`. `tag_leg` is the callee's leg of the dialog
+    /// pair. Returns the length, or `None` when it does not fit `dst`.
+    #[allow(clippy::too_many_arguments)]
+    fn write_forward(
+        &mut self,
+        stack: &Stack,
+        request: &Request<'_>,
+        leg_id: LegId,
+        from_tag: &[u8],
+        cseq: u32,
+        branch: Token,
+        rack_cseq: Option<u32>,
+        pool: &Pool,
+        dst: &mut [u8],
+    ) -> Option<usize> {
+        let leg = self.legs.get(leg_id)?;
+        let parts = leg.dialog.parts(pool);
+        let outgoing = Outgoing {
+            dialog: &parts,
+            from_tag,
+            cseq,
+            flow: leg.flow,
+            branch,
+            rack_cseq,
+        };
+        write::edit_request(&mut self.edits, stack, request, &outgoing);
+        self.edits.apply(request.msg.bytes, dst).ok()
+    }
+
+    /// Writes an ACK or BYE of our own on a leg. `branch` is the client transaction's, or a stateless one for an ACK.
+    fn write_own(
+        &self,
+        stack: &Stack,
+        leg_id: LegId,
+        method: Method,
+        cseq: u32,
+        branch: Token,
+        out: &mut Effects,
+    ) -> Option<BufId> {
+        let leg = self.legs.get(leg_id)?;
+        let tag_leg = self.tag_leg(leg);
+        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len();
+        let mut draft = out.pool.draft(len)?;
+        let mut w = Writer::new(&mut draft.bytes);
+        let parts = leg.dialog.parts(&out.pool);
+        let tag = tag_leg.map_or(&b""[..], |callee| callee.dialog.parts(&out.pool).remote_tag);
+        write::put_own_request(&mut w, stack, method, &parts, tag, cseq, leg.flow, branch);
+        match w.finish() {
+            Some(len) => Some(out.pool.commit(draft, len)),
+            None => {
+                out.pool.discard(draft);
+                None
+            }
+        }
+    }
+
+    /// The callee's leg whose remote tag is our own tag on `leg`: toward the caller we bear the tag of the phone that
+    /// answered, since the responses that made that dialog bore it.
+    fn tag_leg(&self, leg: &Leg) -> Option<&Leg> {
+        match leg.side {
+            Side::Caller => {
+                let call = self.calls.get(leg.call)?;
+                self.legs.get(call.answered.or(call.first_callee)?)
+            }
+            Side::Callee => None,
+        }
+    }
+}
+
+/// The branch token of a client transaction.
+fn token_of(stack: &Stack, tx: TxId) -> Token {
+    Token {
+        kind: TokenKind::Transaction,
+        shard: stack.shard,
+        slot: tx.slot,
+        generation: tx.generation,
+    }
+}

@@ -1,0 +1,449 @@
+//! How a call begins: a request outside any dialog is taken in, the subscriber it is for is looked up, and each contact of
+//! that subscriber is rung on a leg of its own.
+
+use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::location::{Contact, ContactSet, Outcome};
+use crate::metrics::DropReason;
+use crate::msg::build::Writer;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr::NameAddr;
+use crate::msg::request::Request;
+use crate::msg::scan::{Message, scan};
+use crate::msg::uri::Uri;
+use crate::time::Instant;
+use crate::token::{TOKEN_LEN, Token, TokenKind};
+use crate::transaction::destination::{RouteError, route};
+use crate::transaction::{Stack, TxId, User};
+use crate::wire::{Effects, Flow};
+
+use super::call::{Call, Exchange, Leg, Phase, Side};
+use super::write::{FORWARD_SLACK, put_contact};
+use super::{B2bua, CallId, ExchangeId, LegId, token_of};
+
+/// What became of a request that may begin a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// It waits for [`B2bua::found`] with this id.
+    Waiting(ExchangeId),
+    /// It was answered.
+    Answered,
+}
+
+/// How long a look-up on another shard may take before the request is answered with 503.
+const LOOK_UP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl B2bua {
+    /// Takes in a request outside any dialog, on its server transaction `tx`. An INVITE gets its 100 at once.
+    pub fn begin(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Begun {
+        let is_invite = request.method == Method::Invite;
+        if self.is_draining {
+            return unavailable(stack, tx, request, "Server Stopping", now, out);
+        }
+        let Some(from_tag) = request.from_tag else {
+            stack.respond_because(tx, request, (400, "Missing From Tag"), None, |_| {}, now, out);
+            return Begun::Answered;
+        };
+        let contact = match request.msg.elements(Name::Contact).next().map(NameAddr::parse) {
+            Some(Ok(contact)) => Some(contact),
+            Some(Err(_)) => {
+                stack.respond_because(tx, request, (400, "Bad Contact"), None, |_| {}, now, out);
+                return Begun::Answered;
+            }
+            // RFC 3261 §8.1.1.8: an INVITE must name where its dialog is reached.
+            None if is_invite => {
+                stack.respond_because(tx, request, (400, "Missing Contact"), None, |_| {}, now, out);
+                return Begun::Answered;
+            }
+            None => None,
+        };
+        // §8.2.2.2: the same request over another path is "merged"; it has a transaction of its own, and so came this far.
+        let key = stack.keyer.dialog(request.call_id, from_tag);
+        let is_merged = self
+            .by_key
+            .get(&key)
+            .and_then(|id| self.calls.get(*id))
+            .is_some_and(|call| {
+                call.phase != Phase::Ending
+                    && self
+                        .legs
+                        .get(call.caller)
+                        .is_some_and(|leg| leg.remote_cseq >= request.cseq.number)
+            });
+        // A Call-ID of ours outside a dialog has come back to us: one of the contacts leads here.
+        if is_merged || stack.key.parse(request.call_id).is_some() {
+            stack.respond(tx, request, 482, None, |_| {}, now, out);
+            return Begun::Answered;
+        }
+        let Some(source_flow) = stack.flow_of(tx) else {
+            return Begun::Answered;
+        };
+        let target = contact.map_or(&b""[..], |contact| contact.uri);
+        let flow = match Uri::parse(target)
+            .ok()
+            .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
+        {
+            Some(Ok(flow)) => flow,
+            // A host name, or a transport that we lack: answers reach it, so requests may too.
+            Some(Err(_)) | None => source_flow,
+        };
+        let Some((call, exchange)) = self.add_call(stack, request, from_tag, target, flow, tx, out) else {
+            return unavailable(stack, tx, request, "Call Limit Reached", now, out);
+        };
+        stack.set_user(
+            tx,
+            User::Exchange {
+                slot: exchange.slot,
+                generation: exchange.generation,
+            },
+        );
+        self.by_key.insert(key, call);
+        if is_invite {
+            stack.metrics.calls_started.inc();
+            // call-flows: 100 at once, with our Contact.
+            let mut contact = [0; 512];
+            let mut w = Writer::new(&mut contact);
+            put_contact(stack, flow, &mut w);
+            let len = w.finish().unwrap_or(0);
+            stack.respond(tx, request, 100, None, |w| _ = w.put(&contact[..len]), now, out);
+        }
+        self.set_call_timer(stack, call, now + LOOK_UP_TIMEOUT);
+        Begun::Waiting(exchange)
+    }
+
+    /// A call in [`Phase::Locating`] with its caller's leg and the exchange of `request`.
+    #[allow(clippy::too_many_arguments)]
+    fn add_call(
+        &mut self,
+        stack: &Stack,
+        request: &Request<'_>,
+        from_tag: &[u8],
+        target: &[u8],
+        flow: Flow,
+        tx: TxId,
+        out: &mut Effects,
+    ) -> Option<(CallId, ExchangeId)> {
+        if self.calls.is_full() {
+            return None;
+        }
+        let mut routes = [0; ROUTES_BYTES_MAX];
+        let mut w = Writer::new(&mut routes);
+        let fits = put_route_set(&request.msg, false, &mut w);
+        let routes_len = w.finish().filter(|_| fits)?;
+        let parts = Parts {
+            call_id: request.call_id,
+            local: request.to.raw,
+            local_tag: b"",
+            remote: request.from.raw,
+            remote_tag: from_tag,
+            target,
+            routes: &routes[..routes_len],
+        };
+        let copy = out.pool.put(&request.msg.bytes[..request.msg.len()])?;
+        let Some(dialog) = Dialog::new(&parts, &mut out.pool) else {
+            out.pool.release(copy);
+            return None;
+        };
+        let call = self.calls.insert(Call {
+            key: stack.keyer.dialog(request.call_id, from_tag),
+            phase: Phase::Locating,
+            // Its leg follows; a call that can't have one goes again before anybody sees it.
+            caller: LegId::new(u32::MAX, 0),
+            first_callee: None,
+            answered: None,
+            first_exchange: None,
+            exchanges: 0,
+            is_invite: request.method == Method::Invite,
+            timer: None,
+        })?;
+        let leg = self.legs.insert(Leg {
+            call,
+            side: Side::Caller,
+            dialog,
+            local_cseq: 0,
+            remote_cseq: request.cseq.number,
+            flow,
+            unacknowledged: None,
+            ack: None,
+            next: None,
+        });
+        let exchange = leg.and_then(|leg| {
+            self.calls.get_mut(call)?.caller = leg;
+            self.add_exchange(Exchange {
+                call,
+                server: Some(tx),
+                request: Some(copy),
+                method: request.method,
+                from: leg,
+                cseq: request.cseq.number,
+                first_branch: None,
+                next: None,
+                best: None,
+                is_answered: false,
+            })
+        });
+        match exchange {
+            Some(exchange) => Some((call, exchange)),
+            None => {
+                // The slots of legs and exchanges are sized after those of calls: only a crowd of forks gets here.
+                if let Some(leg) = leg {
+                    self.remove_leg(leg, out);
+                }
+                self.calls.remove(call);
+                out.pool.release(copy);
+                None
+            }
+        }
+    }
+
+    /// The answer to the look-up that `id` waits for.
+    pub fn found(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        contacts: &ContactSet,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        let (call_id, is_answered) = (exchange.call, exchange.is_answered);
+        let Some(call) = self.calls.get_mut(call_id) else {
+            return;
+        };
+        if let Some(timer) = call.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        if is_answered || call.phase != Phase::Locating {
+            // Cancelled meanwhile.
+            self.remove_if_over(stack, call_id, out);
+            return;
+        }
+        call.phase = Phase::Ringing;
+        let refusal = match contacts.outcome() {
+            Outcome::Unknown => Some((404, "Not Found")),
+            Outcome::Offline => Some((480, "Temporarily Unavailable")),
+            Outcome::Contacts => {
+                let mut refusal = Some((480, "No Contact Can Be Reached"));
+                for contact in contacts.iter().take(stack.cfg.limits.forks_max) {
+                    match self.ring(stack, id, &contact, now, out) {
+                        Ok(()) => refusal = None,
+                        Err(Failed::Route(RouteError::Ourselves)) => {
+                            refusal = refusal.map(|_| (482, "Loop Detected"));
+                        }
+                        Err(Failed::Route(
+                            RouteError::Scheme
+                            | RouteError::HostName
+                            | RouteError::Transport
+                            | RouteError::NoListener,
+                        )) => {}
+                        Err(Failed::Full) => refusal = refusal.map(|_| (503, "Limit Reached")),
+                        Err(Failed::TooLarge) => {
+                            stack.metrics.dropped(DropReason::TooLarge);
+                            refusal = refusal.map(|_| (513, "Message Too Large"));
+                        }
+                    }
+                }
+                refusal
+            }
+        };
+        if let Some(status) = refusal {
+            self.fail(stack, id, status, now, out);
+        }
+    }
+
+    /// The look-up could not be made.
+    pub fn not_found(&mut self, stack: &mut Stack, id: ExchangeId, now: Instant, out: &mut Effects) {
+        self.fail(stack, id, (503, "Look-up Failed"), now, out);
+    }
+
+    /// Answers the exchange that began a call with a failure of our own; the call is over.
+    pub(super) fn fail(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        status: (u16, &str),
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(call) = self.exchanges.get(id).map(|exchange| exchange.call) else {
+            return;
+        };
+        let extra: &[u8] = if status.0 == 503 { RETRY_AFTER } else { b"" };
+        self.reject(stack, id, status, extra, now, out);
+        self.remove_exchange(stack, id, out);
+        if let Some(call) = self.calls.get_mut(call) {
+            call.phase = Phase::Ending;
+        }
+        self.remove_if_over(stack, call, out);
+    }
+
+    /// Sends the request to one contact, on a leg of its own.
+    fn ring(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        contact: &Contact<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Result<(), Failed> {
+        let uri = Uri::parse(contact.uri).map_err(|_| Failed::Route(RouteError::Scheme))?;
+        let flow = route(&stack.cfg, &uri, Some(contact.flow)).map_err(Failed::Route)?;
+        let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
+        let (call, method) = (exchange.call, exchange.method);
+        let kept = exchange.request.ok_or(Failed::Full)?;
+        let leg = self
+            .add_callee(stack, call, contact.uri, flow, out)
+            .ok_or(Failed::Full)?;
+        let len = out.pool.get(kept).len() + FORWARD_SLACK + 4 * contact.uri.len();
+        let mut draft = out.pool.draft(len).ok_or(Failed::Full)?;
+        let Some(tx) = self.open_branch(stack, id, leg, method, 1, out) else {
+            out.pool.discard(draft);
+            return Err(Failed::Full);
+        };
+        let mut table = self.table.take().expect("whoever takes the table puts it back");
+        let bytes = out.pool.get(kept);
+        let written = scan(bytes, &mut table)
+            .and_then(|()| Request::check(Message { bytes, table: &table }))
+            .ok()
+            .and_then(|request| {
+                let branch = token_of(stack, tx);
+                self.write_forward(
+                    stack,
+                    &request,
+                    leg,
+                    b"",
+                    1,
+                    branch,
+                    None,
+                    &out.pool,
+                    &mut draft.bytes,
+                )
+            });
+        self.table = Some(table);
+        match written {
+            Some(len) => {
+                let buf = out.pool.commit(draft, len);
+                stack.count_request(method);
+                stack.send_request(tx, buf, now, out);
+                Ok(())
+            }
+            None => {
+                out.pool.discard(draft);
+                self.close_branch(stack, tx, out);
+                Err(Failed::TooLarge)
+            }
+        }
+    }
+
+    /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact.
+    fn add_callee(
+        &mut self,
+        stack: &Stack,
+        call_id: CallId,
+        target: &[u8],
+        flow: Flow,
+        out: &mut Effects,
+    ) -> Option<LegId> {
+        if self.legs.is_full() {
+            return None;
+        }
+        let id = self.legs.next_id();
+        let token = Token {
+            kind: TokenKind::Leg,
+            shard: stack.shard,
+            slot: id.slot,
+            generation: id.generation,
+        };
+        let mut scratch = self
+            .scratch
+            .take()
+            .expect("whoever takes the scratch puts it back");
+        let mut w = Writer::new(&mut scratch);
+        // call-flows: To is the contact itself, in angle brackets.
+        w.put(b"<").put(target).put(b">");
+        let remote_len = w.finish();
+        let dialog = remote_len.and_then(|remote_len| {
+            let caller = &self.legs.get(self.calls.get(call_id)?.caller)?.dialog;
+            let len = caller.parts(&out.pool).len() + TOKEN_LEN + 2 * remote_len;
+            let mut draft = out.pool.draft(len)?;
+            let caller = caller.parts(&out.pool);
+            let parts = Parts {
+                call_id: &stack.key.text(token),
+                local: caller.remote,
+                local_tag: caller.remote_tag,
+                remote: &scratch[..remote_len],
+                remote_tag: b"",
+                target,
+                routes: b"",
+            };
+            let ends = parts.copy_into(&mut draft.bytes);
+            Some(Dialog::commit(draft, ends, &mut out.pool))
+        });
+        self.scratch = Some(scratch);
+        self.insert_callee(call_id, dialog?, flow, 1)
+    }
+
+    /// Adds a leg with a phone to a call that there is room for.
+    pub(super) fn insert_callee(
+        &mut self,
+        call_id: CallId,
+        dialog: Dialog,
+        flow: Flow,
+        local_cseq: u32,
+    ) -> Option<LegId> {
+        let call = self.calls.get_mut(call_id)?;
+        let leg = self.legs.insert(Leg {
+            call: call_id,
+            side: Side::Callee,
+            dialog,
+            local_cseq,
+            remote_cseq: 0,
+            flow,
+            unacknowledged: None,
+            ack: None,
+            next: call.first_callee,
+        })?;
+        call.first_callee = Some(leg);
+        Some(leg)
+    }
+}
+
+/// Why a contact could not be rung.
+enum Failed {
+    Route(RouteError),
+    /// A table or the pool is at its limit.
+    Full,
+    TooLarge,
+}
+
+/// Seconds after which a caller may try again when there was no room: RFC 3261 §20.33.
+pub(super) const RETRY_AFTER: &[u8] = b"Retry-After: 5\r\n";
+
+fn unavailable(
+    stack: &mut Stack,
+    tx: TxId,
+    request: &Request<'_>,
+    reason: &str,
+    now: Instant,
+    out: &mut Effects,
+) -> Begun {
+    stack.respond_because(
+        tx,
+        request,
+        (503, reason),
+        None,
+        |w| _ = w.put(RETRY_AFTER),
+        now,
+        out,
+    );
+    Begun::Answered
+}

@@ -1,0 +1,304 @@
+//! How a message changes when it crosses from one leg to the other. What is not named here goes through byte for byte and
+//! in order.
+
+use std::net::SocketAddr;
+
+use crate::dialog::Parts;
+use crate::msg::Span;
+use crate::msg::build::{self, Writer};
+use crate::msg::edit::Edits;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr::NameAddr;
+use crate::msg::request::{Request, Response};
+use crate::msg::scan::Line;
+use crate::token::Token;
+use crate::transaction::Stack;
+use crate::wire::Flow;
+
+/// Room that a forwarded message needs beyond the received one, besides the text of the dialog.
+pub const FORWARD_SLACK: usize = 1_024;
+/// Our own header lines (Via, Contact) are never longer.
+const LINE_MAX: usize = 512;
+/// RFC 3261 §8.1.1.6.
+const MAX_FORWARDS: u8 = 70;
+
+/// The other side of a request that goes out on a leg.
+pub struct Outgoing<'a> {
+    /// The dialog that it goes out in.
+    pub dialog: &'a Parts<'a>,
+    /// A tag to add to our From, or empty where it has one.
+    pub from_tag: &'a [u8],
+    pub cseq: u32,
+    pub flow: Flow,
+    pub branch: Token,
+    /// The CSeq number for a PRACK's RAck (RFC 3262 §7.2).
+    pub rack_cseq: Option<u32>,
+}
+
+/// Notes down the edits that turn the received `request` into the one that goes out.
+pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, outgoing: &Outgoing<'_>) {
+    edits.clear();
+    let msg = &request.msg;
+    edits
+        .replace(msg.span_of(request.uri))
+        .put(outgoing.dialog.request_uri());
+    let mut has_length = false;
+    let mut has_max_forwards = false;
+    let mut has_via = false;
+    for line in msg.lines() {
+        match line.name {
+            Name::Via if has_via => edits.delete(whole(line)),
+            Name::Via => {
+                has_via = true;
+                let mut bytes = [0; LINE_MAX + 2_304];
+                let mut w = Writer::new(&mut bytes);
+                stack.put_via_line(outgoing.flow, outgoing.branch, &mut w);
+                outgoing.dialog.put_routes(&mut w);
+                let len = w.finish().unwrap_or(0);
+                edits.replace(whole(line)).put(&bytes[..len]);
+            }
+            Name::Route | Name::RecordRoute => edits.delete(whole(line)),
+            Name::From => {
+                let mut piece = edits.replace(line.value);
+                piece.put(outgoing.dialog.local);
+                if !outgoing.from_tag.is_empty() {
+                    piece.put(b";tag=").put(outgoing.from_tag);
+                }
+            }
+            Name::To => {
+                edits.replace(line.value).put(outgoing.dialog.remote);
+            }
+            Name::CallId => {
+                edits.replace(line.value).put(outgoing.dialog.call_id);
+            }
+            Name::CSeq => {
+                edits
+                    .replace(line.value)
+                    .num(u64::from(outgoing.cseq))
+                    .put(b" ")
+                    .put(request.method_text);
+            }
+            // call-flows: a B2BUA starts its own, at most what came minus 1 (RFC 3261 §16.6 step 3).
+            Name::MaxForwards => {
+                has_max_forwards = true;
+                let left = request.max_forwards.unwrap_or(MAX_FORWARDS).saturating_sub(1);
+                edits.replace(line.value).num(u64::from(left));
+            }
+            Name::Contact => edit_contact(edits, stack, line.value, msg.bytes, outgoing.flow),
+            Name::RAck => {
+                if let Some(cseq) = outgoing.rack_cseq {
+                    edit_rack(edits, line.value, msg.bytes, cseq);
+                }
+            }
+            Name::ContentLength => has_length = true,
+            _ => {}
+        }
+    }
+    let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
+    if !has_max_forwards {
+        end.put(b"Max-Forwards: ")
+            .num(u64::from(MAX_FORWARDS - 1))
+            .put(b"\r\n");
+    }
+    if !has_length {
+        // RFC 3261 §18.3: a stream needs it, and a datagram may have come without.
+        end.put(b"Content-Length: ")
+            .num(msg.body().len() as u64)
+            .put(b"\r\n");
+    }
+}
+
+/// Notes down the edits that turn a response that came on one leg into the answer to `request`, which came on the other.
+/// `scratch` takes the request's Via lines.
+pub fn edit_response(
+    edits: &mut Edits,
+    scratch: &mut [u8],
+    stack: &Stack,
+    response: &Response<'_>,
+    request: &Request<'_>,
+    source: SocketAddr,
+    flow: Flow,
+) {
+    edits.clear();
+    let msg = &response.msg;
+    let mut has_via = false;
+    let mut has_length = false;
+    // RFC 3261 §12.1.1: the 2xx (and the 1xx that make an early dialog) repeat the request's Record-Route.
+    let is_dialog_forming = response.status > 100 && response.status < 300 && request.to_tag.is_none();
+    // §21.3, §21.4.22: the Contact of a 3xx or 485 names other places: it is not ours to change.
+    let is_our_contact = response.status < 300;
+    for line in msg.lines() {
+        match line.name {
+            Name::Via if has_via => edits.delete(whole(line)),
+            Name::Via => {
+                has_via = true;
+                let mut w = Writer::new(scratch);
+                build::put_via_lines(&mut w, request, source);
+                if is_dialog_forming {
+                    for route in request.msg.lines_of(Name::RecordRoute) {
+                        w.put(request.msg.line_bytes(route));
+                    }
+                }
+                let len = w.finish().unwrap_or(0);
+                edits.replace(whole(line)).put(&scratch[..len]);
+            }
+            Name::RecordRoute => edits.delete(whole(line)),
+            Name::From => replace_line(edits, line, request, Name::From),
+            Name::CallId => replace_line(edits, line, request, Name::CallId),
+            Name::CSeq => replace_line(edits, line, request, Name::CSeq),
+            Name::To => {
+                let mut piece = edits.replace(line.value);
+                piece.put(request.to.raw);
+                if let (None, Some(tag)) = (request.to_tag, response.to_tag) {
+                    piece.put(b";tag=").put(tag);
+                }
+            }
+            Name::Contact if is_our_contact => {
+                edit_contact(edits, stack, line.value, msg.bytes, flow);
+            }
+            Name::ContentLength => has_length = true,
+            _ => {}
+        }
+    }
+    if !has_length {
+        let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
+        end.put(b"Content-Length: ")
+            .num(msg.body().len() as u64)
+            .put(b"\r\n");
+    }
+}
+
+fn whole(line: &Line) -> Span {
+    Span {
+        start: line.start,
+        end: line.end,
+    }
+}
+
+/// Puts the request's line, its own spelling included, in the place of the response's.
+fn replace_line(edits: &mut Edits, line: &Line, request: &Request<'_>, name: Name) {
+    if let Some(own) = request.msg.line(name) {
+        edits.replace(whole(line)).put(request.msg.line_bytes(own));
+    }
+}
+
+/// Where a line can be added at the end of the header section: before the empty line.
+fn head_end_line(bytes: &[u8], head_end: u32) -> u32 {
+    let head = &bytes[..head_end as usize];
+    let end = if head.ends_with(b"\r\n") {
+        2
+    } else {
+        usize::from(head.ends_with(b"\n"))
+    };
+    head_end - end as u32
+}
+
+/// Puts our own URI in the place of the Contact's; its feature parameters stay. Further elements of the line go: a dialog
+/// has one remote target (RFC 3261 §8.1.1.8).
+fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flow: Flow) {
+    let text = value.of(bytes);
+    let Some(first) = crate::msg::lex::Elements::new(text).next() else {
+        return;
+    };
+    let Ok(contact) = NameAddr::parse(first) else {
+        return;
+    };
+    let offset = |part: &[u8]| value.start + (part.as_ptr() as usize - text.as_ptr() as usize) as u32;
+    let start = offset(contact.uri);
+    let uri = Span {
+        start,
+        end: start + contact.uri.len() as u32,
+    };
+    let is_bracketed = bytes.get(uri.end as usize) == Some(&b'>');
+    let mut piece = edits.replace(uri);
+    if !is_bracketed {
+        piece.put(b"<");
+    }
+    put_contact_uri(stack, flow, |text| {
+        piece.put(text);
+    });
+    if !is_bracketed {
+        piece.put(b">");
+    }
+    let first_end = offset(first) + first.len() as u32;
+    if first_end < value.end {
+        edits.delete(Span {
+            start: first_end,
+            end: value.end,
+        });
+    }
+}
+
+fn put_contact_uri(stack: &Stack, flow: Flow, mut put: impl FnMut(&[u8])) {
+    put(b"sip:");
+    put(stack.advertised(flow).as_bytes());
+    put(b";transport=");
+    put(flow.transport.name().as_bytes());
+}
+
+/// Our Contact line on a leg: it names the transport that the phone's own Contact asks for.
+pub fn put_contact(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
+    w.put(b"Contact: <");
+    put_contact_uri(stack, flow, |text| {
+        w.put(text);
+    });
+    w.put(b">\r\n");
+}
+
+/// RFC 3262 §7.2: `RAck: response-number CSeq-number method`.
+fn edit_rack(edits: &mut Edits, value: Span, bytes: &[u8], cseq: u32) {
+    let text = value.of(bytes);
+    let mut words = text
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty());
+    if let (Some(_), Some(number)) = (words.next(), words.next()) {
+        let start = value.start + (number.as_ptr() as usize - text.as_ptr() as usize) as u32;
+        edits
+            .replace(Span {
+                start,
+                end: start + number.len() as u32,
+            })
+            .num(u64::from(cseq));
+    }
+}
+
+/// The CSeq number in a PRACK's RAck.
+pub fn rack_cseq(request: &Request<'_>) -> Option<u32> {
+    let text = std::str::from_utf8(request.msg.value(Name::RAck)?).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// A request of our own within a dialog: ACK or BYE without a body.
+#[allow(clippy::too_many_arguments)]
+pub fn put_own_request(
+    w: &mut Writer<'_>,
+    stack: &Stack,
+    method: Method,
+    parts: &Parts<'_>,
+    from_tag: &[u8],
+    cseq: u32,
+    flow: Flow,
+    branch: Token,
+) {
+    w.put(method.text().as_bytes())
+        .put(b" ")
+        .put(parts.request_uri())
+        .put(b" SIP/2.0\r\n");
+    stack.put_via_line(flow, branch, w);
+    w.put(b"Max-Forwards: ").num(u64::from(MAX_FORWARDS)).crlf();
+    parts.put_routes(w);
+    w.put(b"From: ").put(parts.local);
+    if !from_tag.is_empty() {
+        w.put(b";tag=").put(from_tag);
+    }
+    w.crlf();
+    w.put(b"To: ").put(parts.remote).crlf();
+    w.put(b"Call-ID: ").put(parts.call_id).crlf();
+    w.put(b"CSeq: ")
+        .num(u64::from(cseq))
+        .put(b" ")
+        .put(method.text().as_bytes())
+        .crlf();
+    build::end(w);
+}

@@ -1,0 +1,79 @@
+//! The example file and the effective configuration, both written from the schema.
+
+use std::fmt::Write;
+
+use super::Config;
+use super::load::Settings;
+use super::schema::{KEYS, Key, Kind, SECTIONS, number};
+
+const COLUMNS: usize = 100;
+
+/// `ringway.example.toml`: every key commented out with its default, unit and meaning.
+pub fn example() -> String {
+    let settings = Settings::default();
+    let mut text = String::from(
+        "# An example configuration of ringway: every key there is, commented out, with its default.\n\
+         # `ringway check -c FILE` tells whether a file is right and, with --print, what it amounts to.\n",
+    );
+    for &(section, about) in SECTIONS {
+        text.push('\n');
+        comment(&mut text, about);
+        if !section.is_empty() {
+            text.push_str(&format!("[{section}]\n"));
+        }
+        for key in KEYS.iter().filter(|key| key.section == section) {
+            text.push('\n');
+            comment(&mut text, key.meaning);
+            comment(&mut text, &value_line(key));
+            text.push_str(&format!("#{} = {}\n", key.name, key.toml(&settings)));
+        }
+    }
+    text
+}
+
+/// What the value may be, for the example: with the unit, where there is one.
+fn value_line(key: &Key) -> String {
+    match key.kind {
+        Kind::Integer { min, max, .. } => {
+            let mut unit = key.unit.to_owned();
+            unit[..1].make_ascii_uppercase();
+            format!("{unit}, {} to {}.", number(min), number(max))
+        }
+        Kind::Switch { .. } | Kind::Integers { .. } | Kind::Text { .. } | Kind::Texts { .. } => {
+            let mut expected = key.expected();
+            expected[..1].make_ascii_uppercase();
+            format!("{expected}.")
+        }
+    }
+}
+
+/// `text` as comment lines of at most [`COLUMNS`].
+fn comment(text: &mut String, about: &str) {
+    let mut line = String::from("#");
+    for word in about.split_whitespace() {
+        if line.len() + 1 + word.len() > COLUMNS {
+            text.push_str(&line);
+            text.push('\n');
+            line.truncate(1);
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    text.push_str(&line);
+    text.push('\n');
+}
+
+/// The whole configuration as a file that loads to the same again.
+pub fn effective(config: &Config) -> String {
+    let settings = Settings::from(config);
+    let mut text = String::new();
+    for &(section, _) in SECTIONS {
+        if !section.is_empty() {
+            let _ = writeln!(text, "\n[{section}]");
+        }
+        for key in KEYS.iter().filter(|key| key.section == section) {
+            let _ = writeln!(text, "{} = {}", key.name, key.toml(&settings));
+        }
+    }
+    text
+}

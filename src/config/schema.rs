@@ -1,0 +1,630 @@
+//! Every key there is, once: its place in the file, its type, unit and range, where it lives in [`Config`](super::Config)
+//! and what it means. Parsing, range checks, error texts and the example file all follow from [`KEYS`]; the default of a
+//! key is what [`Settings::default`] holds.
+
+use std::time::Duration;
+
+use super::Origin;
+use super::load::Settings;
+use super::value::{self, Advertise, Listen, Wrong};
+use crate::wire::SHARDS_MAX;
+
+/// One key of the file.
+pub struct Key {
+    /// The section; empty for the keys before the first section.
+    pub section: &'static str,
+    pub name: &'static str,
+    /// What a number counts; empty for what is no number.
+    pub unit: &'static str,
+    pub kind: Kind,
+    pub meaning: &'static str,
+}
+
+/// The type of a key, with how to read and write its place.
+pub enum Kind {
+    /// True or false.
+    Switch {
+        get: fn(&Settings) -> bool,
+        set: fn(&mut Settings, bool),
+    },
+    /// A whole number in the unit of the key; both bounds are legal.
+    Integer {
+        min: u64,
+        max: u64,
+        get: fn(&Settings) -> u64,
+        set: fn(&mut Settings, u64),
+    },
+    Integers {
+        min: u64,
+        max: u64,
+        get: fn(&Settings) -> Vec<u64>,
+        set: fn(&mut Settings, Vec<u64>),
+    },
+    Text {
+        expected: &'static str,
+        get: fn(&Settings) -> String,
+        set: fn(&mut Settings, &str) -> Result<(), Wrong>,
+    },
+    /// A list of texts, each of which is `item`.
+    Texts {
+        item: &'static str,
+        get: fn(&Settings) -> Vec<String>,
+        clear: fn(&mut Settings),
+        push: fn(&mut Settings, &str, Origin) -> Result<(), Wrong>,
+    },
+}
+
+impl Key {
+    /// The name with its section, as errors show it.
+    pub fn path(&self) -> String {
+        match self.section {
+            "" => self.name.to_owned(),
+            section => format!("{section}.{}", self.name),
+        }
+    }
+
+    /// What a value must be.
+    pub fn expected(&self) -> String {
+        match self.kind {
+            Kind::Switch { .. } => "true or false".to_owned(),
+            Kind::Integer { min, max, .. } => {
+                format!(
+                    "an integer from {} to {} ({})",
+                    number(min),
+                    number(max),
+                    self.unit
+                )
+            }
+            Kind::Integers { min, max, .. } => {
+                format!("a list of integers from {} to {}", number(min), number(max))
+            }
+            Kind::Text { expected, .. } => expected.to_owned(),
+            Kind::Texts { item, .. } => format!("a list of texts, each {item}"),
+        }
+    }
+
+    /// The value in `settings` as TOML.
+    pub fn toml(&self, settings: &Settings) -> String {
+        let list = |items: Vec<String>| format!("[{}]", items.join(", "));
+        match self.kind {
+            Kind::Switch { get, .. } => get(settings).to_string(),
+            Kind::Integer { get, .. } => number(get(settings)),
+            Kind::Integers { get, .. } => list(get(settings).into_iter().map(number).collect()),
+            Kind::Text { get, .. } => quoted(&get(settings)),
+            Kind::Texts { get, .. } => list(get(settings).iter().map(|text| quoted(text)).collect()),
+        }
+    }
+}
+
+/// A number as the file writes it: thousands set apart from 10,000 on.
+pub fn number(n: u64) -> String {
+    let digits = n.to_string();
+    if digits.len() < 5 {
+        return digits;
+    }
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push('_');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A TOML basic string. Log filters alone can hold a quotation mark or a backslash.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The sections in the order of the example file, with what each is about.
+pub const SECTIONS: &[(&str, &str)] = &[
+    (
+        "",
+        "Where ringway listens, what it calls its own, and how it runs.",
+    ),
+    ("log", "The log goes to standard error."),
+    (
+        "timers",
+        "The timers of RFC 3261 table 4; the others follow from t1_ms.",
+    ),
+    (
+        "limits",
+        "What may be used at most. At a limit a request is refused with 503, or what arrived is dropped and counted. \
+         Counts are of the whole process and are shared out evenly to the shards, except where a limit is of one thing.",
+    ),
+    ("registrar", "Registrations, RFC 3261 section 10."),
+    (
+        "reg_event",
+        "Subscriptions to the state of a registration, RFC 3680.",
+    ),
+];
+
+macro_rules! switch {
+    ($($at:ident).+) => {
+        Kind::Switch { get: |s| s.config.$($at).+, set: |s, on| s.config.$($at).+ = on }
+    };
+}
+
+/// The bounds must fit the field's type; a test sets both.
+macro_rules! count {
+    ($($at:ident).+, $min:expr, $max:expr) => {
+        Kind::Integer { min: $min, max: $max, get: |s| s.config.$($at).+ as u64, set: |s, n| s.config.$($at).+ = n as _ }
+    };
+}
+
+macro_rules! millis {
+    ($($at:ident).+, $min:expr, $max:expr) => {
+        Kind::Integer {
+            min: $min,
+            max: $max,
+            get: |s| s.config.$($at).+.as_millis() as u64,
+            set: |s, n| s.config.$($at).+ = Duration::from_millis(n),
+        }
+    };
+}
+
+macro_rules! seconds {
+    ($($at:ident).+, $min:expr, $max:expr) => {
+        Kind::Integer {
+            min: $min,
+            max: $max,
+            get: |s| s.config.$($at).+.as_secs(),
+            set: |s, n| s.config.$($at).+ = Duration::from_secs(n),
+        }
+    };
+}
+
+const YEAR_S: u64 = 365 * 86_400;
+const HOUR_MS: u64 = 3_600_000;
+/// More of one kind than any machine holds, and few enough for 32-bit slots.
+const COUNT_MAX: u64 = 1 << 28;
+/// The pool names a buffer of the smallest class by 29 bits: 512 bytes each.
+const BUFFER_BYTES_MAX: u64 = 1 << 38;
+/// The largest `Expires` (RFC 3261 §20.19).
+const EXPIRES_MAX_S: u64 = u32::MAX as u64;
+/// 423 may only be said to an interval below one hour (RFC 3261 §10.3 item 7, RFC 6665 §4.2.1.1).
+const EXPIRES_MIN_MAX_S: u64 = 3_600;
+
+pub static KEYS: &[Key] = &[
+    Key {
+        section: "",
+        name: "listen",
+        unit: "",
+        kind: Kind::Texts {
+            item: value::LISTEN,
+            get: |s| s.listen.iter().map(Listen::to_string).collect(),
+            clear: |s| s.listen.clear(),
+            push: |s, text, origin| {
+                s.listen.push(Listen::parse(text, origin)?);
+                Ok(())
+            },
+        },
+        meaning: "Addresses to listen on. As nobody authenticates yet, one that is not a loopback address needs \
+                  open_registrar.",
+    },
+    Key {
+        section: "",
+        name: "advertise",
+        unit: "",
+        kind: Kind::Texts {
+            item: value::ADVERTISE,
+            get: |s| s.advertise.iter().map(Advertise::to_string).collect(),
+            clear: |s| s.advertise.clear(),
+            push: |s, text, origin| {
+                s.advertise.push(Advertise::parse(text, origin)?);
+                Ok(())
+            },
+        },
+        meaning: "What Via and Contact say of us instead of the address listened on: behind NAT, or for 0.0.0.0 and [::], \
+                  which otherwise say the address that this machine's default route leaves from.",
+    },
+    Key {
+        section: "",
+        name: "domains",
+        unit: "",
+        kind: Kind::Texts {
+            item: r#"a host name such as "one.att.net" or an IP address"#,
+            get: |s| s.config.domains.clone(),
+            clear: |s| s.config.domains.clear(),
+            push: |s, text, _| {
+                s.config.domains.push(value::host(text).ok_or(None)?);
+                Ok(())
+            },
+        },
+        meaning: "Domains whose subscribers live here. Empty: every domain is taken for ours, and a subscriber is named by \
+                  the user part alone.",
+    },
+    Key {
+        section: "",
+        name: "shards",
+        unit: "shards",
+        kind: count!(shards, 0, SHARDS_MAX as u64),
+        meaning: "Threads that each serve a share of the calls. 0: one for each CPU of cpus, or for each usable CPU.",
+    },
+    Key {
+        section: "",
+        name: "cpus",
+        unit: "",
+        kind: Kind::Integers {
+            min: 0,
+            max: 8_191,
+            get: |s| s.config.cpus.iter().map(|&cpu| cpu as u64).collect(),
+            set: |s, cpus| s.config.cpus = cpus.into_iter().map(|cpu| cpu as usize).collect(),
+        },
+        meaning: "CPUs that the shards are pinned to, in turn. Empty: those that the process may run on.",
+    },
+    Key {
+        section: "",
+        name: "kernel_level",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::KERNEL_LEVEL,
+            get: |s| value::kernel_level_text(s.config.kernel_level),
+            set: |s, text| {
+                s.config.kernel_level = value::kernel_level(text)?;
+                Ok(())
+            },
+        },
+        meaning: "Use only what a kernel of this version offers, although a newer one runs. \"auto\": whatever is found.",
+    },
+    Key {
+        section: "",
+        name: "open_registrar",
+        unit: "",
+        kind: switch!(open_registrar),
+        meaning: "Let anybody who reaches a listener register under any name and call: nobody authenticates yet.",
+    },
+    Key {
+        section: "",
+        name: "notify_body",
+        unit: "",
+        kind: switch!(reg_event.notify_body),
+        meaning: "Whether a NOTIFY of the reg event carries the registration as application/reginfo+xml, or is empty.",
+    },
+    Key {
+        section: "",
+        name: "drain_s",
+        unit: "seconds",
+        kind: seconds!(drain, 0, 86_400),
+        meaning: "How long calls in progress may go on after SIGTERM or SIGINT.",
+    },
+    Key {
+        section: "",
+        name: "extensions_required",
+        unit: "",
+        kind: Kind::Texts {
+            item: r#"an option tag such as "100rel""#,
+            get: |s| s.config.extensions_required.clone(),
+            clear: |s| s.config.extensions_required.clear(),
+            push: |s, text, _| {
+                s.config.extensions_required.push(value::option_tag(text)?);
+                Ok(())
+            },
+        },
+        meaning: "Extensions that whoever calls must support: an INVITE without them is answered 421.",
+    },
+    Key {
+        section: "log",
+        name: "level",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::LOG_FILTER,
+            get: |s| s.config.log.clone(),
+            set: |s, text| {
+                value::log_filter(text)?;
+                s.config.log = text.to_owned();
+                Ok(())
+            },
+        },
+        meaning: "What is logged: a level, or comma-separated directives of the tracing crate. At \"debug\" a call can be \
+                  followed by its Call-ID.",
+    },
+    Key {
+        section: "log",
+        name: "format",
+        unit: "",
+        kind: Kind::Text {
+            expected: r#""human" or "json""#,
+            get: |s| value::log_format_text(s.config.log_format).to_owned(),
+            set: |s, text| {
+                s.config.log_format = value::log_format(text)?;
+                Ok(())
+            },
+        },
+        meaning: "Lines for people, or one JSON object a line. Times are UTC in both.",
+    },
+    Key {
+        section: "timers",
+        name: "t1_ms",
+        unit: "milliseconds",
+        kind: millis!(timers.t1, 1, 60_000),
+        meaning: "T1, the round-trip estimate: the first retransmission, and 64 times it the end of a transaction.",
+    },
+    Key {
+        section: "timers",
+        name: "t2_ms",
+        unit: "milliseconds",
+        kind: millis!(timers.t2, 1, 600_000),
+        meaning: "T2, the longest interval between retransmissions of other requests than INVITE, and of responses to INVITE.",
+    },
+    Key {
+        section: "timers",
+        name: "t4_ms",
+        unit: "milliseconds",
+        kind: millis!(timers.t4, 1, 600_000),
+        meaning: "T4, how long a message may stay in the network.",
+    },
+    Key {
+        section: "timers",
+        name: "timer_c_ms",
+        unit: "milliseconds",
+        kind: millis!(timers.timer_c, 1, HOUR_MS),
+        meaning: "Timer C, how long a call may ring after the last provisional response. RFC 3261 asks for more than 180 s.",
+    },
+    Key {
+        section: "timers",
+        name: "timer_d_ms",
+        unit: "milliseconds",
+        kind: millis!(timers.timer_d, 1, HOUR_MS),
+        meaning: "Timer D, how long a refused INVITE sent over UDP absorbs repeated answers. RFC 3261 asks for 32 s or more.",
+    },
+    Key {
+        section: "limits",
+        name: "message_bytes_max",
+        unit: "bytes",
+        kind: count!(limits.message_bytes_max, 1_024, 65_535),
+        meaning: "One message, header section and body.",
+    },
+    Key {
+        section: "limits",
+        name: "body_bytes_max",
+        unit: "bytes",
+        kind: count!(limits.body_bytes_max, 0, 65_535),
+        meaning: "The body of one message; beyond it the answer is 413.",
+    },
+    Key {
+        section: "limits",
+        name: "transactions_max",
+        unit: "transactions",
+        kind: count!(limits.transactions_max, 1, COUNT_MAX),
+        meaning: "Transactions at a time.",
+    },
+    Key {
+        section: "limits",
+        name: "calls_max",
+        unit: "calls",
+        kind: count!(limits.calls_max, 1, COUNT_MAX),
+        meaning: "Calls at a time, ringing ones included.",
+    },
+    Key {
+        section: "limits",
+        name: "call_duration_max_s",
+        unit: "seconds",
+        kind: seconds!(limits.call_duration_max, 1, YEAR_S),
+        meaning: "How long an answered call may last before both sides get a BYE.",
+    },
+    Key {
+        section: "limits",
+        name: "forks_max",
+        unit: "destinations",
+        kind: count!(limits.forks_max, 1, 64),
+        meaning: "Destinations that one request is forked to.",
+    },
+    Key {
+        section: "limits",
+        name: "aors_max",
+        unit: "subscribers",
+        kind: count!(limits.aors_max, 1, COUNT_MAX),
+        meaning: "Subscribers that are registered or remembered.",
+    },
+    Key {
+        section: "limits",
+        name: "contacts_per_aor_max",
+        unit: "contacts",
+        kind: count!(limits.contacts_per_aor_max, 1, 64),
+        meaning: "Contacts that one subscriber may register.",
+    },
+    Key {
+        section: "limits",
+        name: "subscriptions_max",
+        unit: "subscriptions",
+        kind: count!(limits.subscriptions_max, 1, COUNT_MAX),
+        meaning: "Subscriptions at a time.",
+    },
+    Key {
+        section: "limits",
+        name: "subscriptions_per_aor_max",
+        unit: "subscriptions",
+        kind: count!(limits.subscriptions_per_aor_max, 1, 64),
+        meaning: "Subscriptions to the state of one subscriber.",
+    },
+    Key {
+        section: "limits",
+        name: "connections_max",
+        unit: "connections",
+        kind: count!(limits.connections_max, 1, COUNT_MAX),
+        meaning: "TCP connections at a time. Unless it is set, at most what the limit on open files leaves room for.",
+    },
+    Key {
+        section: "limits",
+        name: "connections_per_source_max",
+        unit: "connections",
+        kind: count!(limits.connections_per_source_max, 1, COUNT_MAX),
+        meaning: "TCP connections from one IP address.",
+    },
+    Key {
+        section: "limits",
+        name: "send_queue_bytes_max",
+        unit: "bytes",
+        kind: count!(limits.send_queue_bytes_max, 4_096, 1 << 30),
+        meaning: "What may wait to be sent on one TCP connection; beyond it the connection is closed.",
+    },
+    Key {
+        section: "limits",
+        name: "connection_idle_s",
+        unit: "seconds",
+        kind: seconds!(limits.connection_idle, 1, YEAR_S),
+        meaning: "A TCP connection that received nothing for so long is closed.",
+    },
+    Key {
+        section: "limits",
+        name: "message_partial_ms",
+        unit: "milliseconds",
+        kind: millis!(limits.message_partial, 1, HOUR_MS),
+        meaning: "A message that was begun on a TCP connection must be whole after so long, or the connection is closed.",
+    },
+    Key {
+        section: "limits",
+        name: "connect_timeout_ms",
+        unit: "milliseconds",
+        kind: millis!(limits.connect_timeout, 1, HOUR_MS),
+        meaning: "How long an attempt to connect may take.",
+    },
+    Key {
+        section: "limits",
+        name: "buffer_bytes_max",
+        unit: "bytes",
+        kind: count!(limits.buffer_bytes_max, 1 << 20, BUFFER_BYTES_MAX),
+        meaning: "All message buffers of one shard. Unless it is set, at most the shard's part of half the machine's memory.",
+    },
+    Key {
+        section: "limits",
+        name: "mailbox_bytes",
+        unit: "bytes",
+        kind: count!(limits.mailbox_bytes, 4_096, 1 << 30),
+        meaning: "What may wait in the mailbox from one shard to another. Each pair of shards has two, taken at start.",
+    },
+    Key {
+        section: "registrar",
+        name: "expires_default_s",
+        unit: "seconds",
+        kind: count!(registrar.expires_default_s, 1, EXPIRES_MAX_S),
+        meaning: "Granted when a REGISTER names no expiry.",
+    },
+    Key {
+        section: "registrar",
+        name: "expires_min_s",
+        unit: "seconds",
+        kind: count!(registrar.expires_min_s, 1, EXPIRES_MIN_MAX_S),
+        meaning: "A REGISTER that asks for less is answered 423 with Min-Expires.",
+    },
+    Key {
+        section: "registrar",
+        name: "expires_max_s",
+        unit: "seconds",
+        kind: count!(registrar.expires_max_s, 1, EXPIRES_MAX_S),
+        meaning: "A REGISTER that asks for more gets this.",
+    },
+    Key {
+        section: "registrar",
+        name: "offline_memory_s",
+        unit: "seconds",
+        kind: seconds!(registrar.offline_memory, 0, YEAR_S),
+        meaning: "How long a subscriber without contacts is still known: calls are answered 480, and later 404.",
+    },
+    Key {
+        section: "reg_event",
+        name: "expires_default_s",
+        unit: "seconds",
+        kind: count!(reg_event.expires_default_s, 1, EXPIRES_MAX_S),
+        meaning: "Granted when a SUBSCRIBE names no expiry.",
+    },
+    Key {
+        section: "reg_event",
+        name: "expires_min_s",
+        unit: "seconds",
+        kind: count!(reg_event.expires_min_s, 1, EXPIRES_MIN_MAX_S),
+        meaning: "A SUBSCRIBE that asks for less is answered 423 with Min-Expires.",
+    },
+    Key {
+        section: "reg_event",
+        name: "expires_max_s",
+        unit: "seconds",
+        kind: count!(reg_event.expires_max_s, 1, EXPIRES_MAX_S),
+        meaning: "A SUBSCRIBE that asks for more gets this.",
+    },
+];
+
+/// The place of a key in [`KEYS`].
+pub fn index_of(section: &str, name: &str) -> Option<usize> {
+    KEYS.iter()
+        .position(|key| key.section == section && key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_with_their_thousands_apart() {
+        let texts = [0, 999, 5_060, 10_000, 65_535, 4_294_967_296].map(number);
+        assert_eq!(texts, ["0", "999", "5060", "10_000", "65_535", "4_294_967_296"]);
+    }
+
+    #[test]
+    fn both_bounds_of_every_number_reach_their_place_unchanged() {
+        for key in KEYS {
+            let mut settings = Settings::default();
+            if let Kind::Integer { min, max, get, set } = key.kind {
+                assert!((min..=max).contains(&get(&settings)), "default of {}", key.path());
+                for bound in [min, max] {
+                    set(&mut settings, bound);
+                    assert_eq!(get(&settings), bound, "{}", key.path());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_place_of_its_own_and_says_what_it_is() {
+        for (i, key) in KEYS.iter().enumerate() {
+            assert_eq!(
+                index_of(key.section, key.name),
+                Some(i),
+                "{} stands twice",
+                key.path()
+            );
+            assert!(SECTIONS.iter().any(|&(name, _)| name == key.section));
+            assert!(
+                key.meaning.ends_with('.') && key.meaning.len() > 20,
+                "{}",
+                key.path()
+            );
+            let mut settings = Settings::default();
+            let before = KEYS.iter().map(|key| key.toml(&settings)).collect::<Vec<_>>();
+            match key.kind {
+                Kind::Switch { get, set } => set(&mut settings, !get(&Settings::default())),
+                Kind::Integer { min, max, get, set } => {
+                    set(
+                        &mut settings,
+                        if get(&Settings::default()) == min {
+                            max
+                        } else {
+                            min
+                        },
+                    );
+                }
+                Kind::Integers { set, .. } => set(&mut settings, vec![7]),
+                Kind::Text { set, .. } => {
+                    let other = ["5.15", "debug", "json"]
+                        .iter()
+                        .find(|text| set(&mut settings, text).is_ok());
+                    assert!(other.is_some(), "{}", key.path());
+                }
+                Kind::Texts { clear, push, .. } => {
+                    clear(&mut settings);
+                    let other = ["tcp:127.0.0.9:5061", "a.example"]
+                        .iter()
+                        .find(|text| push(&mut settings, text, Origin::Default).is_ok());
+                    assert!(other.is_some(), "{}", key.path());
+                }
+            }
+            let changed = KEYS
+                .iter()
+                .zip(before)
+                .filter(|(key, old)| key.toml(&settings) != *old);
+            assert_eq!(changed.count(), 1, "{} changes itself alone", key.path());
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The file's syntax: a TOML document walked along the schema. A document that is broken in places is read as far as it
+//! goes, so that all mistakes are told at once.
+
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::load::{Item, Settings, Value};
+use super::schema::{self, KEYS, SECTIONS};
+use super::value::{Wrong, near_miss};
+use super::{ConfigError, Origin};
+
+/// Lays the keys of `text` over `settings`; what is wrong joins `errors`.
+pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
+    let (document, broken) = DeTable::parse_recoverable(text);
+    let mut reader = Reader {
+        text,
+        broken_lines: BTreeSet::new(),
+        settings,
+        errors,
+    };
+    for error in &broken {
+        reader.syntax_error(error);
+    }
+    for (name, value) in document.get_ref() {
+        match value.get_ref() {
+            DeValue::Table(table) if is_section(name.get_ref()) => reader.section(name.get_ref(), table),
+            _ => reader.entry("", name, value),
+        }
+    }
+}
+
+/// The line and column of the byte at `offset`.
+pub fn place(text: &str, offset: usize) -> Origin {
+    let boundary = (0..=offset.min(text.len()))
+        .rev()
+        .find(|&at| text.is_char_boundary(at));
+    let before = &text[..boundary.unwrap_or(0)];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Origin::File {
+        line: count(1 + before.matches('\n').count()),
+        column: count(1 + before[line_start..].chars().count()),
+    }
+}
+
+fn is_section(name: &str) -> bool {
+    !name.is_empty() && SECTIONS.iter().any(|&(section, _)| section == name)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    /// Lines with an error of syntax: what recovery made of them is not worth another error.
+    broken_lines: BTreeSet<u32>,
+    settings: &'a mut Settings,
+    errors: &'a mut Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn place(&self, offset: usize) -> Origin {
+        place(self.text, offset)
+    }
+
+    fn syntax_error(&mut self, error: &toml::de::Error) {
+        let span = error.span().unwrap_or(0..0);
+        // At the end of a line the parser points at the line end or past it: the mistake is before.
+        let at = span.start.min(self.text.trim_end().len());
+        let origin = self.place(at);
+        let Origin::File { line, .. } = origin else {
+            return;
+        };
+        // One error a line: what follows on it is mostly the same mistake seen again.
+        if !self.broken_lines.insert(line) {
+            return;
+        }
+        let source = self
+            .text
+            .lines()
+            .nth(line as usize - 1)
+            .unwrap_or_default()
+            .trim();
+        let (expected, found, hint) = if error.message() == "duplicate key" {
+            let name = self.text.get(span).unwrap_or(source);
+            (
+                "each key and section once".to_owned(),
+                format!("{name:?} again"),
+                None,
+            )
+        } else {
+            (
+                "TOML: key = value".to_owned(),
+                format!("{:?}", shortened(source)),
+                Some(if source.ends_with('=') {
+                    "the value is missing".to_owned()
+                } else {
+                    error.message().to_owned()
+                }),
+            )
+        };
+        self.errors.push(ConfigError {
+            origin,
+            key: self.key_on(line as usize),
+            expected,
+            found,
+            hint,
+        });
+    }
+
+    /// The path of the key that the line sets, as far as its text tells.
+    fn key_on(&self, line: usize) -> String {
+        let mut section = "";
+        for (i, text) in self.text.lines().take(line).map(str::trim).enumerate() {
+            if let Some(header) = text.strip_prefix('[').and_then(|rest| rest.split(']').next())
+                && is_section(header.trim())
+            {
+                section = header.trim();
+            }
+            let name = text.split('=').next().unwrap_or_default().trim();
+            if i + 1 == line
+                && !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            {
+                return if section.is_empty() {
+                    name.to_owned()
+                } else {
+                    format!("{section}.{name}")
+                };
+            }
+        }
+        section.to_owned()
+    }
+
+    fn section(&mut self, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            self.entry(section, name, value);
+        }
+    }
+
+    fn entry(&mut self, section: &str, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) {
+        let key = name.get_ref().as_ref();
+        let origin = self.place(name.span().start);
+        if let Origin::File { line, .. } = origin
+            && self.broken_lines.contains(&line)
+        {
+            return;
+        }
+        if let Some(index) = schema::index_of(section, key) {
+            let item = self.item(value);
+            self.settings.give(index, &item, self.errors);
+            return;
+        }
+        let path = if section.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{section}.{key}")
+        };
+        let (expected, found) = if is_section(key) && section.is_empty() {
+            (format!("a section, [{key}]"), self.shown(value.span()))
+        } else if section.is_empty() {
+            ("a key or section of ringway".to_owned(), format!("{key:?}"))
+        } else {
+            (format!("a key of [{section}]"), format!("{key:?}"))
+        };
+        self.errors.push(ConfigError {
+            origin,
+            key: path,
+            expected,
+            found,
+            hint: unknown(section, key, value.get_ref()),
+        });
+    }
+
+    fn item(&self, value: &Spanned<DeValue<'_>>) -> Item {
+        let kind = match value.get_ref() {
+            DeValue::Boolean(on) => Value::Switch(*on),
+            DeValue::Integer(n) => Value::Integer(u64::from_str_radix(n.as_str(), n.radix()).ok()),
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Array(items) => Value::List(items.iter().map(|item| self.item(item)).collect()),
+            DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Value::Other,
+        };
+        Item {
+            value: kind,
+            shown: self.shown(value.span()),
+            origin: self.place(value.span().start),
+        }
+    }
+
+    fn shown(&self, span: std::ops::Range<usize>) -> String {
+        shortened(self.text.get(span).unwrap_or_default())
+    }
+}
+
+/// Enough of a value to recognise it by, on one line.
+fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    let line = text.lines().next().unwrap_or_default();
+    if line.len() == text.len() && line.chars().count() <= CHARS_MAX {
+        return line.to_owned();
+    }
+    let start: String = line.chars().take(CHARS_MAX).collect();
+    format!("{start} ...")
+}
+
+/// What an unknown key was likely meant to be: the same name elsewhere, or a name that is much like it.
+fn unknown(section: &str, name: &str, value: &DeValue<'_>) -> Wrong {
+    if matches!(value, DeValue::Table(_)) {
+        let sections = SECTIONS
+            .iter()
+            .map(|&(section, _)| section)
+            .filter(|name| !name.is_empty());
+        return near_miss(name, sections).map(|section| format!("did you mean [{section}]?"));
+    }
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Some(match key.section {
+            "" => format!("{name:?} belongs to the top of the file, before the first section"),
+            section => format!("{name:?} belongs to [{section}]"),
+        });
+    }
+    let own = KEYS
+        .iter()
+        .filter(|key| key.section == section)
+        .map(|key| key.name);
+    if let Some(near) = near_miss(name, own) {
+        return Some(format!("did you mean {near:?}?"));
+    }
+    let near = near_miss(name, KEYS.iter().map(|key| key.name))?;
+    let key = KEYS.iter().find(|key| key.name == near)?;
+    Some(match key.section {
+        "" => format!("did you mean {near:?}, at the top of the file?"),
+        section => format!("did you mean {near:?} of [{section}]?"),
+    })
+}

@@ -1,0 +1,3 @@
+//! What people see of a server: never on the packet path.
+
+pub mod summary;

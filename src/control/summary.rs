@@ -1,0 +1,117 @@
+//! The last page: what the server did, in one screen.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+use crate::metrics::{Counter, DropReason, MessageKind, Metrics};
+use crate::shard::Leftovers;
+
+/// Time in the server for each kind of message, in nanoseconds: from the read that brought it to after the send of what came
+/// of it.
+pub type Histograms = Vec<Histogram<u64>>;
+
+/// What the whole server did.
+pub struct Report {
+    pub metrics: Vec<Arc<Metrics>>,
+    pub histograms: Histograms,
+    pub leftovers: Leftovers,
+}
+
+/// Prints a [`Report`].
+pub struct Summary<'a>(pub &'a Report);
+
+/// Prints the percentiles of the time in the server, a row a message kind that was seen.
+pub struct Percentiles<'a>(pub &'a Histograms);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = &self.0.metrics;
+        let sum = |pick: fn(&Metrics) -> &Counter| total(metrics, pick);
+        writeln!(f, "messages")?;
+        for &kind in MessageKind::ALL {
+            let received: u64 = metrics.iter().map(|m| m.received[kind as usize].get()).sum();
+            let sent: u64 = metrics.iter().map(|m| m.sent[kind as usize].get()).sum();
+            if received + sent > 0 {
+                writeln!(f, "  {:<10} received {received:>10}   sent {sent:>10}", kind.text())?;
+            }
+        }
+        writeln!(
+            f,
+            "  retransmissions: {} sent, {} absorbed",
+            sum(|m| &m.retransmissions_sent),
+            sum(|m| &m.retransmissions_absorbed)
+        )?;
+        writeln!(
+            f,
+            "calls: {} begun, {} answered, {} ended",
+            sum(|m| &m.calls_started),
+            sum(|m| &m.calls_answered),
+            sum(|m| &m.calls_ended)
+        )?;
+        writeln!(
+            f,
+            "connections: {} accepted, {} opened, {} closed",
+            sum(|m| &m.connections_accepted),
+            sum(|m| &m.connections_opened),
+            sum(|m| &m.connections_closed)
+        )?;
+        if metrics.len() > 1 {
+            writeln!(f, "mail between shards: {}", sum(|m| &m.mailbox_sent))?;
+        }
+        writeln!(f, "time in the server")?;
+        write!(f, "{}", Percentiles(&self.0.histograms))?;
+        let mut has_drops = false;
+        for &reason in DropReason::ALL {
+            let count: u64 = metrics.iter().map(|m| m.drops[reason as usize].get()).sum();
+            if count > 0 {
+                if !has_drops {
+                    writeln!(f, "drops")?;
+                }
+                has_drops = true;
+                writeln!(f, "  {:<28} {count:>10}", reason.text())?;
+            }
+        }
+        if !has_drops {
+            writeln!(f, "drops: none")?;
+        }
+        if self.0.leftovers.is_none() {
+            writeln!(f, "leftovers: none")
+        } else {
+            writeln!(f, "leftovers: {:?}", self.0.leftovers)
+        }
+    }
+}
+
+impl fmt::Display for Percentiles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {:<10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "µs", "count", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        for (&kind, histogram) in MessageKind::ALL.iter().zip(self.0) {
+            if histogram.is_empty() {
+                continue;
+            }
+            let us = |ns: u64| ns as f64 / 1_000.0;
+            writeln!(
+                f,
+                "  {:<10} {:>10} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10.1}",
+                kind.text(),
+                histogram.len(),
+                us(histogram.value_at_quantile(0.5)),
+                us(histogram.value_at_quantile(0.9)),
+                us(histogram.value_at_quantile(0.99)),
+                us(histogram.value_at_quantile(0.999)),
+                us(histogram.max()),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn total(metrics: &[Arc<Metrics>], pick: fn(&Metrics) -> &Counter) -> u64 {
+    metrics.iter().map(|metrics| pick(metrics).get()).sum()
+}

@@ -1,0 +1,398 @@
+//! The phone service of an IMS lab: what to do with a request, by its method and by whom it is for.
+//!
+//! One box that plays P-CSCF, S-CSCF and registrar: REGISTER and the `reg` event are answered here, everything else that
+//! names a subscriber is carried to its phones by the B2BUA. RFC 3261 §8.2 gives the order of the checks.
+
+pub mod reg_event;
+pub mod register;
+#[cfg(test)]
+mod rig;
+
+use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
+use crate::config::Config;
+use crate::location::{Aor, AorError, AorHasher, AorKey, ContactSet, Location};
+use crate::metrics::DropReason;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::request::{Request, Response};
+use crate::msg::uri::{Scheme, Uri};
+use crate::time::Instant;
+use crate::timer::{Timer, TimerKind};
+use crate::token::TokenKind;
+use crate::transaction::{Received, Stack, TxId, User, UserEvent};
+use crate::wire::{Effects, Flow};
+
+use reg_event::RegEvent;
+
+/// Methods that are understood here: RFC 3261 §20.5.
+pub const ALLOW: &[u8] =
+    b"Allow: INVITE, ACK, CANCEL, BYE, REGISTER, OPTIONS, SUBSCRIBE, NOTIFY, MESSAGE, INFO, UPDATE, PRACK, REFER\r\n";
+
+/// Option tags that are between the phones: the B2BUA carries what they ask for without having a part in it.
+const END_TO_END_EXTENSIONS: &[&[u8]] = &[
+    b"100rel",
+    b"timer",
+    b"precondition",
+    b"replaces",
+    b"join",
+    b"norefersub",
+    b"early-session",
+    b"histinfo",
+    b"from-change",
+    b"tdialog",
+    b"multiple-refer",
+    b"answermode",
+    b"resource-priority",
+];
+
+/// The services of one shard.
+pub struct Ims {
+    pub aors: AorHasher,
+    pub location: Location,
+    pub reg_event: RegEvent,
+    pub calls: B2bua,
+}
+
+/// What the service needs from outside the shard before it can go on.
+#[derive(Clone, Copy, Debug)]
+pub struct LookUp {
+    pub aor: AorKey,
+    /// Whom to tell: [`Ims::found`].
+    pub exchange: ExchangeId,
+}
+
+impl Ims {
+    /// A request for this shard. It may end in a look-up, whose answer goes to [`Ims::found`].
+    pub fn on_request(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<LookUp> {
+        let tx = match stack.on_request(request, flow, now, out) {
+            Received::New(tx) => tx,
+            Received::Absorbed => return None,
+            Received::AckForSuccess => {
+                if !self.calls.ack(stack, request, now, out) {
+                    stack.metrics.dropped(DropReason::StrayAck);
+                }
+                return None;
+            }
+            Received::Full => {
+                stack.metrics.dropped(DropReason::TransactionsFull);
+                let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
+                stack.respond_stateless(
+                    request,
+                    flow,
+                    (503, "Transaction Limit Reached"),
+                    retry_after,
+                    out,
+                );
+                return None;
+            }
+        };
+        match self.check(stack, request, tx, now, out) {
+            Verdict::Done => None,
+            Verdict::Subscriber(aor) => match self.calls.begin(stack, request, tx, now, out) {
+                Begun::Waiting(exchange) => Some(LookUp {
+                    aor: self.aors.key(&aor),
+                    exchange,
+                }),
+                Begun::Answered => None,
+            },
+        }
+    }
+
+    /// Answers what is wrong or for us, in the order of RFC 3261 §8.2; what is left is for a subscriber.
+    fn check(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Verdict {
+        let answer = |stack: &mut Stack, out: &mut Effects, status: u16| {
+            stack.respond(tx, request, status, None, |_| {}, now, out);
+            Verdict::Done
+        };
+        // §8.2.1: methods.
+        match request.method {
+            Method::Cancel => {
+                if !self.calls.cancel(stack, request, tx, now, out) {
+                    stack.respond(tx, request, 481, None, |_| {}, now, out);
+                }
+                return Verdict::Done;
+            }
+            Method::Other if request.to_tag.is_none() => {
+                stack.respond(tx, request, 501, None, |w| _ = w.put(ALLOW), now, out);
+                return Verdict::Done;
+            }
+            Method::Publish => {
+                stack.respond(tx, request, 405, None, |w| _ = w.put(ALLOW), now, out);
+                return Verdict::Done;
+            }
+            Method::Invite
+            | Method::Ack
+            | Method::Bye
+            | Method::Register
+            | Method::Options
+            | Method::Subscribe
+            | Method::Notify
+            | Method::Message
+            | Method::Info
+            | Method::Update
+            | Method::Prack
+            | Method::Refer
+            | Method::Other => {}
+        }
+        // §8.2.2.1: the Request-URI.
+        let Ok(uri) = Uri::parse(request.uri) else {
+            stack.respond_because(tx, request, (400, "Bad Request-URI"), None, |_| {}, now, out);
+            return Verdict::Done;
+        };
+        match uri.scheme {
+            Scheme::Sip | Scheme::Tel => {}
+            // Without TLS a `sips:` request could not be kept secure as it asks (§26.2.2).
+            Scheme::Sips | Scheme::Other => return answer(stack, out, 416),
+        }
+        // §8.2.2.3: extensions that the request insists on.
+        if self.refuses_extensions(stack, request, tx, now, out) {
+            return Verdict::Done;
+        }
+        if request.method == Method::Register {
+            register::on_register(self, stack, request, tx, now, out);
+            return Verdict::Done;
+        }
+        if request.method == Method::Subscribe && !self.is_call_dialog(stack, request) {
+            // §8.2.3: a filter, or whatever else the body is, would have to be obeyed, and none can be read.
+            if !request.msg.body().is_empty() {
+                stack.respond(tx, request, 415, None, |w| _ = w.put(b"Accept:\r\n"), now, out);
+                return Verdict::Done;
+            }
+            self.reg_event
+                .on_subscribe(stack, &self.aors, &self.location, request, tx, now, out);
+            return Verdict::Done;
+        }
+        // §16.3 step 3: what goes on must have hops left.
+        let is_ours = uri.scheme == Scheme::Sip && uri.user.is_none();
+        if request.max_forwards == Some(0) && !is_ours {
+            return answer(stack, out, 483);
+        }
+        if request.to_tag.is_some() {
+            if !self.calls.in_dialog(stack, request, tx, now, out) {
+                stack.respond(tx, request, 481, None, |_| {}, now, out);
+            }
+            return Verdict::Done;
+        }
+        match request.method {
+            // §12.2.2: these live in dialogs only.
+            Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Notify => {
+                return answer(stack, out, 481);
+            }
+            Method::Options if is_ours => {
+                let extra = |w: &mut crate::msg::build::Writer<'_>| {
+                    // §11.2.
+                    w.put(ALLOW).put(
+                        b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
+                    );
+                    w.put(
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces\r\nAllow-Events: reg\r\n",
+                    );
+                };
+                stack.respond(tx, request, 200, None, extra, now, out);
+                return Verdict::Done;
+            }
+            Method::Invite
+            | Method::Ack
+            | Method::Cancel
+            | Method::Register
+            | Method::Options
+            | Method::Subscribe
+            | Method::Message
+            | Method::Refer
+            | Method::Publish
+            | Method::Other => {}
+        }
+        match Aor::from_uri(&uri, &stack.cfg) {
+            Ok(aor) => Verdict::Subscriber(aor),
+            // The server itself takes neither calls nor messages.
+            Err(AorError::NoUser) => {
+                stack.respond(tx, request, 405, None, |w| _ = w.put(ALLOW), now, out);
+                Verdict::Done
+            }
+            Err(error) => {
+                stack.respond_because(
+                    tx,
+                    request,
+                    (error.status(), error.reason()),
+                    None,
+                    |_| {},
+                    now,
+                    out,
+                );
+                Verdict::Done
+            }
+        }
+    }
+
+    /// RFC 3261 §8.2.2.3 and §21.4.15 to §21.4.16: 420 for what we don't understand, 421 for what we insist on.
+    fn refuses_extensions(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let is_unknown = |tag: &&[u8]| {
+            request.method == Method::Register
+                || !END_TO_END_EXTENSIONS
+                    .iter()
+                    .any(|known| known.eq_ignore_ascii_case(tag))
+        };
+        let unsupported = || {
+            request
+                .msg
+                .elements(Name::Require)
+                .filter(is_unknown)
+                .chain(request.msg.elements(Name::ProxyRequire))
+        };
+        if unsupported().next().is_some() {
+            let extra = |w: &mut crate::msg::build::Writer<'_>| {
+                w.put(b"Unsupported: ");
+                for (i, tag) in unsupported().enumerate() {
+                    w.put(if i == 0 { b"" } else { b", " }).put(tag);
+                }
+                w.crlf();
+            };
+            stack.respond(tx, request, 420, None, extra, now, out);
+            return true;
+        }
+        if request.method == Method::Invite && request.to_tag.is_none() {
+            let cfg = stack.cfg.clone();
+            let missing = cfg.extensions_required.iter().find(|tag| {
+                !request.msg.has_token(Name::Supported, tag.as_bytes())
+                    && !request.msg.has_token(Name::Require, tag.as_bytes())
+            });
+            if let Some(tag) = missing {
+                let extra = |w: &mut crate::msg::build::Writer<'_>| {
+                    w.put(b"Require: ").put(tag.as_bytes()).crlf();
+                };
+                stack.respond(tx, request, 421, None, extra, now, out);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a SUBSCRIBE belongs to a dialog that the B2BUA carries rather than to one of ours.
+    fn is_call_dialog(&self, stack: &Stack, request: &Request<'_>) -> bool {
+        request.to_tag.is_some_and(|tag| {
+            stack
+                .key
+                .parse(tag)
+                .is_none_or(|token| token.kind != TokenKind::Subscription)
+        }) && !request.msg.value(Name::Event).is_some_and(is_reg)
+    }
+
+    /// The answer to a [`LookUp`]: `None` when it could not be made.
+    pub fn found(
+        &mut self,
+        stack: &mut Stack,
+        exchange: ExchangeId,
+        contacts: Option<&ContactSet>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        match contacts {
+            Some(contacts) => self.calls.found(stack, exchange, contacts, now, out),
+            None => self.calls.not_found(stack, exchange, now, out),
+        }
+    }
+
+    /// A response to one of our requests.
+    pub fn on_response(
+        &mut self,
+        stack: &mut Stack,
+        user: User,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        match user {
+            User::None | User::Exchange { .. } => {}
+            User::Branch { slot, generation } => {
+                self.calls
+                    .on_response(stack, BranchId::new(slot, generation), response, now, out);
+            }
+            User::Subscription { slot, generation } => {
+                let id = reg_event::SubscriptionId::new(slot, generation);
+                self.reg_event
+                    .on_client_end(stack, &self.location, id, Some(response.status), now, out);
+            }
+        }
+    }
+
+    /// What a transaction says of itself.
+    pub fn on_user_event(&mut self, stack: &mut Stack, event: UserEvent, now: Instant, out: &mut Effects) {
+        match event.user {
+            User::None => {}
+            User::Branch { slot, generation } => {
+                self.calls
+                    .on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);
+            }
+            User::Exchange { slot, generation } => {
+                self.calls.on_exchange_event(
+                    stack,
+                    ExchangeId::new(slot, generation),
+                    event.notice,
+                    now,
+                    out,
+                );
+            }
+            User::Subscription { slot, generation } => {
+                let id = reg_event::SubscriptionId::new(slot, generation);
+                self.reg_event
+                    .on_client_end(stack, &self.location, id, None, now, out);
+            }
+        }
+    }
+
+    /// A timer that is not the transaction layer's.
+    pub fn on_timer(&mut self, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
+        let (slot, generation) = (timer.slot, timer.generation);
+        match timer.kind {
+            TimerKind::Call => self
+                .calls
+                .on_call_timer(stack, CallId::new(slot, generation), now, out),
+            TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
+            TimerKind::Subscription => self
+                .reg_event
+                .on_timer(stack, &self.location, timer, now, out),
+            TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
+        }
+    }
+}
+
+enum Verdict {
+    Done,
+    Subscriber(Aor),
+}
+
+/// The subscriber whose shard answers this request, for REGISTER and the `reg` event: RFC 3261 §10.3, RFC 3680 §4.
+pub fn owner_aor(request: &Request<'_>, cfg: &Config) -> Option<Aor> {
+    let uri = match request.method {
+        Method::Register => request.to.uri().ok()?,
+        Method::Subscribe => Uri::parse(request.uri).ok()?,
+        _ => return None,
+    };
+    Aor::from_uri(&uri, cfg).ok()
+}
+
+fn is_reg(event: &[u8]) -> bool {
+    let end = event.iter().position(|byte| *byte == b';').unwrap_or(event.len());
+    event[..end].trim_ascii().eq_ignore_ascii_case(b"reg")
+}

@@ -1,0 +1,129 @@
+//! REGISTER: names the subscriber, has the registrar do what is asked, answers, and tells who watches (RFC 3261 §10.3).
+
+use crate::location::{Aor, AorError, AorKey, served_domain};
+use crate::msg::build::{self, Writer};
+use crate::msg::request::Request;
+use crate::msg::status::reason_phrase;
+use crate::msg::uri::{Scheme, Uri};
+use crate::registrar;
+use crate::time::Instant;
+use crate::timer::Timer;
+use crate::transaction::{Stack, TxId};
+use crate::wire::Effects;
+
+use super::Ims;
+
+/// Room in a 200 beside what the REGISTER and the contacts take: our tag, `received`, Date.
+const OK_OVERHEAD: usize = 512;
+
+/// Answers a REGISTER that is new; the NOTIFYs that it causes go out behind the answer.
+pub fn on_register(
+    ims: &mut Ims,
+    stack: &mut Stack,
+    request: &Request<'_>,
+    tx: TxId,
+    now: Instant,
+    out: &mut Effects,
+) {
+    let aor = match subscriber(stack, request) {
+        Ok(aor) => aor,
+        Err(error) => {
+            let (status, reason) = match error {
+                // Step 5: a To that is no address-of-record of this domain. 414 and 416 would speak of the Request-URI.
+                AorError::ForeignDomain | AorError::NoUser => (404, error.reason()),
+                AorError::UnsupportedScheme | AorError::TooLong | AorError::BadNumber => {
+                    (400, error.reason())
+                }
+            };
+            stack.respond_because(tx, request, (status, reason), None, |_| {}, now, out);
+            return;
+        }
+    };
+    let Some(flow) = stack.flow_of(tx) else { return };
+    let key = ims.aors.key(&aor);
+    let done = registrar::process(
+        &mut ims.location,
+        &stack.cfg,
+        request,
+        key,
+        flow,
+        &mut stack.wheel,
+        &mut out.pool,
+        now,
+    );
+    let done = match done {
+        Ok(done) => done,
+        Err(refusal) => {
+            let said = (refusal.status(), refusal.reason());
+            let expires_min_s = stack.cfg.registrar.expires_min_s;
+            let extra = |w: &mut Writer<'_>| refusal.put_headers(expires_min_s, w);
+            stack.respond_because(tx, request, said, None, extra, now, out);
+            return;
+        }
+    };
+    stack.metrics.registrations_added.add(done.added as u64);
+    stack.metrics.registrations_removed.add(done.removed as u64);
+    accept(ims, stack, request, tx, key, now, out);
+    if done.changed {
+        ims.reg_event.on_change(stack, &ims.location, key, now, out);
+    }
+    ims.location.release_removed(&mut out.pool);
+}
+
+/// A timer of kind [`crate::timer::TimerKind::Binding`] or [`crate::timer::TimerKind::Aor`] fired.
+pub fn on_timer(ims: &mut Ims, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
+    let expired = ims.location.on_timer(timer, &mut stack.wheel, now);
+    stack
+        .metrics
+        .registrations_removed
+        .add(ims.location.removed().len() as u64);
+    if let Some(key) = expired {
+        ims.reg_event.on_change(stack, &ims.location, key, now, out);
+    }
+    ims.location.release_removed(&mut out.pool);
+}
+
+/// Whom the REGISTER is for.
+fn subscriber(stack: &Stack, request: &Request<'_>) -> Result<Aor, AorError> {
+    // Step 1: the domain that the Request-URI names must be one of ours. It has no user part (§10.2), and one that has is
+    // taken for its domain.
+    let uri = Uri::parse(request.uri).map_err(|_| AorError::ForeignDomain)?;
+    match uri.scheme {
+        Scheme::Sip | Scheme::Sips => served_domain(uri.host, &stack.cfg).ok_or(AorError::ForeignDomain)?,
+        Scheme::Tel | Scheme::Other => return Err(AorError::ForeignDomain),
+    };
+    // Step 5: the address-of-record is the To, whoever the From is: one may register for another.
+    let to = request.to.uri().map_err(|_| AorError::NoUser)?;
+    Aor::from_uri(&to, &stack.cfg)
+}
+
+/// Step 8: the 200 with all bindings there are, each with the time it has left.
+fn accept(
+    ims: &Ims,
+    stack: &mut Stack,
+    request: &Request<'_>,
+    tx: TxId,
+    key: AorKey,
+    now: Instant,
+    out: &mut Effects,
+) {
+    let Some(source) = stack.source_of(tx) else { return };
+    let contacts_size = registrar::contacts_size(&ims.location, key, &out.pool, now);
+    let size = request.msg.head_end() as usize + contacts_size + OK_OVERHEAD;
+    let tag = stack.stateless_tag();
+    let buf = stack.write(size, out, |w, pool| {
+        build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
+        registrar::put_contacts(&ims.location, key, pool, now, w);
+        w.put(b"Date: ");
+        build::http_date(w, now.unix_secs());
+        w.crlf();
+        build::end(w);
+    });
+    match buf {
+        Some(buf) => stack.send_response(tx, 200, buf, now, out),
+        None => stack.abandon(tx, out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,436 @@
+//! The location service of one shard: which contacts each subscriber has registered (RFC 3261 §10), and which it had.
+//!
+//! A subscriber without contacts stays known for a while, so that a caller hears 480 rather than 404; when the table is
+//! full the one that has been offline longest makes room. Texts lie in buffers of the pool, everything else in two slabs,
+//! and one timer a subscriber waits for the first of its bindings to expire, so a refresh allocates nothing and mostly
+//! leaves the timer alone: it fires, looks again and sleeps on.
+
+pub mod aor;
+pub mod binding;
+pub mod contact_set;
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::pool::Pool;
+use crate::slots::{Id, Slots};
+use crate::time::Instant;
+use crate::timer::{Timer, TimerId, TimerKind, Wheel};
+
+pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
+pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
+pub use contact_set::{Contact, ContactSet, Outcome};
+
+use binding::Change;
+
+pub type SubscriberId = Id<Subscriber>;
+
+/// A subscriber who has contacts or had some.
+pub struct Subscriber {
+    key: AorKey,
+    first: Option<BindingId>,
+    bindings: u16,
+    is_offline: bool,
+    /// Neighbours in the order of going offline.
+    older: Option<SubscriberId>,
+    newer: Option<SubscriberId>,
+    timer: Option<TimerId>,
+    /// When `timer` fires: not after the first expiry among the bindings.
+    timer_at: Instant,
+}
+
+/// A binding that is no more. Its text lives until [`Location::release_removed`].
+#[derive(Debug)]
+pub struct Removed {
+    pub id: BindingId,
+    pub binding: Binding,
+    pub event: ContactEvent,
+}
+
+/// What [`Location::commit`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Committed {
+    pub added: usize,
+    pub removed: usize,
+    /// Whether anything but expiry times is different now.
+    pub changed: bool,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommitError {
+    /// `limits.contacts_per_aor_max`.
+    TooManyContacts,
+    /// `limits.aors_max`, and nobody offline to make room.
+    Full,
+}
+
+/// All subscribers of one shard.
+pub struct Location {
+    subscribers: Slots<Subscriber>,
+    bindings: Slots<Binding>,
+    by_aor: AorMap<SubscriberId>,
+    oldest_offline: Option<SubscriberId>,
+    newest_offline: Option<SubscriberId>,
+    contacts_max: usize,
+    offline_memory: Duration,
+    removed: Vec<Removed>,
+    /// For the registrar, empty between requests.
+    pub(crate) plan: Plan,
+}
+
+impl Location {
+    /// The share of one shard of the limits in `cfg`.
+    pub fn new(cfg: &Config) -> Location {
+        let aors_max = cfg.limits.aors_max.div_ceil(cfg.shards);
+        let contacts_max = cfg.limits.contacts_per_aor_max.min(usize::from(u16::MAX));
+        Location {
+            subscribers: Slots::new(aors_max),
+            bindings: Slots::new(aors_max.saturating_mul(contacts_max)),
+            by_aor: AorMap::default(),
+            oldest_offline: None,
+            newest_offline: None,
+            contacts_max,
+            offline_memory: cfg.registrar.offline_memory,
+            removed: Vec::new(),
+            plan: Plan::default(),
+        }
+    }
+
+    /// Subscribers, offline ones included.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    pub fn bindings(&self) -> usize {
+        self.bindings.len()
+    }
+
+    /// The bindings of a subscriber in the order in which they were added.
+    pub fn bindings_of(&self, key: AorKey) -> impl Iterator<Item = (BindingId, &Binding)> {
+        let subscriber = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id));
+        let first = subscriber.and_then(|subscriber| subscriber.first);
+        std::iter::successors(self.link(first), |(_, binding)| self.link(binding.next))
+    }
+
+    fn link(&self, id: Option<BindingId>) -> Option<(BindingId, &Binding)> {
+        id.and_then(|id| self.bindings.get(id).map(|binding| (id, binding)))
+    }
+
+    /// Where the subscriber can be reached at `now`.
+    pub fn look_up(&self, key: AorKey, pool: &Pool, now: Instant, set: &mut ContactSet) {
+        set.reset(if self.by_aor.contains_key(&key) {
+            Outcome::Offline
+        } else {
+            Outcome::Unknown
+        });
+        // Each round finds the next in rank; a subscriber has a handful of contacts.
+        let mut last = None;
+        loop {
+            let next = self
+                .bindings_of(key)
+                .filter(|(_, binding)| binding.said.expires_at > now)
+                .enumerate()
+                .map(|(place, (_, binding))| {
+                    let rank = (
+                        Reverse(binding.said.q),
+                        Reverse(binding.updated_at),
+                        Reverse(place),
+                    );
+                    (rank, binding)
+                })
+                .filter(|(rank, _)| last.is_none_or(|last| *rank > last))
+                .min_by_key(|(rank, _)| *rank);
+            let Some((rank, binding)) = next else { return };
+            last = Some(rank);
+            let said = &binding.said;
+            let fits = set.push(&Contact {
+                uri: said.text.uri(pool),
+                params: said.text.params(pool),
+                q: said.q,
+                flow: said.flow,
+                tcp: said.tcp,
+            });
+            if !fits {
+                return;
+            }
+        }
+    }
+
+    /// Carries out all of `plan`, or nothing: then the plan stays as it is. Bindings that went are in
+    /// [`Location::removed`] until [`Location::release_removed`].
+    pub fn commit(
+        &mut self,
+        key: AorKey,
+        plan: &mut Plan,
+        wheel: &mut Wheel<Timer>,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> Result<Committed, CommitError> {
+        let known = self.by_aor.get(&key).copied();
+        let before = known
+            .and_then(|id| self.subscribers.get(id))
+            .map_or(0, |subscriber| usize::from(subscriber.bindings));
+        let after = plan.count_after(before);
+        if after > self.contacts_max && after > before {
+            return Err(CommitError::TooManyContacts);
+        }
+        let id = match known {
+            Some(id) => id,
+            // Whoever has nothing and gets nothing is not remembered.
+            None if after == 0 => return Ok(Committed::default()),
+            None => self.admit(key, wheel)?,
+        };
+        let mut done = Committed::default();
+        for Change { target, fresh } in plan.changes.drain(..) {
+            match (target, fresh) {
+                (Some(binding), Some(fresh)) => done.changed |= self.update(binding, fresh, pool, now),
+                (None, Some(fresh)) => {
+                    self.add(id, fresh, now);
+                    done.added += 1;
+                }
+                (Some(binding), None) => {
+                    self.remove(id, binding, ContactEvent::Unregistered);
+                    done.removed += 1;
+                }
+                (None, None) => {}
+            }
+        }
+        done.changed |= done.added + done.removed > 0;
+        self.settle(id, wheel, now);
+        Ok(done)
+    }
+
+    /// The bindings that the last commit or timer removed.
+    pub fn removed(&self) -> &[Removed] {
+        &self.removed
+    }
+
+    /// Gives back what [`Location::removed`] holds, when everybody who wants to know has been told.
+    pub fn release_removed(&mut self, pool: &mut Pool) {
+        for removed in self.removed.drain(..) {
+            removed.binding.said.text.release(pool);
+        }
+    }
+
+    /// A timer of kind [`TimerKind::Binding`] or [`TimerKind::Aor`] fired. Whose bindings expired, if any did: they are in
+    /// [`Location::removed`].
+    pub fn on_timer(&mut self, timer: Timer, wheel: &mut Wheel<Timer>, now: Instant) -> Option<AorKey> {
+        let id: SubscriberId = Id::new(timer.slot, timer.generation);
+        let subscriber = self.subscribers.get_mut(id)?;
+        subscriber.timer = None;
+        let key = subscriber.key;
+        if subscriber.is_offline {
+            self.forget(id, wheel);
+            return None;
+        }
+        let mut next = subscriber.first;
+        let mut any = false;
+        while let Some((binding_id, binding)) = self.link(next) {
+            next = binding.next;
+            if binding.said.expires_at <= now {
+                self.remove(id, binding_id, ContactEvent::Expired);
+                any = true;
+            }
+        }
+        self.settle(id, wheel, now);
+        any.then_some(key)
+    }
+
+    /// Forgets everybody: the server stops.
+    pub fn clear(&mut self, wheel: &mut Wheel<Timer>, pool: &mut Pool) {
+        for slot in 0..self.subscribers.slots() {
+            if let Some(id) = self.subscribers.id_at(slot) {
+                while let Some(binding) = self.subscriber_mut(id).first {
+                    self.remove(id, binding, ContactEvent::Unregistered);
+                }
+                self.forget(id, wheel);
+            }
+        }
+        self.release_removed(pool);
+    }
+
+    fn admit(&mut self, key: AorKey, wheel: &mut Wheel<Timer>) -> Result<SubscriberId, CommitError> {
+        if self.subscribers.is_full() {
+            let oldest = self.oldest_offline.ok_or(CommitError::Full)?;
+            self.forget(oldest, wheel);
+        }
+        let id = self
+            .subscribers
+            .insert(Subscriber {
+                key,
+                first: None,
+                bindings: 0,
+                is_offline: false,
+                older: None,
+                newer: None,
+                timer: None,
+                timer_at: Instant::FAR_FUTURE,
+            })
+            .ok_or(CommitError::Full)?;
+        self.by_aor.insert(key, id);
+        Ok(id)
+    }
+
+    fn add(&mut self, id: SubscriberId, said: Fresh, now: Instant) {
+        let binding = self
+            .bindings
+            .insert(Binding {
+                said,
+                event: ContactEvent::Registered,
+                registered_at: now,
+                updated_at: now,
+                next: None,
+            })
+            .expect("there is room for as many bindings as all subscribers may have");
+        let subscriber = self.subscriber_mut(id);
+        subscriber.bindings += 1;
+        let Some(mut last) = subscriber.first else {
+            subscriber.first = Some(binding);
+            return;
+        };
+        while let Some(next) = self.binding_mut(last).next {
+            last = next;
+        }
+        self.binding_mut(last).next = Some(binding);
+    }
+
+    /// Whether more than the expiry is different.
+    fn update(&mut self, id: BindingId, said: Fresh, pool: &mut Pool, now: Instant) -> bool {
+        let binding = self.binding_mut(id);
+        let old = std::mem::replace(&mut binding.said, said);
+        binding.event = ContactEvent::Refreshed;
+        binding.updated_at = now;
+        let new = &binding.said.text;
+        let same = old.text.uri(pool) == new.uri(pool) && old.text.params(pool) == new.params(pool);
+        old.text.release(pool);
+        !same
+    }
+
+    /// Moves a binding to the list of those removed.
+    fn remove(&mut self, id: SubscriberId, gone: BindingId, event: ContactEvent) {
+        let binding = self
+            .bindings
+            .remove(gone)
+            .expect("a binding of a plan or list lives");
+        let subscriber = self.subscriber_mut(id);
+        subscriber.bindings -= 1;
+        if subscriber.first == Some(gone) {
+            subscriber.first = binding.next;
+        } else {
+            let mut before = subscriber.first;
+            while let Some(at) = before {
+                let at = self.binding_mut(at);
+                if at.next == Some(gone) {
+                    at.next = binding.next;
+                    break;
+                }
+                before = at.next;
+            }
+        }
+        self.removed.push(Removed {
+            id: gone,
+            binding,
+            event,
+        });
+    }
+
+    /// After a change: the subscriber is where it belongs, with the timer that it needs.
+    fn settle(&mut self, id: SubscriberId, wheel: &mut Wheel<Timer>, now: Instant) {
+        let (first, was_offline) = {
+            let subscriber = self.subscriber_mut(id);
+            (subscriber.first, subscriber.is_offline)
+        };
+        let first_expiry = std::iter::successors(self.link(first), |(_, binding)| self.link(binding.next))
+            .map(|(_, binding)| binding.said.expires_at)
+            .min();
+        match first_expiry {
+            Some(at) => {
+                if was_offline {
+                    self.leave_offline(id);
+                    self.stop_timer(id, wheel);
+                }
+                self.start_timer(id, TimerKind::Binding, at, wheel);
+            }
+            None if was_offline => {}
+            None => {
+                self.enter_offline(id);
+                self.stop_timer(id, wheel);
+                self.start_timer(id, TimerKind::Aor, now + self.offline_memory, wheel);
+            }
+        }
+    }
+
+    /// A timer that is early enough already stays.
+    fn start_timer(&mut self, id: SubscriberId, kind: TimerKind, at: Instant, wheel: &mut Wheel<Timer>) {
+        let subscriber = self.subscriber_mut(id);
+        if subscriber.timer.is_some() && subscriber.timer_at <= at {
+            return;
+        }
+        let (slot, generation) = (id.slot, id.generation);
+        let timer = wheel.insert(
+            at,
+            Timer {
+                kind,
+                slot,
+                generation,
+            },
+        );
+        if let Some(later) = subscriber.timer.replace(timer) {
+            wheel.cancel(later);
+        }
+        subscriber.timer_at = at;
+    }
+
+    fn stop_timer(&mut self, id: SubscriberId, wheel: &mut Wheel<Timer>) {
+        if let Some(timer) = self.subscriber_mut(id).timer.take() {
+            wheel.cancel(timer);
+        }
+    }
+
+    fn enter_offline(&mut self, id: SubscriberId) {
+        let older = self.newest_offline.replace(id);
+        let subscriber = self.subscriber_mut(id);
+        subscriber.is_offline = true;
+        (subscriber.older, subscriber.newer) = (older, None);
+        match older {
+            Some(older) => self.subscriber_mut(older).newer = Some(id),
+            None => self.oldest_offline = Some(id),
+        }
+    }
+
+    fn leave_offline(&mut self, id: SubscriberId) {
+        let subscriber = self.subscriber_mut(id);
+        subscriber.is_offline = false;
+        let (older, newer) = (subscriber.older.take(), subscriber.newer.take());
+        match older {
+            Some(older) => self.subscriber_mut(older).newer = newer,
+            None => self.oldest_offline = newer,
+        }
+        match newer {
+            Some(newer) => self.subscriber_mut(newer).older = older,
+            None => self.newest_offline = older,
+        }
+    }
+
+    fn forget(&mut self, id: SubscriberId, wheel: &mut Wheel<Timer>) {
+        if self.subscriber_mut(id).is_offline {
+            self.leave_offline(id);
+        }
+        self.stop_timer(id, wheel);
+        let key = self.subscriber_mut(id).key;
+        self.by_aor.remove(&key);
+        self.subscribers.remove(id);
+    }
+
+    fn subscriber_mut(&mut self, id: SubscriberId) -> &mut Subscriber {
+        self.subscribers
+            .get_mut(id)
+            .expect("a subscriber of a list lives")
+    }
+
+    fn binding_mut(&mut self, id: BindingId) -> &mut Binding {
+        self.bindings.get_mut(id).expect("a binding of a list lives")
+    }
+}

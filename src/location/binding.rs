@@ -1,0 +1,210 @@
+//! One contact of a subscriber as the registrar keeps it, and the list of changes that a REGISTER makes.
+
+use std::time::Duration;
+
+use crate::msg::build::Writer;
+use crate::msg::params::Params;
+use crate::pool::{BufId, Pool};
+use crate::slots::Id;
+use crate::time::Instant;
+use crate::wire::Flow;
+
+/// Most bytes of the texts of one binding: URI, parameters and Call-ID. [`super::ContactSet`] holds several such.
+pub const BINDING_TEXT_MAX: usize = 1_536;
+
+pub type BindingId = Id<Binding>;
+
+/// What last happened to a contact: the `event` of RFC 3680 §5.1. Those that only an administrator causes don't occur.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContactEvent {
+    Registered,
+    Refreshed,
+    /// It was not refreshed in time.
+    Expired,
+    /// A REGISTER took it away, or put another contact of the same device in its place.
+    Unregistered,
+}
+
+impl ContactEvent {
+    pub const fn text(self) -> &'static str {
+        match self {
+            ContactEvent::Registered => "registered",
+            ContactEvent::Refreshed => "refreshed",
+            ContactEvent::Expired => "expired",
+            ContactEvent::Unregistered => "unregistered",
+        }
+    }
+}
+
+/// The texts of a binding, one behind the other in one buffer of the pool, which it holds a reference to.
+#[derive(Debug)]
+pub struct Text {
+    buf: BufId,
+    uri_len: u16,
+    params_len: u16,
+    call_id_len: u16,
+    /// Where the value of `+sip.instance` stands among the parameters, quotes included; empty when there is none.
+    instance_start: u16,
+    instance_len: u16,
+}
+
+/// The texts of a binding before they are stored.
+#[derive(Clone, Debug)]
+pub struct Wording<'a> {
+    pub uri: &'a [u8],
+    /// Parameters with what does not belong to the phone (`expires`) still among them.
+    pub params: Params<'a>,
+    pub call_id: &'a [u8],
+}
+
+impl Text {
+    /// `None` when the pool has no buffer. `size` is at least what the texts need.
+    pub(crate) fn store(wording: &Wording<'_>, size: usize, pool: &mut Pool) -> Option<Text> {
+        let mut draft = pool.draft(size)?;
+        let mut w = Writer::new(&mut draft.bytes);
+        w.put(wording.uri);
+        let (mut instance_start, mut instance_len) = (0, 0);
+        let mut has_q = false;
+        for param in wording.params.clone() {
+            // What was granted replaces `expires`; a second `q` means nothing.
+            if param.is(b"expires") || param.is(b"q") && has_q {
+                continue;
+            }
+            has_q |= param.is(b"q");
+            w.put(b";").put(param.name);
+            if let Some(value) = param.value {
+                w.put(b"=");
+                if param.is(b"+sip.instance") {
+                    (instance_start, instance_len) = (w.len() - wording.uri.len(), value.len());
+                }
+                w.put(value);
+            }
+        }
+        let params_len = w.len() - wording.uri.len();
+        w.put(wording.call_id);
+        let Some(len) = w.finish().filter(|&len| len <= BINDING_TEXT_MAX) else {
+            pool.discard(draft);
+            return None;
+        };
+        Some(Text {
+            buf: pool.commit(draft, len),
+            uri_len: wording.uri.len() as u16,
+            params_len: params_len as u16,
+            call_id_len: wording.call_id.len() as u16,
+            instance_start: instance_start as u16,
+            instance_len: instance_len as u16,
+        })
+    }
+
+    pub fn uri<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        &pool.get(self.buf)[..usize::from(self.uri_len)]
+    }
+
+    /// `;name=value` for each, in the order received; empty when there are none.
+    pub fn params<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        let start = usize::from(self.uri_len);
+        &pool.get(self.buf)[start..start + usize::from(self.params_len)]
+    }
+
+    pub fn call_id<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        let start = usize::from(self.uri_len) + usize::from(self.params_len);
+        &pool.get(self.buf)[start..start + usize::from(self.call_id_len)]
+    }
+
+    /// The device, RFC 5626 §4.1: the value of `+sip.instance`.
+    pub fn instance<'p>(&self, pool: &'p Pool) -> Option<&'p [u8]> {
+        let start = usize::from(self.instance_start);
+        let len = usize::from(self.instance_len);
+        (len > 0).then(|| &self.params(pool)[start..start + len])
+    }
+
+    /// Whether URI, parameters and Call-ID are the same, byte for byte.
+    pub(crate) fn says_the_same(&self, other: &Text, pool: &Pool) -> bool {
+        (self.uri_len, self.params_len, self.call_id_len)
+            == (other.uri_len, other.params_len, other.call_id_len)
+            && pool.get(self.buf) == pool.get(other.buf)
+    }
+
+    pub(crate) fn release(self, pool: &mut Pool) {
+        pool.release(self.buf);
+    }
+}
+
+/// What a REGISTER says of one contact.
+#[derive(Debug)]
+pub struct Fresh {
+    pub text: Text,
+    /// Preference in thousandths, 0 to 1000.
+    pub q: u16,
+    /// Whether the URI asks for TCP.
+    pub tcp: bool,
+    /// RFC 5626 §4.2: which of the flows of one device; it means something beside an instance only.
+    pub reg_id: Option<u32>,
+    pub cseq: u32,
+    pub expires_at: Instant,
+    /// What it registered through.
+    pub flow: Flow,
+}
+
+/// A contact bound to an address-of-record.
+#[derive(Debug)]
+pub struct Binding {
+    pub said: Fresh,
+    pub event: ContactEvent,
+    pub registered_at: Instant,
+    pub updated_at: Instant,
+    pub(super) next: Option<BindingId>,
+}
+
+impl Binding {
+    pub fn registered_for(&self, now: Instant) -> Duration {
+        now.since(self.registered_at)
+    }
+}
+
+/// One change of a [`Plan`].
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// The binding that is updated or removed; `None` adds one.
+    pub(crate) target: Option<BindingId>,
+    /// `None` removes the target.
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// What a REGISTER would do to the bindings of one subscriber: RFC 3261 §10.3 step 7, all of it or nothing. Used again from
+/// request to request, so that nothing is allocated once it has grown to the largest.
+#[derive(Default, Debug)]
+pub struct Plan {
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Plan {
+    pub(crate) fn touches(&self, id: BindingId) -> bool {
+        self.changes.iter().any(|change| change.target == Some(id))
+    }
+
+    /// Bindings there will be where there are `now`.
+    pub(super) fn count_after(&self, now: usize) -> usize {
+        self.changes
+            .iter()
+            .fold(now, |count, change| match (&change.target, &change.fresh) {
+                (None, Some(_)) => count + 1,
+                (Some(_), None) => count - 1,
+                (Some(_), Some(_)) | (None, None) => count,
+            })
+    }
+
+    /// Forgets everything that was planned.
+    pub(crate) fn abandon(&mut self, pool: &mut Pool) {
+        for change in self.changes.drain(..) {
+            if let Some(fresh) = change.fresh {
+                fresh.text.release(pool);
+            }
+        }
+    }
+}
+
+/// Whole seconds until `deadline`, rounded up, so that what has just been granted is told as granted.
+pub fn seconds_left(deadline: Instant, now: Instant) -> u64 {
+    deadline.since(now).as_nanos().div_ceil(1_000_000_000) as u64
+}

@@ -1,0 +1,284 @@
+//! Where a subscriber can be reached: what [`super::Location::look_up`] finds, in one flat run of bytes that can cross to
+//! another shard as it is.
+//!
+//! Encoding, numbers big-endian: outcome (1), then for each contact q (2), flags (1), listener (2), peer address (16) and
+//! port (2), connection shard (1), slot (4) and generation (4), length of URI (2) and of parameters (2), URI, parameters.
+//! An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6 alone.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
+
+/// Capacity of a set, bytes. Contacts that no longer fit are left out, the least preferred first.
+pub const SET_BYTES: usize = 16_384;
+
+/// What is known of a subscriber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Never registered, or so long ago that it is forgotten: 404.
+    Unknown = 0,
+    /// Registered before and without a contact now: 480.
+    Offline = 1,
+    /// At least one contact.
+    Contacts = 2,
+}
+
+/// One contact of a subscriber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contact<'a> {
+    /// As registered, without `<>`.
+    pub uri: &'a [u8],
+    /// Header parameters as registered, `expires` left out, each with its semicolon in front.
+    pub params: &'a [u8],
+    /// Preference in thousandths, 0 to 1000.
+    pub q: u16,
+    /// What the phone registered through.
+    pub flow: Flow,
+    /// Whether the contact asks for TCP: it is reached over `flow.conn` while that lives. Otherwise the URI says where.
+    pub tcp: bool,
+}
+
+/// The answer to a look-up. Allocated once and used again.
+pub struct ContactSet {
+    bytes: Box<[u8; SET_BYTES]>,
+    len: usize,
+}
+
+/// Everything of a contact but its texts.
+const HEAD_BYTES: usize = 36;
+const FLAG_TCP_WANTED: u8 = 1;
+const FLAG_FLOW_IS_TCP: u8 = 2;
+const FLAG_HAS_CONN: u8 = 4;
+
+impl Default for ContactSet {
+    fn default() -> ContactSet {
+        ContactSet::new()
+    }
+}
+
+impl ContactSet {
+    /// A set that says [`Outcome::Unknown`].
+    pub fn new() -> ContactSet {
+        ContactSet {
+            bytes: Box::new([0; SET_BYTES]),
+            len: 1,
+        }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match self.bytes[0] {
+            1 => Outcome::Offline,
+            2 => Outcome::Contacts,
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// The most preferred first; among equals the one that registered last.
+    pub fn iter(&self) -> Contacts<'_> {
+        let contacts = match self.outcome() {
+            Outcome::Unknown | Outcome::Offline => &[],
+            Outcome::Contacts => &self.bytes[1..self.len],
+        };
+        Contacts { rest: contacts }
+    }
+
+    /// What crosses to another shard.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Takes over what [`ContactSet::as_bytes`] gave elsewhere. Bytes that are none make an unknown subscriber.
+    pub fn set_from_bytes(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || bytes.len() > SET_BYTES {
+            self.reset(Outcome::Unknown);
+            return;
+        }
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len();
+    }
+
+    pub(super) fn reset(&mut self, outcome: Outcome) {
+        self.bytes[0] = outcome as u8;
+        self.len = 1;
+    }
+
+    /// `false` when the contact doesn't fit any more.
+    pub(super) fn push(&mut self, contact: &Contact<'_>) -> bool {
+        let (uri_len, params_len) = (contact.uri.len(), contact.params.len());
+        let end = self.len + HEAD_BYTES + uri_len + params_len;
+        let (Ok(uri_len_16), Ok(params_len_16)) = (u16::try_from(uri_len), u16::try_from(params_len)) else {
+            return false;
+        };
+        if end > SET_BYTES {
+            return false;
+        }
+        let flow = contact.flow;
+        let mut flags = 0;
+        if contact.tcp {
+            flags |= FLAG_TCP_WANTED;
+        }
+        match flow.transport {
+            Transport::Udp => {}
+            Transport::Tcp => flags |= FLAG_FLOW_IS_TCP,
+        }
+        if flow.conn.is_some() {
+            flags |= FLAG_HAS_CONN;
+        }
+        let ip = match flow.peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let conn = flow.conn.unwrap_or(ConnId {
+            shard: ShardId(0),
+            slot: 0,
+            generation: 0,
+        });
+        let parts: [&[u8]; 12] = [
+            &contact.q.to_be_bytes(),
+            &[flags],
+            &flow.listener.0.to_be_bytes(),
+            &ip.octets(),
+            &flow.peer.port().to_be_bytes(),
+            &[conn.shard.0],
+            &conn.slot.to_be_bytes(),
+            &conn.generation.to_be_bytes(),
+            &uri_len_16.to_be_bytes(),
+            &params_len_16.to_be_bytes(),
+            contact.uri,
+            contact.params,
+        ];
+        for part in parts {
+            self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+            self.len += part.len();
+        }
+        debug_assert_eq!(self.len, end);
+        self.bytes[0] = Outcome::Contacts as u8;
+        true
+    }
+}
+
+/// The contacts of a [`ContactSet`] in order.
+#[derive(Clone, Debug)]
+pub struct Contacts<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Contacts<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (part, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*part)
+    }
+
+    fn take_slice(&mut self, len: u16) -> Option<&'a [u8]> {
+        let (part, rest) = self.rest.split_at_checked(usize::from(len))?;
+        self.rest = rest;
+        Some(part)
+    }
+}
+
+impl<'a> Iterator for Contacts<'a> {
+    type Item = Contact<'a>;
+
+    fn next(&mut self) -> Option<Contact<'a>> {
+        let q = u16::from_be_bytes(self.take()?);
+        let [flags] = self.take()?;
+        let listener = ListenerId(u16::from_be_bytes(self.take()?));
+        let ip = Ipv6Addr::from(self.take::<16>()?);
+        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+        let port = u16::from_be_bytes(self.take()?);
+        let [shard] = self.take()?;
+        let slot = u32::from_be_bytes(self.take()?);
+        let generation = u32::from_be_bytes(self.take()?);
+        let uri_len = u16::from_be_bytes(self.take()?);
+        let params_len = u16::from_be_bytes(self.take()?);
+        let uri = self.take_slice(uri_len)?;
+        let params = self.take_slice(params_len)?;
+        let conn = ConnId {
+            shard: ShardId(shard),
+            slot,
+            generation,
+        };
+        Some(Contact {
+            uri,
+            params,
+            q,
+            flow: Flow {
+                transport: if flags & FLAG_FLOW_IS_TCP == 0 {
+                    Transport::Udp
+                } else {
+                    Transport::Tcp
+                },
+                listener,
+                peer: SocketAddr::new(ip, port),
+                conn: (flags & FLAG_HAS_CONN != 0).then_some(conn),
+            },
+            tcp: flags & FLAG_TCP_WANTED != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contact<'a>(uri: &'a [u8], params: &'a [u8], peer: &str, conn: Option<ConnId>) -> Contact<'a> {
+        Contact {
+            uri,
+            params,
+            q: 700,
+            flow: Flow {
+                transport: if conn.is_some() {
+                    Transport::Tcp
+                } else {
+                    Transport::Udp
+                },
+                listener: ListenerId(513),
+                peer: peer.parse().expect("an address"),
+                conn,
+            },
+            tcp: conn.is_some(),
+        }
+    }
+
+    #[test]
+    fn a_set_crosses_to_another_shard_unchanged() {
+        let conn = ConnId {
+            shard: ShardId(9),
+            slot: 70_000,
+            generation: 4_000_000_000,
+        };
+        let contacts = [
+            contact(b"sip:a@192.0.2.1", b";audio", "192.0.2.1:5062", None),
+            contact(b"sip:a@[2001:db8::1]", b"", "[2001:db8::1]:65535", Some(conn)),
+        ];
+        let mut set = ContactSet::new();
+        for contact in &contacts {
+            assert!(set.push(contact));
+        }
+        let mut other = ContactSet::new();
+        other.set_from_bytes(set.as_bytes());
+        assert_eq!(other.outcome(), Outcome::Contacts);
+        assert_eq!(other.iter().collect::<Vec<_>>(), contacts);
+    }
+
+    #[test]
+    fn a_set_is_bounded_and_bytes_that_are_none_are_harmless() {
+        let mut set = ContactSet::new();
+        let uri = [b'x'; 4_000];
+        let large = contact(&uri, b"", "192.0.2.1:5062", None);
+        let pushed = (0..10).filter(|_| set.push(&large)).count();
+        assert_eq!((pushed, set.iter().count()), (4, 4));
+        let whole = set.as_bytes().to_vec();
+        let mut other = ContactSet::new();
+        for cut in 0..whole.len() {
+            other.set_from_bytes(&whole[..cut]);
+            assert!(other.iter().count() < 4, "cut at {cut}");
+        }
+        other.set_from_bytes(&vec![2; SET_BYTES + 1]);
+        assert_eq!((other.outcome(), other.iter().count()), (Outcome::Unknown, 0));
+        set.reset(Outcome::Offline);
+        assert_eq!((set.outcome(), set.iter().count()), (Outcome::Offline, 0));
+    }
+}

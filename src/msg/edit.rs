@@ -1,0 +1,290 @@
+//! A message sent on: the received bytes, with a short list of spans to drop or replace and points to insert at.
+//!
+//! Edits are collected in any order and applied in one pass into the buffer that is sent. Whatever no edit names is copied
+//! byte for byte: so RFC 3261 §16.6 asks of a proxy, and so the header fields that we don't know survive.
+
+use core::fmt;
+
+use super::Span;
+use super::build::Writer;
+use super::name::Name;
+use super::scan::{Line, Message};
+
+/// Edits that one message may need.
+pub const EDITS_MAX: usize = 128;
+/// Bytes that all insertions and replacements of one message may have together.
+pub const SCRATCH_BYTES: usize = 16 * 1024;
+
+/// Why edits can't be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EditError {
+    /// Two edits touch the same byte, or one inserts in the middle of what another removes.
+    Overlap,
+    /// The result, or the text to insert, is larger than its room.
+    Full,
+    /// More than [`EDITS_MAX`].
+    TooManyEdits,
+    /// An edit names bytes that the message does not have.
+    OutOfRange,
+}
+
+/// Replace `source` with `text` of the scratch. An insertion has an empty `source`, a deletion an empty `text`.
+#[derive(Clone, Copy)]
+struct Op {
+    source: Span,
+    text: Span,
+}
+
+/// A list of edits. 18 KiB: box it once a shard and use it again.
+pub struct Edits {
+    /// In the order of the places they change; at one place insertions first, as they came.
+    ops: [Op; EDITS_MAX],
+    op_count: usize,
+    scratch: [u8; SCRATCH_BYTES],
+    scratch_len: usize,
+    error: Option<EditError>,
+}
+
+impl Edits {
+    pub const fn new() -> Edits {
+        const NONE: Op = Op {
+            source: Span::new(0, 0),
+            text: Span::new(0, 0),
+        };
+        Edits {
+            ops: [NONE; EDITS_MAX],
+            op_count: 0,
+            scratch: [0; SCRATCH_BYTES],
+            scratch_len: 0,
+            error: None,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.op_count = 0;
+        self.scratch_len = 0;
+        self.error = None;
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.op_count == 0 && self.error.is_none()
+    }
+
+    /// Leaves `span` out. An empty one changes nothing.
+    pub fn delete(&mut self, span: Span) {
+        if !span.is_empty() || span.start > span.end {
+            self.add(span);
+        }
+    }
+
+    /// Puts what is written to the piece in the place of `span`.
+    pub fn replace(&mut self, span: Span) -> Piece<'_> {
+        let op = self.add(span);
+        Piece { edits: self, op }
+    }
+
+    /// Puts what is written to the piece before the byte at `at`. Several insertions at one place keep their order, and come
+    /// before what replaces the bytes from there on.
+    pub fn insert(&mut self, at: u32) -> Piece<'_> {
+        self.replace(Span::new(at, at))
+    }
+
+    /// Leaves every line of that name out.
+    pub fn delete_lines(&mut self, msg: Message<'_>, name: Name) {
+        for line in msg.lines_of(name) {
+            self.delete(Span::new(line.start, line.end));
+        }
+    }
+
+    /// Puts another value in the place of a line's, and keeps its name as it is.
+    pub fn replace_value(&mut self, line: &Line) -> Piece<'_> {
+        self.replace(line.value)
+    }
+
+    /// Index of the new edit; `EDITS_MAX` when there is no room, or it is not one.
+    fn add(&mut self, source: Span) -> usize {
+        if source.start > source.end {
+            self.fail(EditError::OutOfRange);
+            return EDITS_MAX;
+        }
+        if self.op_count == EDITS_MAX {
+            self.fail(EditError::TooManyEdits);
+            return EDITS_MAX;
+        }
+        // Most edits come in the order of their places: looking from the end finds the place at once.
+        let key = |op: &Op| (op.source.start, !op.source.is_empty());
+        let text = Span::new(self.scratch_len as u32, self.scratch_len as u32);
+        let new = Op { source, text };
+        let mut index = self.op_count;
+        while index > 0 && key(&self.ops[index - 1]) > key(&new) {
+            self.ops[index] = self.ops[index - 1];
+            index -= 1;
+        }
+        self.ops[index] = new;
+        self.op_count += 1;
+        index
+    }
+
+    fn fail(&mut self, error: EditError) {
+        self.error.get_or_insert(error);
+    }
+
+    /// Writes `src` with all edits to `dst`; returns how many bytes that are.
+    pub fn apply(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, EditError> {
+        self.apply_range(src, 0, src.len(), dst)
+    }
+
+    /// The same for a message without what its datagram holds before the start line and after the body. Edits count their
+    /// places from the start of `msg.bytes`, as everywhere.
+    pub fn apply_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<usize, EditError> {
+        self.apply_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
+    }
+
+    fn apply_range(&self, src: &[u8], start: usize, end: usize, dst: &mut [u8]) -> Result<usize, EditError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let mut w = Writer::new(dst);
+        let mut at = start;
+        for op in &self.ops[..self.op_count] {
+            let (from, to) = (op.source.start as usize, op.source.end as usize);
+            if from < start || to > end {
+                return Err(EditError::OutOfRange);
+            }
+            let kept = src.get(at..from).ok_or(EditError::Overlap)?;
+            w.put(kept).put(op.text.of(&self.scratch));
+            at = to;
+        }
+        w.put(src.get(at..end).ok_or(EditError::OutOfRange)?);
+        w.finish().ok_or(EditError::Full)
+    }
+}
+
+impl Default for Edits {
+    fn default() -> Edits {
+        Edits::new()
+    }
+}
+
+/// Takes the text of one edit. `write!` works on it too.
+pub struct Piece<'e> {
+    edits: &'e mut Edits,
+    op: usize,
+}
+
+impl Piece<'_> {
+    pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
+        let Edits {
+            ops,
+            scratch,
+            scratch_len,
+            ..
+        } = &mut *self.edits;
+        // Without an op the edit has failed already.
+        let Some(op) = ops.get_mut(self.op) else {
+            return self;
+        };
+        match scratch.get_mut(*scratch_len..*scratch_len + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                *scratch_len += bytes.len();
+                // No other piece can have been written to since this one was made.
+                op.text.end = *scratch_len as u32;
+            }
+            None => self.edits.fail(EditError::Full),
+        }
+        self
+    }
+
+    /// A number in decimal.
+    pub fn num(&mut self, value: u64) -> &mut Self {
+        let mut digits = [0; 20];
+        let mut w = Writer::new(&mut digits);
+        w.num(value);
+        self.put(w.as_bytes())
+    }
+
+    /// A whole header line.
+    pub fn header(&mut self, name: Name, value: &[u8]) -> &mut Self {
+        self.put(name.text().as_bytes())
+            .put(b": ")
+            .put(value)
+            .put(b"\r\n")
+    }
+}
+
+impl fmt::Write for Piece<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::fmt::Write as _;
+
+    use super::*;
+
+    fn applied(edits: &Edits, src: &[u8]) -> Result<String, EditError> {
+        let mut dst = [0; 256];
+        let len = edits.apply(src, &mut dst)?;
+        Ok(String::from_utf8_lossy(&dst[..len]).into_owned())
+    }
+
+    #[test]
+    fn edits_in_any_order_are_applied_in_theirs() {
+        let mut edits = Edits::new();
+        edits.replace(Span::new(8, 10)).put(b"IJ").num(7);
+        edits.insert(0).put(b"<");
+        edits.delete(Span::new(2, 4));
+        edits.insert(2).put(b"1");
+        edits.insert(10).put(b">");
+        let _ = write!(edits.insert(2), "{}", 2);
+        edits.insert(4).put(b"3");
+        assert_eq!(applied(&edits, b"abcdefghij"), Ok("<ab123efghIJ7>".to_owned()));
+        edits.clear();
+        assert_eq!(applied(&edits, b"abc"), Ok("abc".to_owned()));
+    }
+
+    #[test]
+    fn edits_that_touch_the_same_byte_are_refused() {
+        for (one, two) in [
+            ((0, 4), (3, 5)),
+            ((0, 4), (0, 4)),
+            ((0, 4), (1, 2)),
+            ((0, 4), (2, 2)),
+            ((2, 4), (0, 3)),
+        ] {
+            let mut edits = Edits::new();
+            edits.delete(Span::new(one.0, one.1));
+            edits.replace(Span::new(two.0, two.1));
+            assert_eq!(
+                applied(&edits, b"abcdef"),
+                Err(EditError::Overlap),
+                "{one:?} {two:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let mut edits = Edits::new();
+        edits.delete(Span::new(2, 7));
+        assert_eq!(applied(&edits, b"abcdef"), Err(EditError::OutOfRange));
+        edits.clear();
+        edits.delete(Span::new(3, 2));
+        assert_eq!(applied(&edits, b"abcdef"), Err(EditError::OutOfRange));
+        edits.clear();
+        edits.insert(0).put(&[0; SCRATCH_BYTES]).put(b"x");
+        assert_eq!(applied(&edits, b"abcdef"), Err(EditError::Full));
+        edits.clear();
+        edits.insert(1).put(&[b'x'; 300]);
+        assert_eq!(applied(&edits, b"abcdef"), Err(EditError::Full));
+        edits.clear();
+        for _ in 0..=EDITS_MAX {
+            edits.insert(1).put(b"x");
+        }
+        assert_eq!(applied(&edits, b"abcdef"), Err(EditError::TooManyEdits));
+    }
+}

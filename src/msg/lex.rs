@@ -1,0 +1,290 @@
+//! The lexical ground of RFC 3261 §25.1: character classes, LWS, quoted strings, numbers, comma lists.
+
+/// `token` of §25.1.
+pub const TOKEN: u8 = 1;
+/// Linear white space. CR and LF count because they stand in a value only where a line is folded.
+pub const LWS: u8 = 2;
+/// What may stand in a parameter's value without quotes: `token`, `host` (§25.1 `gen-value`), and the other visible
+/// characters that end nothing. Phones use them, and what we only carry on need not be stricter.
+pub const VALUE: u8 = 4;
+/// User part of a SIP URI: `unreserved` and `user-unreserved`, `%` of an escape, and a bare `#`, which phones dial.
+pub const USER: u8 = 8;
+/// Parameters and headers of a SIP URI: `unreserved`, `param-unreserved`, `hnv-unreserved`, escapes, and `=` `&` `;` `?`.
+pub const URI_TAIL: u8 = 16;
+/// Host names and IPv4 addresses. `_` is in no RFC and in many host names.
+pub const HOST: u8 = 32;
+/// Visible ASCII, 0x21 to 0x7E.
+pub const VISIBLE: u8 = 64;
+/// What may stand inside `<` and `>`: visible, and neither of them nor a quote.
+pub const ADDR: u8 = 128;
+
+static CLASS: [u8; 256] = classes();
+
+const fn add(table: &mut [u8; 256], bytes: &[u8], class: u8) {
+    let mut i = 0;
+    while i < bytes.len() {
+        table[bytes[i] as usize] |= class;
+        i += 1;
+    }
+}
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        table[byte] |= VISIBLE | VALUE | ADDR;
+        if (byte as u8).is_ascii_alphanumeric() {
+            table[byte] |= TOKEN | USER | URI_TAIL | HOST;
+        }
+        byte += 1;
+    }
+    let mut i = 0;
+    let not_in_value = b"\";,<>";
+    while i < not_in_value.len() {
+        table[not_in_value[i] as usize] &= !VALUE;
+        i += 1;
+    }
+    table[b'<' as usize] &= !ADDR;
+    table[b'>' as usize] &= !ADDR;
+    table[b'"' as usize] &= !ADDR;
+    add(&mut table, b"-.!%*_+`'~", TOKEN);
+    add(&mut table, b" \t\r\n", LWS);
+    let unreserved = b"-_.!~*'()%";
+    add(&mut table, unreserved, USER | URI_TAIL);
+    add(&mut table, b"&=+$,;?/#", USER);
+    add(&mut table, b"[]/:&+$=;?", URI_TAIL);
+    add(&mut table, b"-._", HOST);
+    table
+}
+
+/// Whether `byte` is of any of the classes in `class`.
+#[inline]
+pub fn is(byte: u8, class: u8) -> bool {
+    CLASS[byte as usize] & class != 0
+}
+
+/// Whether every byte is of `class`.
+#[inline]
+pub fn all(bytes: &[u8], class: u8) -> bool {
+    bytes.iter().all(|&byte| is(byte, class))
+}
+
+/// A token of at least one character.
+#[inline]
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && all(bytes, TOKEN)
+}
+
+/// First index from `at` on whose byte is not of `class`.
+#[inline]
+pub fn skip(bytes: &[u8], mut at: usize, class: u8) -> usize {
+    while let Some(&byte) = bytes.get(at)
+        && is(byte, class)
+    {
+        at += 1;
+    }
+    at
+}
+
+/// The same for LWS.
+#[inline]
+pub fn skip_lws(bytes: &[u8], at: usize) -> usize {
+    skip(bytes, at, LWS)
+}
+
+/// Without the LWS at both ends.
+#[inline]
+pub fn trim(bytes: &[u8]) -> &[u8] {
+    trim_end(&bytes[skip_lws(bytes, 0)..])
+}
+
+/// Without the LWS at the end.
+#[inline]
+pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., last] = bytes
+        && is(*last, LWS)
+    {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Index one past the quoted string whose opening quote is at `at`; `None` when it does not close.
+/// §25.1: within it a backslash takes the next character along, whatever that is.
+pub fn skip_quoted(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut i = at + 1;
+    loop {
+        match bytes.get(i)? {
+            b'"' => return Some(i + 1),
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+}
+
+/// A number of decimal digits only, `None` when it is anything else; saturates at `u32::MAX`.
+pub fn number(bytes: &[u8]) -> Option<u32> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let mut value: u32 = 0;
+    for &byte in bytes {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.saturating_mul(10).saturating_add(u32::from(digit));
+    }
+    Some(value)
+}
+
+/// A port, 0 to 65535.
+pub fn port(bytes: &[u8]) -> Option<u16> {
+    u16::try_from(number(bytes)?).ok()
+}
+
+/// Length of the `host` at the start of `bytes`: a bracketed IPv6 reference, or host name characters. 0 when there is none.
+pub fn host_len(bytes: &[u8]) -> usize {
+    if bytes.first() != Some(&b'[') {
+        return skip(bytes, 0, HOST);
+    }
+    let mut i = 1;
+    while let Some(&byte) = bytes.get(i) {
+        match byte {
+            b']' => return if i > 1 { i + 1 } else { 0 },
+            b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' | b':' | b'.' => i += 1,
+            _ => return 0,
+        }
+    }
+    0
+}
+
+/// The address that `host` is, brackets or not; `None` for a name.
+pub fn host_ip(host: &[u8]) -> Option<core::net::IpAddr> {
+    let inner = match host {
+        [b'[', inner @ .., b']'] => inner,
+        _ => host,
+    };
+    // 45 is the longest text of an address; a name that is longer is not looked at.
+    if inner.len() > 45 {
+        return None;
+    }
+    core::str::from_utf8(inner).ok()?.parse().ok()
+}
+
+/// The elements of a comma-separated value (§7.3.1), trimmed; empty ones are passed over.
+/// A comma within quotes or `<>` separates nothing.
+#[derive(Clone, Debug)]
+pub struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    pub const fn new(value: &'a [u8]) -> Elements<'a> {
+        Elements { rest: value }
+    }
+
+    /// What lies behind the comma after the element that came last.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let end = element_end(self.rest);
+            let element = trim(&self.rest[..end]);
+            self.rest = &self.rest[(end + 1).min(self.rest.len())..];
+            if !element.is_empty() {
+                return Some(element);
+            }
+        }
+        None
+    }
+}
+
+/// Index of the comma that ends the first element of `value`, or its length. A quote or bracket that does not close
+/// takes all that is left.
+fn element_end(value: &[u8]) -> usize {
+    let mut at = 0;
+    let mut in_brackets = false;
+    // Most values have no comma at all.
+    if memchr::memchr(b',', value).is_none() {
+        return value.len();
+    }
+    while let Some(&byte) = value.get(at) {
+        match byte {
+            b',' if !in_brackets => return at,
+            b'"' if !in_brackets => match skip_quoted(value, at) {
+                Some(end) => {
+                    at = end;
+                    continue;
+                }
+                None => return value.len(),
+            },
+            b'<' => in_brackets = true,
+            b'>' => in_brackets = false,
+            _ => {}
+        }
+        at += 1;
+    }
+    value.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elements(value: &[u8]) -> Vec<&[u8]> {
+        Elements::new(value).collect()
+    }
+
+    #[test]
+    fn commas_in_quotes_and_brackets_separate_nothing() {
+        let list = b"\"a, \\\",b\" <sip:a,b@c>;q=1 ,, <sip:d@e>\r\n ,\t\"\"<sip:f@g;x=\">";
+        assert_eq!(
+            elements(list),
+            [
+                &b"\"a, \\\",b\" <sip:a,b@c>;q=1"[..],
+                b"<sip:d@e>",
+                b"\"\"<sip:f@g;x=\">"
+            ]
+        );
+        assert_eq!(elements(b""), [b""; 0]);
+        assert_eq!(elements(b" , ,"), [b""; 0]);
+        assert_eq!(elements(b"\"open, <a>, b"), [b"\"open, <a>, b"]);
+    }
+
+    #[test]
+    fn a_quoted_string_ends_at_the_first_quote_that_is_not_escaped() {
+        assert_eq!(skip_quoted(b"\"a\\\"b\"c", 0), Some(6));
+        assert_eq!(skip_quoted(b"\"a\\\\\"c", 0), Some(5));
+        assert_eq!(skip_quoted(b"\"a\\\"", 0), None);
+        assert_eq!(skip_quoted(b"\"a\\", 0), None);
+    }
+
+    #[test]
+    fn numbers_saturate_and_take_digits_only() {
+        assert_eq!(number(b"0042"), Some(42));
+        assert_eq!(number(b"99999999999999999999"), Some(u32::MAX));
+        for bad in [&b""[..], b"-1", b"+1", b"1 ", b"1.0", b"0x1"] {
+            assert_eq!(number(bad), None);
+        }
+        assert_eq!((port(b"65535"), port(b"65536")), (Some(65535), None));
+    }
+
+    #[test]
+    fn a_host_ends_where_its_grammar_does() {
+        assert_eq!(host_len(b"a-b.example;x"), 11);
+        assert_eq!(host_len(b"[2001:db8::1]:5060"), 13);
+        for none in [&b"[]"[..], b"[::1", b"[g]", b"", b";x"] {
+            assert_eq!(host_len(none), 0);
+        }
+        assert_eq!(host_ip(b"[::1]"), "::1".parse().ok());
+        assert_eq!(host_ip(b"192.0.2.1"), "192.0.2.1".parse().ok());
+        assert_eq!(host_ip(b"example.com"), None);
+    }
+}

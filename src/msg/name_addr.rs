@@ -1,0 +1,283 @@
+//! `name-addr` and `addr-spec` with header parameters: From, To, Contact, Route and their like (RFC 3261 §20.10, §25.1).
+
+use super::error::{ErrorKind, Malformed, ParseError};
+use super::lex::{self, ADDR, LWS, TOKEN};
+use super::name::Name;
+use super::params::{self, Params};
+use super::scan::{ElementsOf, Message};
+use super::uri::Uri;
+
+pub use super::params::Param;
+
+/// One address with what goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NameAddr<'a> {
+    /// The whole element, trimmed.
+    pub raw: &'a [u8],
+    /// The display name as received, a quoted one with its quotes; may be empty.
+    pub display: &'a [u8],
+    /// The URI without `<>`. Not parsed yet: see [`NameAddr::uri`].
+    pub uri: &'a [u8],
+    /// After the first semicolon that follows the URI, well-formed; empty if none.
+    pub params: &'a [u8],
+    /// Seen when the parameters were checked.
+    tag: Option<&'a [u8]>,
+}
+
+impl<'a> NameAddr<'a> {
+    /// Parses one element: `[display] <uri> *(;param)` or `uri *(;param)`.
+    pub fn parse(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
+        let lead = lex::skip_lws(element, 0);
+        let raw = lex::trim_end(&element[lead..]);
+        Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
+    }
+
+    fn parse_trimmed(raw: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
+        let (display, open) = match raw.first() {
+            Some(b'"') => {
+                let end = lex::skip_quoted(raw, 0).ok_or(Malformed::at(0))?;
+                (&raw[..end], lex::skip_lws(raw, end))
+            }
+            Some(_) | None => match tokens_before_bracket(raw)? {
+                Some(open) => (lex::trim_end(&raw[..open]), open),
+                None => return Self::parse_addr_spec(raw),
+            },
+        };
+        if raw.get(open) != Some(&b'<') {
+            return Err(Malformed::at(open));
+        }
+        let uri_end = lex::skip(raw, open + 1, ADDR);
+        if raw.get(uri_end) != Some(&b'>') || uri_end == open + 1 {
+            return Err(Malformed::at(uri_end));
+        }
+        let (params, tag) = params_from(raw, uri_end + 1)?;
+        Ok(NameAddr {
+            raw,
+            display,
+            uri: &raw[open + 1..uri_end],
+            params,
+            tag,
+        })
+    }
+
+    /// RFC 3261 §20.10: without `<>` the parameters belong to the header field, not to the URI; and a URI that holds a
+    /// comma, question mark or semicolon must have them.
+    fn parse_addr_spec(raw: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
+        let uri_end = raw
+            .iter()
+            .position(|&byte| !lex::is(byte, ADDR) || matches!(byte, b';' | b',' | b'?'))
+            .unwrap_or(raw.len());
+        if uri_end == 0 {
+            return Err(Malformed::at(0));
+        }
+        let (params, tag) = params_from(raw, uri_end)?;
+        Ok(NameAddr {
+            raw,
+            display: &raw[..0],
+            uri: &raw[..uri_end],
+            params,
+            tag,
+        })
+    }
+
+    /// The raw value of the parameter `name` (any case); empty for a flag.
+    pub fn param(&self, name: &[u8]) -> Option<&'a [u8]> {
+        params::find(self.params, name)
+    }
+
+    pub fn params_iter(&self) -> Params<'a> {
+        Params::new(self.params)
+    }
+
+    /// The value of the `tag` parameter; empty for a flag.
+    pub const fn tag(&self) -> Option<&'a [u8]> {
+        self.tag
+    }
+
+    pub fn uri(&self) -> Result<Uri<'a>, Malformed> {
+        Uri::parse(self.uri)
+    }
+}
+
+/// Index of the `<` that follows a display name of tokens or nothing; `None` when what begins here is an addr-spec.
+/// Bytes from 0x80 on pass in a display name: the grammar asks for quotes around them, and phones leave them away.
+fn tokens_before_bracket(raw: &[u8]) -> Result<Option<usize>, Malformed> {
+    let mut at = 0;
+    loop {
+        match raw.get(at) {
+            Some(b'<') => return Ok(Some(at)),
+            // The first thing that is no token ends a scheme: `sip:`.
+            Some(b':') => return Ok(None),
+            Some(&byte) if lex::is(byte, TOKEN | LWS) || byte >= 0x80 => at += 1,
+            Some(_) | None => return Err(Malformed::at(at)),
+        }
+    }
+}
+
+/// The parameters that begin at `at`, behind the URI, checked, and the tag among them.
+fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    let semicolon = lex::skip_lws(raw, at);
+    let bytes = match raw.get(semicolon) {
+        None => return Ok((&raw[raw.len()..], None)),
+        Some(b';') => &raw[semicolon + 1..],
+        Some(_) => return Err(Malformed::at(semicolon)),
+    };
+    if bytes.is_empty() {
+        return Err(Malformed::at(semicolon));
+    }
+    let mut tag = None;
+    let mut params = Params::new(bytes);
+    while let Some(param) = params.step().map_err(|m| m.shifted(semicolon + 1))? {
+        if tag.is_none() && param.is(b"tag") {
+            tag = Some(param.value_or_empty());
+        }
+    }
+    Ok((bytes, tag))
+}
+
+/// The Contact header fields of a message.
+#[derive(Clone)]
+pub enum Contacts<'a> {
+    None,
+    /// `Contact: *`, alone (RFC 3261 §10.2.2).
+    Star,
+    List(ContactList<'a>),
+}
+
+/// One after another, each parsed as it is asked for.
+#[derive(Clone)]
+pub struct ContactList<'a> {
+    msg: Message<'a>,
+    elements: ElementsOf<'a>,
+}
+
+impl<'a> Iterator for ContactList<'a> {
+    type Item = Result<NameAddr<'a>, ParseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let element = self.elements.next()?;
+        Some(in_message(self.msg, Name::Contact, element))
+    }
+}
+
+/// Parses `element` of a header field `name` of `msg`; an error says where in the message it is.
+pub fn in_message<'a>(msg: Message<'a>, name: Name, element: &'a [u8]) -> Result<NameAddr<'a>, ParseError> {
+    NameAddr::parse(element).map_err(|m| m.within(ErrorKind::BadNameAddr(name), msg.span_of(element).start))
+}
+
+/// The contacts of `msg`. A star beside anything else is an error.
+pub fn contacts<'a>(msg: Message<'a>) -> Result<Contacts<'a>, ParseError> {
+    let elements = msg.elements(Name::Contact);
+    let mut count = 0;
+    let mut star = None;
+    for element in elements.clone() {
+        count += 1;
+        if element == b"*" {
+            star = Some(element);
+        }
+    }
+    match (count, star) {
+        (0, None | Some(_)) => Ok(Contacts::None),
+        (1, Some(_)) => Ok(Contacts::Star),
+        (_, Some(star)) => Err(ParseError::new(
+            ErrorKind::BadNameAddr(Name::Contact),
+            msg.span_of(star).start,
+        )),
+        (_, None) => Ok(Contacts::List(ContactList { msg, elements })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::{Table, scan};
+    use super::*;
+
+    fn parts(element: &str) -> (&str, &str, &str) {
+        let address = NameAddr::parse(element.as_bytes()).expect(element);
+        let text = |bytes| std::str::from_utf8(bytes).expect("text");
+        (text(address.display), text(address.uri), text(address.params))
+    }
+
+    #[test]
+    fn brackets_decide_whose_the_parameters_are() {
+        assert_eq!(parts("<sip:a@b>;tag=x"), ("", "sip:a@b", "tag=x"));
+        assert_eq!(parts("<sip:a@b;tag=x>"), ("", "sip:a@b;tag=x", ""));
+        assert_eq!(parts("sip:a@b;tag=x"), ("", "sip:a@b", "tag=x"));
+        assert_eq!(parts("sip:a@b ; tag=x"), ("", "sip:a@b", " tag=x"));
+        assert_eq!(
+            parts(" Al ice\t<sip:a@b>\r\n ; tag = x "),
+            ("Al ice", "sip:a@b", " tag = x")
+        );
+        assert_eq!(parts("caller<sip:a@b>"), ("caller", "sip:a@b", ""));
+        assert_eq!(parts("J\u{f6}rg <sip:a@b>"), ("J\u{f6}rg", "sip:a@b", ""));
+    }
+
+    #[test]
+    fn a_quoted_display_name_hides_what_it_holds() {
+        assert_eq!(
+            parts("\"<sip:x@y>;tag=no, \\\" \\\\\" <sip:a@b>;TAG=yes"),
+            ("\"<sip:x@y>;tag=no, \\\" \\\\\"", "sip:a@b", "TAG=yes")
+        );
+        let address = NameAddr::parse(b"\";tag=1\" <sip:a@b;tag=2>;x=\";tag=3\";tag=4").expect("well-formed");
+        assert_eq!(address.tag(), Some(&b"4"[..]));
+    }
+
+    fn contacts_of(lines: &str) -> Result<Option<Vec<String>>, ParseError> {
+        let text = format!("REGISTER sip:a SIP/2.0\r\n{lines}\r\n");
+        let mut table = Table::new();
+        scan(text.as_bytes(), &mut table)?;
+        match contacts(Message::new(text.as_bytes(), &table))? {
+            Contacts::None => Ok(Some(Vec::new())),
+            Contacts::Star => Ok(None),
+            Contacts::List(list) => list
+                .map(|contact| Ok(String::from_utf8_lossy(contact?.uri).into_owned()))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Some),
+        }
+    }
+
+    #[test]
+    fn a_star_stands_alone() {
+        assert_eq!(contacts_of(""), Ok(Some(Vec::new())));
+        assert_eq!(contacts_of("m: *\r\n"), Ok(None));
+        let list = ["sip:a", "sip:b", "sip:c"].map(str::to_owned).to_vec();
+        assert_eq!(
+            contacts_of("m: <sip:a>;q=1, sip:b;q=0.5\r\nContact: c <sip:c>\r\n"),
+            Ok(Some(list))
+        );
+        for (lines, at) in [
+            ("m: *\r\nm: <sip:a>\r\n", 27),
+            ("m: <sip:a>, *\r\n", 36),
+            ("m: *, *\r\n", 30),
+            ("m: <sip:a>, *;expires=0\r\n", 37),
+            ("m: <sip:a>, <sip:b\r\n", 42),
+        ] {
+            let kind = ErrorKind::BadNameAddr(Name::Contact);
+            assert_eq!(contacts_of(lines), Err(ParseError::new(kind, at)), "{lines}");
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_grammar_is_refused_at_the_byte() {
+        for (bad, at) in [
+            ("", 0),
+            ("\"open <sip:a@b>", 0),
+            ("\"x\" sip:a@b", 4),
+            ("Bell, A <sip:a@b>", 4),
+            ("<sip:a@b", 8),
+            ("<>", 1),
+            ("< sip:a@b>", 1),
+            ("<sip:a@b >", 8),
+            ("<sip:a@b>x", 9),
+            ("<sip:a@b>;", 9),
+            ("<sip:a@b>;;", 10),
+            ("sip:a@b?x=y", 7),
+            ("sip:a@b,c", 7),
+            ("sip:a@b c", 8),
+            ("alice", 5),
+            ("*", 1),
+        ] {
+            assert_eq!(NameAddr::parse(bad.as_bytes()), Err(Malformed { at }), "{bad}");
+        }
+    }
+}

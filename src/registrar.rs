@@ -1,0 +1,414 @@
+//! What a REGISTER does to the bindings of a subscriber: RFC 3261 §10.3, steps 6 to 8, with the devices of RFC 5626.
+//!
+//! A request is read in full before anything is changed: it becomes a [`Plan`], and the plan is carried out whole or not at
+//! all. Bindings are the same when their URIs are (§19.1.4); one that comes from a device (`+sip.instance`) under another
+//! URI takes the place of what that device had before, unless their `reg-id`s say that both are to stay.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::location::binding::{BINDING_TEXT_MAX, Change, Wording};
+use crate::location::{
+    AorKey, Binding, BindingId, CommitError, Committed, Fresh, Location, Plan, Text, seconds_left,
+};
+
+use crate::msg::build::Writer;
+use crate::msg::lex;
+use crate::msg::name::Name;
+use crate::msg::name_addr::{Contacts, NameAddr, contacts};
+use crate::msg::params::{Params, unquoted};
+use crate::msg::request::Request;
+use crate::msg::uri::Uri;
+use crate::pool::Pool;
+use crate::time::Instant;
+use crate::timer::{Timer, Wheel};
+use crate::wire::{Flow, Transport};
+
+/// Why a REGISTER changed nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The body is in an encoding that we don't read.
+    ContentEncoding,
+    MalformedContact,
+    /// `*` with other contacts, or without `Expires: 0`.
+    Star,
+    /// More text than a binding may have.
+    ContactTooLong,
+    /// Below `registrar.expires_min_s`.
+    IntervalTooBrief,
+    /// A CSeq that is not higher than the one that the binding was last changed with.
+    OutOfOrder,
+    TooManyContacts,
+    /// A limit of the whole server.
+    Full,
+}
+
+/// Seconds after which to try again when the server is full.
+const RETRY_AFTER_S: u64 = 60;
+/// RFC 3261 §10.3 step 7: an interval of an hour or more is never too brief.
+const NEVER_BRIEF_S: u32 = 3_600;
+/// Preference of a contact that names none: the highest, as one contact alone has it.
+const Q_DEFAULT: u16 = 1_000;
+
+impl Refusal {
+    pub const fn status(self) -> u16 {
+        match self {
+            Refusal::ContentEncoding => 415,
+            Refusal::MalformedContact | Refusal::Star | Refusal::ContactTooLong => 400,
+            Refusal::IntervalTooBrief => 423,
+            // §10.3 step 7: the update is aborted and the request fails, with 500 as everything that fails there.
+            Refusal::OutOfOrder => 500,
+            Refusal::TooManyContacts => 403,
+            Refusal::Full => 503,
+        }
+    }
+
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Refusal::ContentEncoding => "Unsupported Content-Encoding",
+            Refusal::MalformedContact => "Malformed Contact",
+            Refusal::Star => "Contact * Needs Expires 0 And No Other Contact",
+            Refusal::ContactTooLong => "Contact Too Long",
+            Refusal::IntervalTooBrief => "Interval Too Brief",
+            Refusal::OutOfOrder => "CSeq Out Of Order",
+            Refusal::TooManyContacts => "Too Many Contacts",
+            Refusal::Full => "Registrar Full",
+        }
+    }
+
+    /// The header lines that go with the status. `expires_min_s`: the least that is granted, seconds.
+    pub fn put_headers(self, expires_min_s: u32, w: &mut Writer<'_>) {
+        match self {
+            // RFC 3261 §8.2.3: the encodings that are read are listed.
+            Refusal::ContentEncoding => {
+                w.put(b"Accept-Encoding: identity\r\n");
+            }
+            Refusal::IntervalTooBrief => {
+                w.header_num(Name::MinExpires, u64::from(expires_min_s.min(NEVER_BRIEF_S)));
+            }
+            Refusal::Full => {
+                w.header_num(Name::RetryAfter, RETRY_AFTER_S);
+            }
+            Refusal::MalformedContact
+            | Refusal::Star
+            | Refusal::ContactTooLong
+            | Refusal::OutOfOrder
+            | Refusal::TooManyContacts => {}
+        }
+    }
+}
+
+impl From<CommitError> for Refusal {
+    fn from(error: CommitError) -> Refusal {
+        match error {
+            CommitError::TooManyContacts => Refusal::TooManyContacts,
+            CommitError::Full => Refusal::Full,
+        }
+    }
+}
+
+/// Registers, refreshes and removes the contacts of `request` for the subscriber `key`; `flow` is what it came over.
+/// Bindings that went are in [`Location::removed`] until the caller has them released.
+#[allow(clippy::too_many_arguments)]
+pub fn process(
+    location: &mut Location,
+    cfg: &Config,
+    request: &Request<'_>,
+    key: AorKey,
+    flow: Flow,
+    wheel: &mut Wheel<Timer>,
+    pool: &mut Pool,
+    now: Instant,
+) -> Result<Committed, Refusal> {
+    let mut plan = std::mem::take(&mut location.plan);
+    let planner = Planner {
+        location,
+        plan: &mut plan,
+        request,
+        key,
+        flow,
+        pool,
+        now,
+    };
+    let done = planner
+        .plan(cfg)
+        .and_then(|()| Ok(location.commit(key, &mut plan, wheel, pool, now)?));
+    plan.abandon(pool);
+    location.plan = plan;
+    done
+}
+
+/// Writes a Contact line for every binding of the subscriber: §10.3 step 8.
+pub fn put_contacts(location: &Location, key: AorKey, pool: &Pool, now: Instant, w: &mut Writer<'_>) {
+    for said in current(location, key, now) {
+        w.put(b"Contact: <").put(said.text.uri(pool)).put(b">;expires=");
+        w.num(seconds_left(said.expires_at, now))
+            .put(said.text.params(pool))
+            .crlf();
+    }
+}
+
+/// Bytes that [`put_contacts`] writes at most.
+pub fn contacts_size(location: &Location, key: AorKey, pool: &Pool, now: Instant) -> usize {
+    current(location, key, now)
+        .map(|said| CONTACT_LINE_OVERHEAD + said.text.uri(pool).len() + said.text.params(pool).len())
+        .sum()
+}
+
+fn current(location: &Location, key: AorKey, now: Instant) -> impl Iterator<Item = &Fresh> {
+    location
+        .bindings_of(key)
+        .map(|(_, binding)| &binding.said)
+        .filter(move |said| said.expires_at > now)
+}
+
+/// One request being read.
+struct Planner<'p> {
+    location: &'p Location,
+    plan: &'p mut Plan,
+    request: &'p Request<'p>,
+    key: AorKey,
+    flow: Flow,
+    pool: &'p mut Pool,
+    now: Instant,
+}
+
+impl<'p> Planner<'p> {
+    fn plan(mut self, cfg: &Config) -> Result<(), Refusal> {
+        let msg = self.request.msg;
+        let is_encoded = msg
+            .elements(Name::ContentEncoding)
+            .any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+        if is_encoded {
+            return Err(Refusal::ContentEncoding);
+        }
+        let expires_header = msg.value(Name::Expires);
+        match contacts(msg).map_err(|_| Refusal::MalformedContact)? {
+            Contacts::None => Ok(()),
+            Contacts::Star if expires_header.and_then(lex::number) == Some(0) => self.star(),
+            Contacts::Star => Err(Refusal::Star),
+            Contacts::List(list) => {
+                for contact in list {
+                    let contact = contact.map_err(|_| Refusal::MalformedContact)?;
+                    let said = Said::read(&contact, self.request, expires_header, cfg)?;
+                    self.contact(&said)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// §10.3 step 6: every binding goes.
+    fn star(&mut self) -> Result<(), Refusal> {
+        for (id, binding) in self.location.bindings_of(self.key) {
+            if self.order(&binding.said) != Order::Newer {
+                return Err(Refusal::OutOfOrder);
+            }
+            self.plan.changes.push(Change {
+                target: Some(id),
+                fresh: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// §10.3 step 7 for one contact.
+    fn contact(&mut self, said: &Said<'_>) -> Result<(), Refusal> {
+        let fresh = if said.expires_s == 0 {
+            None
+        } else {
+            Some(self.fresh(said)?)
+        };
+        let pool = &mut *self.pool;
+        let planned = self.plan.changes.iter_mut().find(|change| {
+            change
+                .fresh
+                .as_ref()
+                .is_some_and(|fresh| said.is_same(fresh, pool))
+        });
+        if let Some(change) = planned {
+            // The same contact twice in one request: they are processed in turn, so the later one stands.
+            release(std::mem::replace(&mut change.fresh, fresh), pool);
+            return Ok(());
+        }
+        let same = self.find(|old| said.is_same(old, self.pool));
+        let Some((id, old)) = same.or_else(|| self.find(|old| said.is_same_device(old, self.pool))) else {
+            self.plan.changes.push(Change { target: None, fresh });
+            return Ok(());
+        };
+        match (self.order(&old.said), fresh) {
+            // The very request that made this binding, once more and beyond its transaction: nothing is left to do.
+            (Order::Same, Some(fresh)) if fresh.text.says_the_same(&old.said.text, self.pool) => {
+                fresh.text.release(self.pool);
+            }
+            (Order::Same | Order::Older, fresh) => {
+                release(fresh, self.pool);
+                return Err(Refusal::OutOfOrder);
+            }
+            // To those who watch it is another contact (RFC 3680 §5.1: its id differs when its URI does).
+            (Order::Newer, fresh @ Some(_)) if same.is_none() => {
+                self.plan.changes.push(Change {
+                    target: Some(id),
+                    fresh: None,
+                });
+                self.plan.changes.push(Change { target: None, fresh });
+            }
+            (Order::Newer, fresh) => self.plan.changes.push(Change {
+                target: Some(id),
+                fresh,
+            }),
+        }
+        Ok(())
+    }
+
+    /// A binding that the plan does not touch yet.
+    fn find(&self, is_it: impl Fn(&Fresh) -> bool) -> Option<(BindingId, &'p Binding)> {
+        self.location
+            .bindings_of(self.key)
+            .find(|(id, binding)| is_it(&binding.said) && !self.plan.touches(*id))
+    }
+
+    fn order(&self, old: &Fresh) -> Order {
+        let (call_id, cseq) = (self.request.call_id, self.request.cseq.number);
+        if old.text.call_id(self.pool) != call_id || cseq > old.cseq {
+            Order::Newer
+        } else if cseq == old.cseq {
+            Order::Same
+        } else {
+            Order::Older
+        }
+    }
+
+    fn fresh(&mut self, said: &Said<'_>) -> Result<Fresh, Refusal> {
+        let wording = Wording {
+            uri: said.uri.raw,
+            params: Params::new(said.params),
+            call_id: self.request.call_id,
+        };
+        // One more than received: a semicolon before the first parameter too.
+        let size = said.uri.raw.len() + said.params.len() + self.request.call_id.len() + 1;
+        let tcp = Transport::Tcp.name().as_bytes();
+        Ok(Fresh {
+            text: Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?,
+            q: said.q,
+            tcp: said
+                .uri
+                .transport()
+                .is_some_and(|name| name.eq_ignore_ascii_case(tcp)),
+            reg_id: said.reg_id,
+            cseq: self.request.cseq.number,
+            expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
+            flow: self.flow,
+        })
+    }
+}
+
+/// `Contact: <>;expires=4294967295` and its line end.
+const CONTACT_LINE_OVERHEAD: usize = 40;
+
+fn release(fresh: Option<Fresh>, pool: &mut Pool) {
+    if let Some(fresh) = fresh {
+        fresh.text.release(pool);
+    }
+}
+
+/// A request against the one that last changed a binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// Another Call-ID, or a higher CSeq.
+    Newer,
+    Same,
+    Older,
+}
+
+/// One Contact of a REGISTER, read.
+struct Said<'a> {
+    uri: Uri<'a>,
+    params: &'a [u8],
+    instance: Option<&'a [u8]>,
+    reg_id: Option<u32>,
+    q: u16,
+    /// What will be granted, seconds; 0 removes.
+    expires_s: u32,
+}
+
+impl<'a> Said<'a> {
+    fn read(
+        contact: &NameAddr<'a>,
+        request: &Request<'_>,
+        expires_header: Option<&[u8]>,
+        cfg: &Config,
+    ) -> Result<Said<'a>, Refusal> {
+        let limits = &cfg.registrar;
+        // §10.3 step 7: the parameter, else the header field, else the default. What is malformed counts as not said
+        // (§20.10 takes 3600 for it, which is the RFC's own default).
+        let requested = contact
+            .param(b"expires")
+            .map(unquoted)
+            .or(expires_header)
+            .and_then(lex::number)
+            .unwrap_or(limits.expires_default_s);
+        if requested > 0 && requested < limits.expires_min_s.min(NEVER_BRIEF_S) {
+            return Err(Refusal::IntervalTooBrief);
+        }
+        let uri = Uri::parse(contact.uri).map_err(|_| Refusal::MalformedContact)?;
+        if contact.uri.len() + contact.params.len() + request.call_id.len() >= BINDING_TEXT_MAX {
+            return Err(Refusal::ContactTooLong);
+        }
+        let instance = contact.param(b"+sip.instance").filter(|value| !value.is_empty());
+        Ok(Said {
+            uri,
+            params: contact.params,
+            instance,
+            // RFC 5626 §4.2: without an instance it means nothing.
+            reg_id: instance
+                .and_then(|_| contact.param(b"reg-id"))
+                .and_then(lex::number),
+            q: contact.param(b"q").and_then(thousandths).unwrap_or(Q_DEFAULT),
+            expires_s: requested.min(limits.expires_max_s),
+        })
+    }
+
+    /// Whether `old` is the same binding, updated.
+    fn is_same(&self, old: &Fresh, pool: &Pool) -> bool {
+        // RFC 5626 §6: where both name a flow of a device, that is what names the binding. The flows of one device have one
+        // URI.
+        if self.reg_id.is_some() && old.reg_id.is_some() {
+            return self.is_same_device(old, pool);
+        }
+        Uri::parse(old.text.uri(pool)).is_ok_and(|uri| self.uri.matches(&uri))
+    }
+
+    /// Whether `old` is what the same device registered, for the same flow if it tells flows apart.
+    fn is_same_device(&self, old: &Fresh, pool: &Pool) -> bool {
+        let same_instance = match (self.instance, old.text.instance(pool)) {
+            (Some(new), Some(old)) => new.eq_ignore_ascii_case(old),
+            (Some(_) | None, None) | (None, Some(_)) => false,
+        };
+        same_instance && self.reg_id == old.reg_id
+    }
+}
+
+/// A `qvalue` of RFC 3261 §25.1 in thousandths.
+fn thousandths(text: &[u8]) -> Option<u16> {
+    let (whole, decimals) = match text {
+        [whole] => (whole, &b""[..]),
+        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
+        _ => return None,
+    };
+    let mut value: u16 = match whole {
+        b'0' => 0,
+        b'1' => 1_000,
+        _ => return None,
+    };
+    for (digit, unit) in decimals.iter().zip([100, 10, 1]) {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        value += u16::from(digit - b'0') * unit;
+    }
+    (value <= 1_000).then_some(value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
+
+mod serve;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::config::{Config, Listener};
+use crate::control::summary::{Histograms, Report};
+use crate::io::clock::Clock;
+use crate::io::probe::Features;
+use crate::io::reactor::Reactor;
+use crate::io::socket::{ShardSockets, bind_all};
+use crate::io::connections::Connections;
+use crate::io::uring::Uring;
+use crate::io::waker::Wakers;
+use crate::location::AorHasher;
+use crate::metrics::{MessageKind, Metrics};
+use crate::pool::Pool;
+use crate::shard::mailbox::mailbox;
+use crate::shard::{Keys, Leftovers, Mail, Shard};
+use crate::token::TokenKey;
+use crate::wire::{Effects, ShardId};
+
+/// Shortest and longest time that is told apart, nanoseconds; what is longer counts as the longest.
+const TIME_MIN_NS: u64 = 100;
+const TIME_MAX_NS: u64 = 60_000_000_000;
+
+pub use serve::serve;
+
+/// What the control thread has told the shards.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+enum Order {
+    Serve,
+    /// No new calls.
+    Drain,
+    /// A BYE to both sides of every call.
+    HangUp,
+    Stop,
+}
+
+/// What one shard says when it has ended.
+pub struct ShardReport {
+    pub histograms: Histograms,
+    pub leftovers: Leftovers,
+}
+
+/// A running server.
+pub struct Server {
+    pub listeners: Vec<Listener>,
+    pub metrics: Vec<Arc<Metrics>>,
+    pub features: Features,
+    threads: Vec<JoinHandle<io::Result<ShardReport>>>,
+    order: Arc<AtomicU8>,
+    wakers: Arc<Wakers>,
+}
+
+impl Server {
+    /// Binds, starts and pins the shards. `Err` says what could not be done and what to change.
+    pub fn start(mut cfg: Config) -> Result<Server, String> {
+        let features = Features::probe().map_err(|error| error.to_string())?;
+        let features = match cfg.kernel_level {
+            Some(level) => features.limited_to(level),
+            None => features,
+        };
+        let (listeners, sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
+        cfg.listeners = listeners.clone();
+        let cfg = Arc::new(cfg);
+        let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
+        let clock = Clock::start();
+        let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
+        let connections = Arc::new(Connections::new(&cfg.limits));
+        let order = Arc::new(AtomicU8::new(Order::Serve as u8));
+        let metrics: Vec<Arc<Metrics>> = (0..cfg.shards).map(|_| Arc::default()).collect();
+        let mut threads = Vec::new();
+        let (ready_in, ready_out) = std::sync::mpsc::channel();
+        for ((index, sockets), mail) in sockets.into_iter().enumerate().zip(mailboxes(&cfg)) {
+            let setup = ShardSetup {
+                cfg: cfg.clone(),
+                id: ShardId(index as u8),
+                cpu: cfg.cpus.get(index % cfg.cpus.len().max(1)).copied(),
+                features,
+                sockets,
+                mail,
+                keys: keys.clone(),
+                clock,
+                wakers: wakers.clone(),
+                connections: connections.clone(),
+                metrics: metrics[index].clone(),
+                order: order.clone(),
+            };
+            let ready = ready_in.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || setup.run(&ready))
+                .map_err(|error| format!("shard {index}: {error}"))?;
+            threads.push(thread);
+        }
+        drop(ready_in);
+        let server = Server { listeners, metrics, features, threads, order, wakers };
+        for _ in 0..server.threads.len() {
+            match ready_out.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    server.tell(Order::Stop);
+                    return Err(error);
+                }
+                Err(_) => return Err("a shard ended before it was ready".to_owned()),
+            }
+        }
+        Ok(server)
+    }
+
+    fn tell(&self, order: Order) {
+        self.order.store(order as u8, Ordering::Release);
+        for index in 0..self.metrics.len() {
+            self.wakers.wake(ShardId(index as u8));
+        }
+    }
+
+    /// From now on new calls get 503.
+    pub fn drain(&self) {
+        self.tell(Order::Drain);
+    }
+
+    /// Both sides of every call get a BYE.
+    pub fn hang_up(&self) {
+        self.tell(Order::HangUp);
+    }
+
+    /// Calls in progress on all shards.
+    pub fn calls(&self) -> u64 {
+        self.metrics.iter().map(|metrics| metrics.calls.get()).sum()
+    }
+
+    /// Whether a shard has ended although nobody asked it to.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Stops the shards and gathers what they have to say.
+    pub fn stop(self) -> Result<Report, String> {
+        self.tell(Order::Stop);
+        let mut histograms = new_histograms();
+        let mut leftovers = Leftovers::default();
+        for thread in self.threads {
+            let report = thread
+                .join()
+                .map_err(|_| "a shard has panicked".to_owned())?
+                .map_err(|error| format!("a shard has failed: {error}"))?;
+            for (all, one) in histograms.iter_mut().zip(&report.histograms) {
+                all.add(one).map_err(|error| error.to_string())?;
+            }
+            leftovers.add(&report.leftovers);
+        }
+        Ok(Report { metrics: self.metrics, histograms, leftovers })
+    }
+}
+
+fn draw_keys() -> Result<Keys, getrandom::Error> {
+    let mut token = [0; 16];
+    getrandom::fill(&mut token)?;
+    let mut seeds = [0u64; 20];
+    for seed in &mut seeds {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes)?;
+        *seed = u64::from_ne_bytes(bytes);
+    }
+    let eight = |from: usize| std::array::from_fn(|i| seeds[from + i]);
+    Ok(Keys {
+        token: TokenKey::new(token),
+        owner: ahash::RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]),
+        aors: AorHasher::new(eight(4)),
+        tables: eight(12),
+    })
+}
+
+/// A mailbox from each shard to each other one.
+fn mailboxes(cfg: &Config) -> Vec<Mail> {
+    let mut all: Vec<Mail> = (0..cfg.shards).map(|_| Mail::default()).collect();
+    for from in 0..cfg.shards {
+        for to in 0..cfg.shards {
+            let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
+            let is_other = from != to;
+            all[from].to.push(is_other.then_some(sender));
+            all[to].from.push(is_other.then_some(receiver));
+        }
+    }
+    all
+}
+
+fn new_histograms() -> Histograms {
+    MessageKind::ALL
+        .iter()
+        .map(|_| Histogram::new_with_bounds(TIME_MIN_NS, TIME_MAX_NS, 3).expect("the bounds are right"))
+        .collect()
+}
+
+/// All that a shard's thread needs.
+struct ShardSetup {
+    cfg: Arc<Config>,
+    id: ShardId,
+    cpu: Option<usize>,
+    features: Features,
+    sockets: ShardSockets,
+    mail: Mail,
+    keys: Keys,
+    clock: Clock,
+    wakers: Arc<Wakers>,
+    connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
+    order: Arc<AtomicU8>,
+}
+
+impl ShardSetup {
+    fn run(self, ready: &std::sync::mpsc::Sender<Result<(), String>>) -> io::Result<ShardReport> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = crate::io::affinity::pin_to(cpu)
+        {
+            tracing::warn!(shard = self.id.0, cpu, %error, "the shard is not pinned");
+        }
+        let reactor = Uring::new(
+            &self.cfg,
+            self.id,
+            self.sockets,
+            self.features,
+            self.connections,
+            self.wakers,
+            self.metrics.clone(),
+            self.clock,
+        );
+        let mut reactor = match reactor {
+            Ok(reactor) => reactor,
+            Err(error) => {
+                _ = ready.send(Err(format!("shard {}: {error}", self.id.0)));
+                return Err(error);
+            }
+        };
+        let now = reactor.now();
+        let shard = Shard::new(self.cfg.clone(), self.metrics, self.id, self.keys, self.mail, now);
+        _ = ready.send(Ok(()));
+        let out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
+        turn_until_stopped(&mut reactor, shard, out, &self.order)
+    }
+}
+
+/// How often a shard publishes its gauges while nothing happens, and looks whether it has orders.
+const LOOK_UP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The loop of one shard.
+fn turn_until_stopped(
+    reactor: &mut impl Reactor,
+    mut shard: Shard,
+    mut out: Effects,
+    order: &AtomicU8,
+) -> io::Result<ShardReport> {
+    let mut histograms = new_histograms();
+    let mut obeyed = Order::Serve as u8;
+    let mut is_busy = false;
+    loop {
+        let now = reactor.now();
+        let idle_until = now + LOOK_UP_INTERVAL;
+        let deadline = if is_busy { now } else { shard.next_deadline().map_or(idle_until, |at| at.min(idle_until)) };
+        let now = reactor.turn(Some(deadline), &mut |event, now| shard.handle(event, now, &mut out))?;
+        is_busy = shard.read_mail(now, &mut out);
+        is_busy |= shard.run_timers(now, &mut out);
+        let ordered = order.load(Ordering::Acquire);
+        if ordered != obeyed {
+            obeyed = ordered;
+            if ordered >= Order::Drain as u8 {
+                shard.drain();
+            }
+            if ordered >= Order::HangUp as u8 {
+                shard.hang_up_all(now, &mut out);
+            }
+        }
+        shard.export(&mut out);
+        reactor.flush(&mut out);
+        let sent_at = reactor.now();
+        for (kind, received_at) in shard.drain_handled() {
+            histograms[kind as usize].saturating_record(sent_at.since(received_at).as_nanos() as u64);
+        }
+        shard.publish(&out.pool);
+        if ordered == Order::Stop as u8 {
+            break;
+        }
+    }
+    let leftovers = shard.end(&mut out);
+    Ok(ShardReport { histograms, leftovers })
+}

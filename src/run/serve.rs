@@ -1,0 +1,109 @@
+//! Serving until a signal: starting, draining and the last page. It runs on tokio-uring's runtime, beside the shards.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::control::summary::Summary;
+
+use super::Server;
+
+/// How often draining looks whether the last call has ended.
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the BYEs of the last calls are given after the time for draining is over.
+const HANG_UP_TIME: Duration = Duration::from_secs(2);
+/// How often the control thread looks after the shards.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
+pub fn serve(cfg: Config) -> ExitCode {
+    let drain = cfg.drain;
+    tracing::info!(
+        shards = cfg.shards,
+        domains = ?cfg.domains,
+        kernel_level = ?cfg.kernel_level,
+        open_registrar = cfg.open_registrar,
+        "starting"
+    );
+    let server = match Server::start(cfg) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("ringway: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for listener in &server.listeners {
+        let transport = listener.transport.name().to_ascii_lowercase();
+        tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
+    }
+    tokio_uring::start(supervise(server, drain))
+}
+
+async fn supervise(server: Server, drain: Duration) -> ExitCode {
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals can't be received");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!("ready");
+    loop {
+        if tokio::time::timeout(LOOK_INTERVAL, either(&mut terminate, &mut interrupt)).await.is_ok() {
+            break;
+        }
+        if server.has_failed() {
+            tracing::error!("a shard has ended by itself");
+            break;
+        }
+    }
+    let calls = server.calls();
+    tracing::info!(calls, drain_s = drain.as_secs(), "draining: new calls get 503; a second signal hangs up");
+    server.drain();
+    let until_empty = async {
+        // A shard publishes its calls at the end of a turn: one more look than seems needed.
+        loop {
+            tokio::time::sleep(DRAIN_LOOK_INTERVAL).await;
+            if server.calls() == 0 || server.has_failed() {
+                return;
+            }
+        }
+    };
+    let drained = tokio::select! {
+        () = until_empty => true,
+        () = either(&mut terminate, &mut interrupt) => false,
+        () = tokio::time::sleep(drain) => false,
+    };
+    if !drained {
+        tracing::warn!(calls = server.calls(), "hanging up");
+        server.hang_up();
+        let until = tokio::time::sleep(HANG_UP_TIME);
+        tokio::pin!(until);
+        while server.calls() > 0 {
+            tokio::select! {
+                () = &mut until => break,
+                () = tokio::time::sleep(DRAIN_LOOK_INTERVAL) => {}
+            }
+        }
+    }
+    match server.stop() {
+        Ok(report) => {
+            print!("{}", Summary(&report));
+            if report.leftovers.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn either(a: &mut Signal, b: &mut Signal) {
+    tokio::select! {
+        _ = a.recv() => {}
+        _ = b.recv() => {}
+    }
+}

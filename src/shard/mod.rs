@@ -1,0 +1,389 @@
+//! One shard: the whole SIP core of one thread. Events go in, effects come out; no socket, no clock, no thread.
+//!
+//! A message belongs to the shard that its token names, else to that of its subscriber (REGISTER, `reg`), else to that of its
+//! Call-ID. One that arrives elsewhere goes there by mail.
+
+pub mod mailbox;
+mod receive;
+mod streams;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::b2bua::B2bua;
+use crate::config::Config;
+use crate::ims::reg_event::RegEvent;
+use crate::ims::{Ims, LookUp};
+use crate::location::{AorHasher, ContactSet, Location};
+use crate::metrics::{DropReason, MessageKind, Metrics};
+use crate::msg::scan::Table;
+use crate::pool::{CLASS_BYTES, Pool};
+use crate::slots::{Id, Slots};
+use crate::time::Instant;
+use crate::timer::TimerKind;
+use crate::token::TokenKey;
+use crate::transaction::Stack;
+use crate::transaction::key::Keyer;
+use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
+
+use mailbox::{Letter, Receiver, Sender};
+use streams::{Stream, StreamId};
+
+/// The keys that all shards of one process share, drawn once from the system's random source.
+#[derive(Clone)]
+pub struct Keys {
+    pub token: TokenKey,
+    /// Which shard owns a Call-ID.
+    pub owner: RandomState,
+    /// Which shard owns a subscriber.
+    pub aors: AorHasher,
+    /// For each shard's own tables.
+    pub tables: [u64; 8],
+}
+
+/// The mail of one shard: for each other one a mailbox to it and one from it; none for itself.
+#[derive(Default)]
+pub struct Mail {
+    pub to: Vec<Option<Sender>>,
+    pub from: Vec<Option<Receiver>>,
+}
+
+/// What is left of a shard that has ended; all zero when nothing leaked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leftovers {
+    pub transactions: usize,
+    pub calls: usize,
+    pub call_parts: usize,
+    pub subscribers: usize,
+    pub subscriptions: usize,
+    pub streams: usize,
+    pub timers: usize,
+    pub buffers: usize,
+}
+
+impl Leftovers {
+    pub fn is_none(&self) -> bool {
+        *self == Leftovers::default()
+    }
+
+    pub fn add(&mut self, other: &Leftovers) {
+        self.transactions += other.transactions;
+        self.calls += other.calls;
+        self.call_parts += other.call_parts;
+        self.subscribers += other.subscribers;
+        self.subscriptions += other.subscriptions;
+        self.streams += other.streams;
+        self.timers += other.timers;
+        self.buffers += other.buffers;
+    }
+}
+
+pub struct Shard {
+    stack: Stack,
+    ims: Ims,
+    keys: Keys,
+    mail: Mail,
+    /// `None` while a message is being handled.
+    table: Option<Box<Table>>,
+    contacts: Option<Box<ContactSet>>,
+    /// Bytes of a letter, or of a stream's message that came in pieces.
+    letter: Box<[u8]>,
+    streams: Slots<Stream>,
+    by_conn: HashMap<ConnId, StreamId, RandomState>,
+    woken: u64,
+    /// Kinds and receive times of the messages of this turn, for the time in the server.
+    handled: Vec<(MessageKind, Instant)>,
+}
+
+/// Letters taken from one mailbox in a turn, so that a busy neighbour does not starve the sockets.
+const LETTERS_PER_TURN: usize = 256;
+/// Timers that run in one turn, for the same reason.
+const TIMERS_PER_TURN: usize = 4_096;
+
+impl Shard {
+    pub fn new(
+        cfg: Arc<Config>,
+        metrics: Arc<Metrics>,
+        id: ShardId,
+        keys: Keys,
+        mail: Mail,
+        now: Instant,
+    ) -> Shard {
+        let shards = cfg.shards;
+        let limits = &cfg.limits;
+        let keyer = Keyer::new(keys.tables);
+        Shard {
+            ims: Ims {
+                aors: keys.aors.clone(),
+                location: Location::new(&cfg),
+                reg_event: RegEvent::new(&cfg),
+                calls: B2bua::new(limits.calls_max.div_ceil(shards)),
+            },
+            streams: Slots::new(limits.connections_max),
+            stack: Stack::new(cfg, metrics, id, keys.token, keyer, now),
+            by_conn: HashMap::with_hasher(keys.owner.clone()),
+            keys,
+            mail,
+            table: Some(Box::new(Table::new())),
+            contacts: Some(Box::new(ContactSet::new())),
+            letter: vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice(),
+            woken: 0,
+            handled: Vec::with_capacity(1_024),
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.stack.shard
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.stack.metrics
+    }
+
+    /// One thing that happened outside.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant, out: &mut Effects) {
+        match event {
+            Event::Datagram { flow, bytes } => {
+                self.stack.metrics.datagrams_in.inc();
+                out.received_at = now;
+                self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
+            }
+            Event::Opened { flow } => self.on_opened(flow, now),
+            Event::Stream { flow, bytes } => {
+                self.stack.metrics.stream_bytes_in.add(bytes.len() as u64);
+                out.received_at = now;
+                self.on_stream(flow, bytes, now, out);
+            }
+            Event::Closed { conn, reason: _ } => self.on_closed(conn, out),
+            Event::SendFailed { op, reason } => {
+                if op.shard == self.stack.shard {
+                    if let Some(event) = self.stack.on_send_failed(op, now, out) {
+                        self.ims.on_user_event(&mut self.stack, event, now, out);
+                    }
+                } else {
+                    self.post(op.shard, Letter::SendFailed { op, reason }, b"");
+                }
+            }
+        }
+    }
+
+    /// Timers that are due. `true`: more may be.
+    pub fn run_timers(&mut self, now: Instant, out: &mut Effects) -> bool {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(timer) = self.stack.wheel.pop(now) else {
+                return false;
+            };
+            out.received_at = now;
+            match timer.kind {
+                TimerKind::Transaction => {
+                    let event = self.stack.on_timer(timer.slot, timer.generation, now, out);
+                    if let Some(event) = event {
+                        self.ims.on_user_event(&mut self.stack, event, now, out);
+                    }
+                }
+                TimerKind::Stream => self.on_stream_timer(Id::new(timer.slot, timer.generation), now, out),
+                TimerKind::Call
+                | TimerKind::Leg
+                | TimerKind::Binding
+                | TimerKind::Subscription
+                | TimerKind::Aor
+                | TimerKind::Drain => self.ims.on_timer(&mut self.stack, timer, now, out),
+            }
+        }
+        true
+    }
+
+    /// Letters from other shards. `true`: more may be waiting.
+    pub fn read_mail(&mut self, now: Instant, out: &mut Effects) -> bool {
+        let mut more = false;
+        for from in 0..self.mail.from.len() {
+            for taken in 0.. {
+                if taken == LETTERS_PER_TURN {
+                    more = true;
+                    break;
+                }
+                let mut letter_bytes = std::mem::take(&mut self.letter);
+                let letter = self.mail.from[from]
+                    .as_mut()
+                    .and_then(|mail| mail.pop(&mut letter_bytes));
+                if let Some((letter, len)) = letter {
+                    self.stack.metrics.mailbox_received.inc();
+                    self.on_letter(letter, &letter_bytes[..len], now, out);
+                }
+                self.letter = letter_bytes;
+                if letter.is_none() {
+                    break;
+                }
+            }
+        }
+        more
+    }
+
+    fn on_letter(&mut self, letter: Letter, bytes: &[u8], now: Instant, out: &mut Effects) {
+        out.received_at = now;
+        match letter {
+            Letter::Message { flow, received_at } => {
+                out.received_at = received_at;
+                self.on_message(bytes, flow, receive::Framed::Mail, now, out);
+            }
+            Letter::Send { flow, op } => match out.pool.put(bytes) {
+                Some(buf) => out.send(flow, buf, op),
+                None => self.stack.metrics.dropped(DropReason::NoBuffer),
+            },
+            Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
+            Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
+            Letter::LookUp { from, exchange, aor } => {
+                let Some(mut contacts) = self.contacts.take() else {
+                    return;
+                };
+                self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
+                self.post(from, Letter::Found { exchange }, contacts.as_bytes());
+                self.contacts = Some(contacts);
+            }
+            Letter::Found { exchange } => {
+                let Some(mut contacts) = self.contacts.take() else {
+                    return;
+                };
+                contacts.set_from_bytes(bytes);
+                self.ims
+                    .found(&mut self.stack, exchange, Some(&contacts), now, out);
+                self.contacts = Some(contacts);
+            }
+        }
+    }
+
+    /// Asks who a subscriber is: here, or at the shard that owns it.
+    fn look_up(&mut self, look_up: LookUp, now: Instant, out: &mut Effects) {
+        let LookUp { aor, exchange } = look_up;
+        let owner = aor.shard(self.stack.shards);
+        if owner == self.stack.shard {
+            let Some(mut contacts) = self.contacts.take() else {
+                return;
+            };
+            self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
+            self.ims
+                .found(&mut self.stack, exchange, Some(&contacts), now, out);
+            self.contacts = Some(contacts);
+            return;
+        }
+        let from = self.stack.shard;
+        if !self.post(owner, Letter::LookUp { from, exchange, aor }, b"") {
+            self.ims.found(&mut self.stack, exchange, None, now, out);
+        }
+    }
+
+    /// The shard that owns a Call-ID.
+    fn owner_of(&self, call_id: &[u8]) -> ShardId {
+        if self.stack.shards == 1 {
+            return self.stack.shard;
+        }
+        ShardId((self.keys.owner.hash_one(call_id) % self.stack.shards as u64) as u8)
+    }
+
+    fn post(&mut self, to: ShardId, letter: Letter, bytes: &[u8]) -> bool {
+        let pushed = self
+            .mail
+            .to
+            .get_mut(usize::from(to.0))
+            .and_then(Option::as_mut)
+            .is_some_and(|mail| mail.push(letter, bytes));
+        if pushed {
+            self.stack.metrics.mailbox_sent.inc();
+            self.woken |= 1 << to.0;
+        } else {
+            self.stack.metrics.dropped(DropReason::MailboxFull);
+        }
+        pushed
+    }
+
+    /// Before the effects of a turn are applied: what belongs on a connection of another shard goes there by mail, and
+    /// shards that have mail are woken.
+    pub fn export(&mut self, out: &mut Effects) {
+        let own = self.stack.shard;
+        if self.stack.shards > 1 {
+            for index in 0..out.len() {
+                let Some(effect) = out.get(index) else { break };
+                match effect {
+                    Effect::Send { flow, buf, op } => {
+                        if let Some(conn) = flow.conn.filter(|conn| conn.shard != own) {
+                            let bytes = out.pool.get(buf);
+                            self.post(conn.shard, Letter::Send { flow, op }, bytes);
+                            out.take(index);
+                            out.pool.release(buf);
+                        }
+                    }
+                    Effect::Close { conn, reason } if conn.shard != own => {
+                        self.post(conn.shard, Letter::Close { conn, reason }, b"");
+                        out.take(index);
+                    }
+                    Effect::Close { .. } | Effect::Wake { .. } | Effect::Nothing => {}
+                }
+            }
+            let mut woken = std::mem::take(&mut self.woken);
+            while woken != 0 {
+                let shard = ShardId(woken.trailing_zeros() as u8);
+                woken &= woken - 1;
+                out.push(Effect::Wake { shard });
+            }
+        }
+    }
+
+    /// Kinds and receive times of the messages handled since the last call.
+    pub fn drain_handled(&mut self) -> impl Iterator<Item = (MessageKind, Instant)> + '_ {
+        self.handled.drain(..)
+    }
+
+    /// When [`Shard::run_timers`] wants to run again.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.stack.wheel.next_deadline()
+    }
+
+    /// Publishes what there is now.
+    pub fn publish(&self, pool: &Pool) {
+        let metrics = &self.stack.metrics;
+        metrics.transactions.set(self.stack.len() as u64);
+        metrics.calls.set(self.ims.calls.len() as u64);
+        metrics.bindings.set(self.ims.location.bindings() as u64);
+        metrics.subscriptions.set(self.ims.reg_event.len() as u64);
+        metrics.connections.set(self.streams.len() as u64);
+        metrics.buffers.set(pool.in_use() as u64);
+        metrics.timers.set(self.stack.wheel.len() as u64);
+    }
+
+    // ---- Stopping --------------------------------------------------------------------------------------------------
+
+    /// No new calls from now on: 503.
+    pub fn drain(&mut self) {
+        self.ims.calls.is_draining = true;
+    }
+
+    pub fn calls(&self) -> usize {
+        self.ims.calls.len()
+    }
+
+    /// The time for draining is over: both sides of every call get a BYE.
+    pub fn hang_up_all(&mut self, now: Instant, out: &mut Effects) {
+        self.ims.calls.hang_up_all(&mut self.stack, now, out);
+    }
+
+    /// Gives back all that the shard holds in good order, and says what is left over then.
+    pub fn end(mut self, out: &mut Effects) -> Leftovers {
+        self.ims.calls.forget_all(&mut self.stack, out);
+        self.ims.reg_event.clear(&mut self.stack, out);
+        self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
+        self.stack.abandon_all(out);
+        self.forget_streams(out);
+        Leftovers {
+            transactions: self.stack.len(),
+            calls: self.ims.calls.len(),
+            call_parts: self.ims.calls.parts_in_use(),
+            subscribers: self.ims.location.subscribers(),
+            subscriptions: self.ims.reg_event.len(),
+            streams: self.streams.len(),
+            timers: self.stack.wheel.len(),
+            buffers: out.pool.in_use(),
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! From bytes to the service: framing, scanning, the checks that need no state, and the way to the shard that owns a message.
+
+use crate::ims::owner_aor;
+use crate::metrics::{DropReason, MessageKind};
+use crate::msg::build::{self, Writer};
+use crate::msg::error::ParseError;
+use crate::msg::method::Method;
+use crate::msg::request::{Request, Response, Salvage};
+use crate::msg::scan::{Message, Start, scan};
+use crate::msg::status::reason_phrase;
+use crate::msg::stream::{Frame, FrameLimits, frame};
+use crate::time::Instant;
+use crate::timer::{Timer, TimerKind};
+use crate::token::TokenKind;
+use crate::transaction::request_kind;
+use crate::wire::{CloseReason, ConnId, Effect, Effects, Flow, ShardId, Transport};
+
+use super::Shard;
+use super::mailbox::Letter;
+use super::streams::{Stream, StreamId};
+
+/// How a message came to be whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Framed {
+    Datagram,
+    Stream,
+    /// Another shard sent it here: it is ours.
+    Mail,
+}
+
+/// RFC 5626 §3.5.1: the answer to a double CRLF.
+const PONG: &[u8] = b"\r\n";
+
+impl Shard {
+    /// One whole message.
+    pub(super) fn on_message(
+        &mut self,
+        bytes: &[u8],
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        // RFC 5626 §3.5.1 is for streams; over UDP phones send CRLF or a lone NUL to keep a NAT open, and want no answer.
+        if framed == Framed::Datagram && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0 | b' ')) {
+            self.stack.metrics.keepalives.inc();
+            return;
+        }
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        let scanned = scan(bytes, &mut table);
+        let msg = Message { bytes, table: &table };
+        match (scanned, msg.start()) {
+            (Ok(()), Start::Request { .. }) => match Request::check(msg) {
+                Ok(request) => self.on_request(&request, flow, framed, now, out),
+                Err(error) => self.refuse(msg, error, flow, out),
+            },
+            (Ok(()), Start::Response { .. }) => match Response::check(msg) {
+                Ok(response) => self.on_response(&response, flow, framed, now, out),
+                Err(_) => self.stack.metrics.dropped(DropReason::BadResponse),
+            },
+            (Err(error), Start::Request { .. }) => self.refuse(msg, error, flow, out),
+            (Err(_), Start::Response { .. }) => self.stack.metrics.dropped(DropReason::BadResponse),
+            (_, Start::Unreadable) => self.stack.metrics.dropped(DropReason::Garbage),
+        }
+        self.table = Some(table);
+    }
+
+    fn on_request(
+        &mut self,
+        request: &Request<'_>,
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let owner = self.request_owner(request);
+        if framed != Framed::Mail && owner != self.stack.shard {
+            let letter = Letter::Message {
+                flow,
+                received_at: now,
+            };
+            if !self.post(owner, letter, &request.msg.bytes[..request.msg.len()])
+                && request.method != Method::Ack
+            {
+                self.refuse_full(request, flow, out);
+            }
+            return;
+        }
+        let kind = request_kind(request.method);
+        self.stack.metrics.received[kind as usize].inc();
+        self.handled.push((kind, out.received_at));
+        tracing::debug!(
+            call_id = %text(request.call_id),
+            method = %text(request.method_text),
+            cseq = request.cseq.number,
+            peer = %flow.peer,
+            transport = flow.transport.name(),
+            "request"
+        );
+        let limits = &self.stack.cfg.limits;
+        let (is_long, is_fat) = (
+            request.msg.bytes.len() > limits.message_bytes_max,
+            request.msg.body().len() > limits.body_bytes_max,
+        );
+        if (is_long || is_fat) && request.method != Method::Ack {
+            let status = if is_fat { 413 } else { 513 };
+            self.stack
+                .respond_stateless(request, flow, (status, reason_phrase(status)), |_| {}, out);
+            return;
+        }
+        let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
+        if let Some(look_up) = look_up {
+            self.look_up(look_up, now, out);
+        }
+    }
+
+    fn on_response(
+        &mut self,
+        response: &Response<'_>,
+        flow: Flow,
+        framed: Framed,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        // RFC 3261 §18.1.2: the top Via must be ours; the token in its branch says whose it is.
+        let token = response
+            .via
+            .branch
+            .and_then(|branch| self.stack.key.parse_branch(branch));
+        let Some(token) = token.filter(|token| token.kind == TokenKind::Transaction) else {
+            self.stack.metrics.dropped(DropReason::StrayResponse);
+            return;
+        };
+        if framed != Framed::Mail && token.shard != self.stack.shard {
+            let letter = Letter::Message {
+                flow,
+                received_at: now,
+            };
+            self.post(token.shard, letter, &response.msg.bytes[..response.msg.len()]);
+            return;
+        }
+        let kind = match response.status {
+            100..=199 => MessageKind::Provisional,
+            200..=299 => MessageKind::Success,
+            _ => MessageKind::Failure,
+        };
+        self.stack.metrics.received[kind as usize].inc();
+        self.handled.push((kind, out.received_at));
+        tracing::debug!(
+            call_id = %text(response.call_id),
+            status = response.status,
+            cseq = response.cseq.number,
+            method = %text(response.cseq.method_text),
+            peer = %flow.peer,
+            transport = flow.transport.name(),
+            "response"
+        );
+        if let Some((user, _)) = self.stack.on_response(token, response, now, out) {
+            self.ims.on_response(&mut self.stack, user, response, now, out);
+        }
+    }
+
+    /// The shard that a request belongs to.
+    fn request_owner(&self, request: &Request<'_>) -> ShardId {
+        let own = self.stack.shard;
+        if self.stack.shards == 1 {
+            return own;
+        }
+        let token = match self.stack.key.parse(request.call_id) {
+            Some(token) => Some(token),
+            None => request.to_tag.and_then(|tag| self.stack.key.parse(tag)),
+        };
+        if let Some(token) = token.filter(|token| usize::from(token.shard.0) < self.stack.shards) {
+            match token.kind {
+                TokenKind::Leg | TokenKind::Subscription | TokenKind::Transaction => return token.shard,
+                TokenKind::Stateless => {}
+            }
+        }
+        match owner_aor(request, &self.stack.cfg) {
+            Some(aor) => self.keys.aors.key(&aor).shard(self.stack.shards),
+            None => self.owner_of(request.call_id),
+        }
+    }
+
+    /// The mailbox of the owner is full: 503 without state.
+    fn refuse_full(&mut self, request: &Request<'_>, flow: Flow, out: &mut Effects) {
+        let retry_after = |w: &mut Writer<'_>| _ = w.put(b"Retry-After: 1\r\n");
+        self.stack
+            .respond_stateless(request, flow, (503, "Shard Busy"), retry_after, out);
+    }
+
+    /// A request that can't be read: 400 (or 505) with what and where, if enough of it can be read for an answer.
+    fn refuse(&mut self, msg: Message<'_>, error: ParseError, flow: Flow, out: &mut Effects) {
+        let Some(salvage) = Salvage::of(msg) else {
+            self.stack.metrics.dropped(DropReason::UnanswerableRequest);
+            return;
+        };
+        let status = error.status();
+        self.respond_salvaged(&salvage, msg.bytes.len(), status, |w| error.reason(w), flow, out);
+    }
+
+    fn respond_salvaged(
+        &mut self,
+        salvage: &Salvage<'_>,
+        len: usize,
+        status: u16,
+        reason: impl FnOnce(&mut Writer<'_>),
+        flow: Flow,
+        out: &mut Effects,
+    ) {
+        let tag = self.stack.stateless_tag();
+        let buf = self.stack.write(len + 1_024, out, |w, _| {
+            build::response_head_salvaged(w, salvage, status, reason, Some(&tag), flow.peer);
+            build::end(w);
+        });
+        if let Some(buf) = buf {
+            self.stack.count_response(status);
+            out.send(salvage.reply_flow(flow), buf, None);
+        }
+    }
+
+    // ---- Streams ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn on_opened(&mut self, flow: Flow, now: Instant) {
+        let Some(conn) = flow.conn else { return };
+        let stream = Stream {
+            conn,
+            flow,
+            partial: None,
+            searched: 0,
+            partial_since: now,
+            last_received: now,
+            timer: None,
+        };
+        if let Some(id) = self.streams.insert(stream) {
+            self.by_conn.insert(conn, id);
+            self.schedule_stream(id);
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, conn: ConnId, out: &mut Effects) {
+        let Some(id) = self.by_conn.remove(&conn) else {
+            return;
+        };
+        let Some(mut stream) = self.streams.remove(id) else {
+            return;
+        };
+        if stream.partial.is_some() {
+            self.stack.metrics.dropped(DropReason::PartialMessage);
+        }
+        stream.forget_partial(&mut out.pool);
+        if let Some(timer) = stream.timer {
+            self.stack.wheel.cancel(timer);
+        }
+    }
+
+    pub(super) fn forget_streams(&mut self, out: &mut Effects) {
+        for slot in 0..self.streams.slots() {
+            if let Some(conn) = self
+                .streams
+                .id_at(slot)
+                .and_then(|id| self.streams.get(id))
+                .map(|stream| stream.conn)
+            {
+                self.on_closed(conn, out);
+            }
+        }
+    }
+
+    /// Bytes of a connection: whole messages are handled where they lie, the rest is kept.
+    pub(super) fn on_stream(&mut self, flow: Flow, bytes: &[u8], now: Instant, out: &mut Effects) {
+        let Some(&id) = flow.conn.and_then(|conn| self.by_conn.get(&conn)) else {
+            return;
+        };
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        stream.last_received = now;
+        let Some(_) = stream.partial else {
+            self.frames(id, bytes, now, out);
+            return;
+        };
+        if !stream.keep(bytes, now, &mut out.pool) {
+            // More than the largest buffer takes, or no buffer at all.
+            self.close_stream(id, CloseReason::Limit, out);
+            return;
+        }
+        // Most chunks of a message in pieces do not end it: that is seen where the bytes lie.
+        let Some(partial) = stream.partial else { return };
+        let limits = self.frame_limits();
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        if frame(out.pool.get(partial), &mut stream.searched, limits) == Frame::Incomplete {
+            return;
+        }
+        // What is kept moves aside while it is read; what is not used of it is kept again.
+        stream.forget_partial_id();
+        let mut whole = std::mem::take(&mut self.letter);
+        let len = out.pool.get(partial).len();
+        whole[..len].copy_from_slice(out.pool.get(partial));
+        out.pool.release(partial);
+        self.frames(id, &whole[..len], now, out);
+        self.letter = whole;
+    }
+
+    fn frame_limits(&self) -> FrameLimits {
+        FrameLimits {
+            message_bytes_max: self.stack.cfg.limits.message_bytes_max,
+            body_bytes_max: self.stack.cfg.limits.body_bytes_max,
+        }
+    }
+
+    fn frames(&mut self, id: StreamId, bytes: &[u8], now: Instant, out: &mut Effects) {
+        let limits = self.frame_limits();
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(stream) = self.streams.get_mut(id) else {
+                return;
+            };
+            let flow = stream.flow;
+            let rest = &bytes[at..];
+            let framed = frame(rest, &mut stream.searched, limits);
+            match framed {
+                Frame::Message { len } => {
+                    stream.searched = 0;
+                    self.on_message(&rest[..len], flow, Framed::Stream, now, out);
+                    at += len;
+                }
+                Frame::Ping { len } => {
+                    stream.searched = 0;
+                    self.stack.metrics.keepalives.inc();
+                    if let Some(buf) = out.pool.put(PONG) {
+                        out.send(flow, buf, None);
+                    }
+                    at += len;
+                }
+                Frame::Skip { len } => {
+                    stream.searched = 0;
+                    at += len.max(1);
+                }
+                Frame::Incomplete => {
+                    let searched = stream.searched;
+                    if !stream.keep(rest, now, &mut out.pool) {
+                        self.close_stream(id, CloseReason::Limit, out);
+                        return;
+                    }
+                    stream.searched = searched;
+                    self.schedule_stream(id);
+                    return;
+                }
+                Frame::TooLarge { head, body } => {
+                    match head {
+                        Some(head) => self.refuse_large(&rest[..head], body, flow, out),
+                        None => self.stack.metrics.dropped(DropReason::Framing),
+                    }
+                    self.close_stream(id, CloseReason::Framing, out);
+                    return;
+                }
+                Frame::Bad(_) => {
+                    self.stack.metrics.dropped(DropReason::Framing);
+                    if let Some(mut table) = self.table.take() {
+                        if let Err(error) = scan(rest, &mut table) {
+                            self.refuse(
+                                Message {
+                                    bytes: rest,
+                                    table: &table,
+                                },
+                                error,
+                                flow,
+                                out,
+                            );
+                        }
+                        self.table = Some(table);
+                    }
+                    self.close_stream(id, CloseReason::Framing, out);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7).
+    fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) {
+        let Some(mut table) = self.table.take() else {
+            return;
+        };
+        _ = scan(head, &mut table);
+        match Salvage::of(Message {
+            bytes: head,
+            table: &table,
+        }) {
+            Some(salvage) => {
+                let status = if body { 413 } else { 513 };
+                let reason = |w: &mut Writer<'_>| _ = w.put(reason_phrase(status).as_bytes());
+                self.respond_salvaged(&salvage, head.len(), status, reason, flow, out);
+            }
+            None => self.stack.metrics.dropped(DropReason::Framing),
+        }
+        self.table = Some(table);
+    }
+
+    fn close_stream(&mut self, id: StreamId, reason: CloseReason, out: &mut Effects) {
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        stream.forget_partial(&mut out.pool);
+        let conn = stream.conn;
+        out.push(Effect::Close { conn, reason });
+        // What still comes of it is not looked at.
+        self.on_closed(conn, out);
+    }
+
+    pub(super) fn on_stream_timer(&mut self, id: StreamId, now: Instant, out: &mut Effects) {
+        let limits = &self.stack.cfg.limits;
+        let (idle, partial) = (limits.connection_idle, limits.message_partial);
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        stream.timer = None;
+        if now < stream.deadline(idle, partial) {
+            self.schedule_stream(id);
+            return;
+        }
+        let reason = match stream.partial {
+            Some(_) => {
+                self.stack.metrics.dropped(DropReason::PartialMessage);
+                CloseReason::PartialMessage
+            }
+            None => CloseReason::Idle,
+        };
+        self.close_stream(id, reason, out);
+    }
+
+    /// One timer a connection, which looks again rather than being moved with every message; only a partial message, whose
+    /// time is short, brings it forward.
+    fn schedule_stream(&mut self, id: StreamId) {
+        let limits = &self.stack.cfg.limits;
+        let (idle, partial) = (limits.connection_idle, limits.message_partial);
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        if let Some(timer) = stream.timer {
+            if stream.partial.is_none() {
+                return;
+            }
+            self.stack.wheel.cancel(timer);
+        }
+        let timer = Timer {
+            kind: TimerKind::Stream,
+            slot: id.slot,
+            generation: id.generation,
+        };
+        stream.timer = Some(self.stack.wheel.insert(stream.deadline(idle, partial), timer));
+    }
+}
+
+/// For log lines only.
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Salvaged requests are answered where RFC 3261 §18.2.2 says, as whole ones are.
+impl Salvage<'_> {
+    fn reply_flow(&self, flow: Flow) -> Flow {
+        let port = self.via.port.unwrap_or(5060);
+        match (flow.transport, self.via.rport) {
+            (Transport::Udp, Some(_)) => flow,
+            (Transport::Udp, None) | (Transport::Tcp, _) => Flow {
+                peer: std::net::SocketAddr::new(flow.peer.ip(), port),
+                ..flow
+            },
+        }
+    }
+}

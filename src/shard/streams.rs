@@ -1,0 +1,69 @@
+//! What has come of each TCP connection and is not a whole message yet.
+//!
+//! An idle connection owns no buffer. The messages of one chunk are handled where they lie; only the beginning of one that is
+//! cut off is kept, in a buffer of the pool, until the rest comes or `limits.message_partial` has passed.
+
+use std::time::Duration;
+
+use crate::pool::{BufId, Pool};
+use crate::slots::Id;
+use crate::time::Instant;
+use crate::timer::TimerId;
+use crate::wire::{ConnId, Flow};
+
+/// One connection of this shard.
+pub struct Stream {
+    pub conn: ConnId,
+    pub flow: Flow,
+    /// The beginning of a message.
+    pub partial: Option<BufId>,
+    /// How far the end of the header section has been looked for in it.
+    pub searched: usize,
+    pub partial_since: Instant,
+    pub last_received: Instant,
+    pub timer: Option<TimerId>,
+}
+
+pub type StreamId = Id<Stream>;
+
+impl Stream {
+    /// When this connection is to be looked at again: a message too long in coming, or nothing for too long.
+    pub fn deadline(&self, idle: Duration, partial: Duration) -> Instant {
+        let idle_at = self.last_received + idle;
+        match self.partial {
+            Some(_) => idle_at.min(self.partial_since + partial),
+            None => idle_at,
+        }
+    }
+
+    /// Puts `bytes` behind what is kept. `false`: there is no buffer for so much.
+    #[must_use]
+    pub fn keep(&mut self, bytes: &[u8], now: Instant, pool: &mut Pool) -> bool {
+        let Some(old) = self.partial else {
+            self.partial = pool.put(bytes);
+            self.searched = 0;
+            self.partial_since = now;
+            return self.partial.is_some();
+        };
+        match pool.append(old, bytes) {
+            Some(whole) => {
+                self.partial = Some(whole);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The kept beginning is somebody else's now.
+    pub fn forget_partial_id(&mut self) {
+        self.partial = None;
+        self.searched = 0;
+    }
+
+    pub fn forget_partial(&mut self, pool: &mut Pool) {
+        if let Some(partial) = self.partial.take() {
+            pool.release(partial);
+        }
+        self.searched = 0;
+    }
+}

@@ -1,0 +1,187 @@
+//! Where a request goes: RFC 3261 §8.1.2 and RFC 3263 §4, for targets that are IP addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Config, Listener};
+use crate::msg::uri::{Scheme, Uri};
+use crate::wire::{Flow, ListenerId, Transport};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteError {
+    /// Not `sip:`.
+    Scheme,
+    /// The host is a name.
+    HostName,
+    /// A `transport` that ringway does not speak.
+    Transport,
+    /// No listener of that transport and address family to send from.
+    NoListener,
+    /// The target is a listener of ours.
+    Ourselves,
+}
+
+/// The port of SIP over UDP and TCP (RFC 3261 §19.1.2).
+const PORT_DEFAULT: u16 = 5060;
+
+/// The flow to `uri`. `prefer` is a flow that the same peer used before: its listener is kept where transport and family
+/// fit, and its connection where the target wants TCP and it is one.
+pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, RouteError> {
+    if uri.scheme != Scheme::Sip {
+        return Err(RouteError::Scheme);
+    }
+    let transport = match uri.transport() {
+        // RFC 3263 §4.1: an IP address without a transport parameter means UDP.
+        None => Transport::Udp,
+        Some(name) if name.eq_ignore_ascii_case(b"udp") => Transport::Udp,
+        Some(name) if name.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
+        Some(_) => return Err(RouteError::Transport),
+    };
+    let ip = match uri.param(b"maddr").and_then(parse_ip) {
+        Some(ip) => ip,
+        None => uri.host_ip().ok_or(RouteError::HostName)?,
+    };
+    let peer = SocketAddr::new(ip, uri.port.unwrap_or(PORT_DEFAULT));
+    if cfg
+        .listeners
+        .iter()
+        .any(|listener| listener.transport == transport && listener.addr == peer)
+    {
+        return Err(RouteError::Ourselves);
+    }
+    let listener =
+        listener_for(cfg, transport, ip, prefer.map(|flow| flow.listener)).ok_or(RouteError::NoListener)?;
+    let conn = match transport {
+        Transport::Udp => None,
+        Transport::Tcp => prefer.and_then(|flow| flow.conn),
+    };
+    Ok(Flow {
+        transport,
+        listener,
+        peer,
+        conn,
+    })
+}
+
+fn parse_ip(text: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(text)
+        .ok()?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+/// The listener to send from: the one named if it fits, else one at the same address, else the first that fits.
+pub fn listener_for(
+    cfg: &Config,
+    transport: Transport,
+    ip: IpAddr,
+    like: Option<ListenerId>,
+) -> Option<ListenerId> {
+    let fits =
+        |listener: &Listener| listener.transport == transport && listener.addr.is_ipv4() == ip.is_ipv4();
+    let id = |index: usize| ListenerId(index as u16);
+    if let Some(like) = like {
+        let wanted = cfg.listeners.get(usize::from(like.0))?;
+        if fits(wanted) {
+            return Some(like);
+        }
+        if let Some(index) = cfg
+            .listeners
+            .iter()
+            .position(|l| fits(l) && l.addr == wanted.addr)
+        {
+            return Some(id(index));
+        }
+        if let Some(index) = cfg
+            .listeners
+            .iter()
+            .position(|l| fits(l) && l.addr.ip() == wanted.addr.ip())
+        {
+            return Some(id(index));
+        }
+    }
+    cfg.listeners.iter().position(fits).map(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cfg() -> Config {
+        let listener = |transport, addr: &str| Listener {
+            transport,
+            addr: addr.parse().expect("an address"),
+            advertised: addr.to_owned(),
+        };
+        Config {
+            listeners: vec![
+                listener(Transport::Udp, "127.0.0.1:5060"),
+                listener(Transport::Tcp, "127.0.0.1:5060"),
+                listener(Transport::Udp, "127.0.0.2:5070"),
+                listener(Transport::Tcp, "127.0.0.2:5070"),
+                listener(Transport::Udp, "[::1]:5060"),
+            ],
+            ..Config::default()
+        }
+    }
+
+    fn to(uri: &str, prefer: Option<Flow>) -> Result<(Transport, u16, String), RouteError> {
+        let uri = Uri::parse(uri.as_bytes()).expect("a URI");
+        route(&cfg(), &uri, prefer).map(|flow| (flow.transport, flow.listener.0, flow.peer.to_string()))
+    }
+
+    #[test]
+    fn the_transport_parameter_decides_and_udp_is_the_default() {
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099", None),
+            Ok((Transport::Udp, 0, "127.0.0.9:5099".into()))
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9", None),
+            Ok((Transport::Udp, 0, "127.0.0.9:5060".into()))
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9;transport=TCP", None),
+            Ok((Transport::Tcp, 1, "127.0.0.9:5060".into()))
+        );
+        assert_eq!(
+            to("sip:a@[::1]:5099", None),
+            Ok((Transport::Udp, 4, "[::1]:5099".into()))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_said() {
+        assert_eq!(to("sip:a@phone.example", None), Err(RouteError::HostName));
+        assert_eq!(
+            to("sip:a@127.0.0.9;transport=sctp", None),
+            Err(RouteError::Transport)
+        );
+        assert_eq!(to("tel:+49", None), Err(RouteError::Scheme));
+        assert_eq!(
+            to("sip:a@[::1]:5099;transport=tcp", None),
+            Err(RouteError::NoListener)
+        );
+        assert_eq!(to("sip:a@127.0.0.2:5070", None), Err(RouteError::Ourselves));
+    }
+
+    #[test]
+    fn the_listener_that_the_peer_used_is_kept() {
+        let prefer = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(3),
+            peer: "127.0.0.9:40000".parse().expect("an address"),
+            conn: None,
+        };
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099", Some(prefer)).map(|r| r.1),
+            Ok(2),
+            "its UDP sibling"
+        );
+        assert_eq!(
+            to("sip:a@127.0.0.9:5099;transport=tcp", Some(prefer)).map(|r| r.1),
+            Ok(3)
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The non-INVITE client transaction: RFC 3261 §17.1.2.
+
+use super::{End, Notice, Output, Retransmit, Step};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Trying,
+    Proceeding,
+    Completed,
+    Terminated,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// 1xx.
+    Provisional,
+    /// 200 to 699.
+    Final,
+    /// Timer E.
+    Retransmit,
+    /// Timer F in Trying and Proceeding, Timer K in Completed.
+    End,
+    TransportError,
+}
+
+pub fn step(state: State, input: Input) -> Step<State> {
+    use State::*;
+    let stay = Step::stay(state);
+    match (state, input) {
+        // §17.1.2.2: Timer E doubles up to T2; after a provisional it is T2.
+        (Trying, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2),
+        (Proceeding, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::AtT2),
+        (Trying | Proceeding, Input::Provisional) => stay
+            .to(Proceeding)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::AtT2),
+        (Trying | Proceeding, Input::Final) => stay
+            .to(Completed)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerK)
+            .drop_kept(),
+        (Trying | Proceeding, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
+        (Trying | Proceeding, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Completed, Input::End) => stay.to(Terminated),
+        (Completed, Input::Retransmit) => stay.retransmit(Retransmit::Stop),
+        // §17.1.2.2: Completed exists to absorb what is retransmitted.
+        (Completed, Input::Provisional | Input::Final | Input::TransportError) => stay,
+        (
+            Terminated,
+            Input::Provisional | Input::Final | Input::Retransmit | Input::End | Input::TransportError,
+        ) => stay,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Input as I;
+    use super::State::*;
+    use super::*;
+
+    /// Every row of figure 6 of RFC 3261.
+    #[test]
+    fn every_row_of_the_table_holds() {
+        let rows: &[(State, I, State, Option<Output>, Option<Notice>, Retransmit)] = &[
+            (
+                Trying,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+                Retransmit::AtT2,
+            ),
+            (
+                Trying,
+                I::Final,
+                Completed,
+                None,
+                Some(Notice::Message),
+                Retransmit::Stop,
+            ),
+            (
+                Trying,
+                I::Retransmit,
+                Trying,
+                Some(Output::Kept),
+                None,
+                Retransmit::DoubleToT2,
+            ),
+            (
+                Trying,
+                I::End,
+                Terminated,
+                None,
+                Some(Notice::Timeout),
+                Retransmit::Keep,
+            ),
+            (
+                Trying,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
+            (
+                Proceeding,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+                Retransmit::AtT2,
+            ),
+            (
+                Proceeding,
+                I::Final,
+                Completed,
+                None,
+                Some(Notice::Message),
+                Retransmit::Stop,
+            ),
+            (
+                Proceeding,
+                I::Retransmit,
+                Proceeding,
+                Some(Output::Kept),
+                None,
+                Retransmit::AtT2,
+            ),
+            (
+                Proceeding,
+                I::End,
+                Terminated,
+                None,
+                Some(Notice::Timeout),
+                Retransmit::Keep,
+            ),
+            (
+                Proceeding,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
+            (Completed, I::Provisional, Completed, None, None, Retransmit::Keep),
+            (Completed, I::Final, Completed, None, None, Retransmit::Keep),
+            (Completed, I::Retransmit, Completed, None, None, Retransmit::Stop),
+            (Completed, I::End, Terminated, None, None, Retransmit::Keep),
+            (
+                Completed,
+                I::TransportError,
+                Completed,
+                None,
+                None,
+                Retransmit::Keep,
+            ),
+        ];
+        for &(state, input, next, send, notice, retransmit) in rows {
+            let step = step(state, input);
+            assert_eq!(
+                (step.next, step.send, step.notice, step.retransmit),
+                (next, send, notice, retransmit),
+                "{state:?} on {input:?}"
+            );
+        }
+        assert_eq!(step(Trying, I::Final).end, End::TimerK);
+    }
+}

@@ -1,0 +1,299 @@
+//! Shards without sockets: a clock that is set by hand, and a network that is a map of who was sent what.
+
+// Each test takes what it needs.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bench_harness::sip::Message;
+use ringway::config::{Config, Listener};
+use ringway::location::AorHasher;
+use ringway::metrics::{DropReason, Metrics};
+use ringway::pool::Pool;
+use ringway::shard::mailbox::mailbox;
+use ringway::shard::{Keys, Mail, Shard};
+use ringway::time::Instant;
+use ringway::token::TokenKey;
+use ringway::wire::{ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
+
+pub const SERVER: &str = "127.0.0.1:5060";
+
+pub struct World {
+    shards: Vec<Shard>,
+    effects: Vec<Effects>,
+    pub metrics: Vec<Arc<Metrics>>,
+    now: Instant,
+    inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
+    /// Connections that phones have, by the phone's address.
+    conns: BTreeMap<SocketAddr, ConnId>,
+    pub closed: Vec<ConnId>,
+    next_arrival: usize,
+    /// Damaged messages go round: what a strict reader can't make out of them is passed over.
+    pub is_damaged: bool,
+}
+
+impl World {
+    pub fn new(shards: usize) -> World {
+        World::with(shards, |_| {})
+    }
+
+    pub fn with(shards: usize, change: impl FnOnce(&mut Config)) -> World {
+        let addr: SocketAddr = SERVER.parse().expect("an address");
+        let listener = |transport| Listener {
+            transport,
+            addr,
+            advertised: SERVER.to_owned(),
+        };
+        let mut cfg = Config {
+            listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+            domains: vec!["one.att.net".to_owned()],
+            shards,
+            ..Config::default()
+        };
+        change(&mut cfg);
+        let cfg = Arc::new(cfg);
+        let keys = Keys {
+            token: TokenKey::new([9; 16]),
+            owner: ahash::RandomState::with_seeds(1, 2, 3, 4),
+            aors: AorHasher::new([5; 8]),
+            tables: [6; 8],
+        };
+        let now = Instant::from_millis(1_800_000_000_000);
+        let mut mails: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
+        for from in 0..shards {
+            for to in 0..shards {
+                let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
+                mails[from].to.push((from != to).then_some(sender));
+                mails[to].from.push((from != to).then_some(receiver));
+            }
+        }
+        let metrics: Vec<Arc<Metrics>> = (0..shards).map(|_| Arc::default()).collect();
+        let shard = |(index, mail)| {
+            let metrics: &Arc<Metrics> = &metrics[index];
+            Shard::new(
+                cfg.clone(),
+                metrics.clone(),
+                ShardId(index as u8),
+                keys.clone(),
+                mail,
+                now,
+            )
+        };
+        World {
+            shards: mails.into_iter().enumerate().map(shard).collect(),
+            effects: (0..shards)
+                .map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max)))
+                .collect(),
+            metrics,
+            now,
+            inbox: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            closed: Vec::new(),
+            next_arrival: 0,
+            is_damaged: false,
+        }
+    }
+
+    /// A datagram from `from`. Each arrives at the next shard in turn, whoever owns it.
+    pub fn udp(&mut self, from: &str, message: &Message) {
+        self.udp_bytes(from, &message.to_bytes());
+    }
+
+    pub fn udp_bytes(&mut self, from: &str, bytes: &[u8]) {
+        let index = self.next_arrival % self.shards.len();
+        self.next_arrival += 1;
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: ListenerId(0),
+            peer: addr(from),
+            conn: None,
+        };
+        self.shards[index].handle(
+            Event::Datagram { flow, bytes },
+            self.now,
+            &mut self.effects[index],
+        );
+        self.settle();
+    }
+
+    /// Bytes on the connection of `from`, which is opened if there is none.
+    pub fn tcp_bytes(&mut self, from: &str, bytes: &[u8]) {
+        let peer = addr(from);
+        let known = self.conns.get(&peer).copied();
+        let conn = known.unwrap_or_else(|| {
+            let index = self.next_arrival % self.shards.len();
+            self.next_arrival += 1;
+            ConnId {
+                shard: ShardId(index as u8),
+                slot: self.next_arrival as u32,
+                generation: 1,
+            }
+        });
+        let index = usize::from(conn.shard.0);
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(1),
+            peer,
+            conn: Some(conn),
+        };
+        if known.is_none() {
+            self.conns.insert(peer, conn);
+            self.shards[index].handle(Event::Opened { flow }, self.now, &mut self.effects[index]);
+        }
+        self.shards[index].handle(Event::Stream { flow, bytes }, self.now, &mut self.effects[index]);
+        self.settle();
+    }
+
+    pub fn tcp(&mut self, from: &str, message: &Message) {
+        self.tcp_bytes(from, &message.to_bytes());
+    }
+
+    /// Lets time pass, with every timer at its time.
+    pub fn advance(&mut self, ms: u64) {
+        let until = self.now + Duration::from_millis(ms);
+        loop {
+            let next = self
+                .shards
+                .iter()
+                .filter_map(Shard::next_deadline)
+                .min()
+                .filter(|at| *at <= until);
+            let Some(at) = next else { break };
+            self.now = at.max(self.now + Duration::from_micros(1));
+            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+                while shard.run_timers(self.now, out) {}
+            }
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    /// Mail and effects until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+                shard.read_mail(self.now, out);
+                shard.export(out);
+                for index in 0..out.len() {
+                    moved = true;
+                    match out.get(index) {
+                        Some(Effect::Send { flow, buf, .. }) => {
+                            let bytes = out.pool.get(buf).to_vec();
+                            out.pool.release(buf);
+                            if let Some(conn) = flow.conn {
+                                assert_eq!(
+                                    conn.shard,
+                                    shard.id(),
+                                    "only its own shard sends on a connection"
+                                );
+                            }
+                            match Message::parse(&bytes) {
+                                Ok(message) => self.inbox.entry(flow.peer).or_default().push_back(message),
+                                Err(_) if self.is_damaged => {}
+                                Err(error) => panic!("{error}: {}", bytes.escape_ascii()),
+                            }
+                        }
+                        Some(Effect::Close { conn, .. }) => self.closed.push(conn),
+                        Some(Effect::Wake { .. } | Effect::Nothing) | None => {}
+                    }
+                }
+                out.clear();
+                assert!(shard.drain_handled().count() < 100_000);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// The next message that was sent to `to`.
+    #[track_caller]
+    pub fn next(&mut self, to: &str) -> Message {
+        match self.inbox.get_mut(&addr(to)).and_then(VecDeque::pop_front) {
+            Some(message) => message,
+            None => panic!("nothing was sent to {to}; waiting: {:?}", self.waiting()),
+        }
+    }
+
+    #[track_caller]
+    pub fn response(&mut self, to: &str, status: u16) -> Message {
+        let message = self.next(to);
+        assert_eq!(message.status(), Some(status), "{}", message.title());
+        message
+    }
+
+    #[track_caller]
+    pub fn request(&mut self, to: &str, method: &str) -> Message {
+        let message = self.next(to);
+        assert!(
+            message.is_request(method),
+            "{} instead of {method}",
+            message.title()
+        );
+        message
+    }
+
+    #[track_caller]
+    pub fn silent(&self) {
+        assert!(self.waiting().is_empty(), "{:?}", self.waiting());
+    }
+
+    /// Any message that waits, with whom it was sent to.
+    pub fn take_any(&mut self) -> Option<(SocketAddr, Message)> {
+        let (to, queue) = self.inbox.iter_mut().find(|(_, queue)| !queue.is_empty())?;
+        queue.pop_front().map(|message| (*to, message))
+    }
+
+    pub fn forget_waiting(&mut self) {
+        self.inbox.clear();
+    }
+
+    fn waiting(&self) -> Vec<(SocketAddr, String)> {
+        let each = |(to, queue): (&SocketAddr, &VecDeque<Message>)| {
+            queue
+                .iter()
+                .map(|message| (*to, message.title()))
+                .collect::<Vec<_>>()
+        };
+        self.inbox.iter().flat_map(each).collect()
+    }
+
+    pub fn calls(&self) -> usize {
+        self.shards.iter().map(Shard::calls).sum()
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.metrics
+            .iter()
+            .map(|metrics| metrics.drops[reason as usize].get())
+            .sum()
+    }
+
+    pub fn drain(&mut self) {
+        self.shards.iter_mut().for_each(Shard::drain);
+    }
+
+    pub fn hang_up_all(&mut self) {
+        for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+            shard.hang_up_all(self.now, out);
+        }
+        self.settle();
+    }
+
+    /// Ends the shards: nothing may be left over.
+    #[track_caller]
+    pub fn end(self) {
+        for (shard, mut out) in self.shards.into_iter().zip(self.effects) {
+            let leftovers = shard.end(&mut out);
+            assert!(leftovers.is_none(), "{leftovers:?}");
+        }
+    }
+}
+
+pub fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no address"))
+}

@@ -1,0 +1,32 @@
+//! What phones see on the wire: the real binary, real sockets, and phones that share no code with ringway.
+//!
+//! Every test is a call flow with a server of its own. `RINGWAY_TEST_FLAGS` adds flags to every server, so that all of them
+//! can be run on two shards or with the fallbacks for an old kernel.
+
+// The phones live in real time.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "flows/calls.rs"]
+mod calls;
+#[path = "flows/dialogs.rs"]
+mod dialogs;
+#[path = "flows/errors.rs"]
+mod errors;
+#[path = "flows/forking.rs"]
+mod forking;
+#[path = "flows/messages.rs"]
+mod messages;
+#[path = "flows/reg_event.rs"]
+mod reg_event;
+#[path = "flows/registrar.rs"]
+mod registrar;
+#[path = "flows/retransmissions.rs"]
+mod retransmissions;
+#[path = "flows/seed.rs"]
+mod seed;
+#[path = "flows/stopping.rs"]
+mod stopping;
+#[path = "flows/support.rs"]
+mod support;
+#[path = "flows/transports.rs"]
+mod transports;

@@ -1,0 +1,52 @@
+//! What must hold of the message layer for any bytes whatever. Each check panics where it does not.
+
+mod edit;
+mod frame;
+mod twin;
+mod views;
+
+use ringway::msg::edit::Edits;
+use ringway::msg::scan::Table;
+
+/// The checks, with the memory that the server keeps from one message to the next.
+pub struct Checks {
+    table: Box<Table>,
+    edits: Box<Edits>,
+    out: Vec<u8>,
+}
+
+impl Checks {
+    pub fn new() -> Checks {
+        Checks {
+            table: Box::default(),
+            edits: Box::default(),
+            out: vec![0; 128 * 1024],
+        }
+    }
+
+    /// `scan` says what its slow twin says.
+    pub fn scan(&mut self, data: &[u8]) {
+        twin::check(data, &mut self.table);
+    }
+
+    /// Views lie within the message, parse to the same again, and answers can be read.
+    pub fn views(&mut self, data: &[u8]) {
+        views::check(data, &mut self.table, &mut self.out);
+    }
+
+    /// Edits do what a naive model of them does.
+    pub fn edit(&mut self, data: &[u8]) {
+        edit::check(data, &mut self.edits, &mut self.out);
+    }
+
+    /// A stream is cut in the same places however it arrives, and `scan` agrees with where.
+    pub fn frame(&mut self, data: &[u8]) {
+        frame::check(data, &mut self.table);
+    }
+}
+
+impl Default for Checks {
+    fn default() -> Checks {
+        Checks::new()
+    }
+}
