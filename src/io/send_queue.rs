@@ -177,7 +177,11 @@ mod tests {
     use super::*;
 
     fn op(slot: u32) -> Option<TxOp> {
-        Some(TxOp { shard: crate::wire::ShardId(0), slot, generation: 0 })
+        Some(TxOp {
+            shard: crate::wire::ShardId(0),
+            slot,
+            generation: 0,
+        })
     }
 
     #[test]

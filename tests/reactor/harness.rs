@@ -99,6 +99,8 @@ pub enum Order {
     },
     Close(ConnId, CloseReason),
     Wake(ShardId),
+    /// Do nothing until the other end says something.
+    Pause(Receiver<()>),
     Stop,
 }
 
@@ -319,6 +321,7 @@ impl Job {
                     }
                     Order::Close(conn, reason) => effects.push(Effect::Close { conn, reason }),
                     Order::Wake(shard) => effects.push(Effect::Wake { shard }),
+                    Order::Pause(until) => until.recv_timeout(PATIENCE).expect("a word to go on"),
                     Order::Stop => stop = true,
                 }
             }
@@ -348,7 +351,11 @@ pub fn flow_to(transport: Transport, peer: SocketAddr) -> Flow {
 }
 
 pub fn op(slot: u32) -> TxOp {
-    TxOp { slot, generation: 7 }
+    TxOp {
+        shard: ShardId(0),
+        slot,
+        generation: 7,
+    }
 }
 
 pub fn send(flow: Flow, bytes: &[u8], op: Option<TxOp>) -> Order {

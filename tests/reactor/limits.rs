@@ -17,6 +17,8 @@ at_every_level!(
     an_idle_connection_is_closed_and_a_busy_one_is_not,
     a_connection_attempt_without_an_answer_times_out,
     a_peer_that_never_closes_its_side_does_not_keep_a_closed_connection,
+    more_events_at_once_than_the_queues_hold_are_all_delivered,
+    accepting_goes_on_when_descriptors_are_free_again,
 );
 
 /// Whether the server keeps the connection: one turned away ends at once.
@@ -139,5 +141,114 @@ fn a_peer_that_never_closes_its_side_does_not_keep_a_closed_connection(level: Le
     // The client does nothing, and yet it ends.
     assert_eq!(server.closed(0), (conn, CloseReason::Framing));
     assert_eq!(server.connections.total(), 0);
+    server.stop();
+}
+
+/// More events at once than the completion queue (1,024 on 5.10), the submission queue or the buffer ring (1,024) holds.
+const CROWD: usize = 1_500;
+
+fn more_events_at_once_than_the_queues_hold_are_all_delivered(level: Level) {
+    let _one = crowd();
+    let server = Server::start(level, &config(LOOPBACK), echo);
+    let mut clients: Vec<TcpStream> = (0..CROWD).map(|_| tcp_client(&server)).collect();
+    server.until("all accepted", |server| server.connections.total() == CROWD);
+    // Everybody speaks while the shard is busy with something else.
+    let (pause, go_on) = std::sync::mpsc::channel();
+    server.order(0, vec![Order::Pause(go_on)]);
+    for (number, client) in (0u64..).zip(&mut clients) {
+        client.write_all(&pattern(300, number)).expect("sent");
+    }
+    pause.send(()).expect("the shard waits");
+    for (number, client) in (0u64..).zip(&mut clients) {
+        let mut back = [0; 300];
+        client.read_exact(&mut back).expect("an echo");
+        assert!(back[..] == pattern(300, number), "stream {number} changed");
+    }
+    let metrics = server.metrics(0);
+    match level {
+        // A poll a connection is more than the queue holds.
+        Some((5, 10)) => assert!(metrics.overflows.get() > 0, "the queue was large enough"),
+        // A buffer a connection is more than there are.
+        Some((6, 0)) => {
+            let features = ringway::io::probe::Features::probe().expect("io_uring");
+            if features.has(ringway::io::probe::Feature::MultishotRecv) {
+                assert!(metrics.buffer_ring_empty.get() > 0, "the ring had enough buffers");
+                assert!(metrics.multishot_rearmed.get() >= metrics.buffer_ring_empty.get());
+            }
+        }
+        // With DEFER_TASKRUN completions come a few at a time.
+        Some(_) | None => {}
+    }
+    server.stop();
+}
+
+fn crowd() -> std::sync::MutexGuard<'static, ()> {
+    // One level at a time: each holds thousands of descriptors.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Runs a test of this file again, in a process that may open few files.
+fn with_few_files(test: &str, level: Level, files: usize) {
+    let module = match level {
+        Some((major, minor)) => format!("linux_{major}_{minor}"),
+        None => "native".to_owned(),
+    };
+    let program = std::env::current_exe().expect("this program");
+    let output = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "ulimit -n {files} && exec \"$0\" --exact --nocapture \"$1\""
+        ))
+        .arg(program)
+        .arg(format!("limits::{module}::{test}"))
+        .env(FEW_FILES, "1")
+        .output()
+        .expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Set in the process that may open few files.
+const FEW_FILES: &str = "RINGWAY_TEST_FEW_FILES";
+
+fn accepting_goes_on_when_descriptors_are_free_again(level: Level) {
+    if std::env::var_os(FEW_FILES).is_none() {
+        return with_few_files("accepting_goes_on_when_descriptors_are_free_again", level, 60);
+    }
+    let server = Server::start(level, &config(LOOPBACK), echo);
+    let mut served = tcp_client(&server);
+    assert!(is_served(&mut served));
+    // Sockets first, so that connecting needs no descriptor later.
+    let waiting = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let hoard: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert!(!hoard.is_empty());
+    waiting
+        .connect(&server.addr().into())
+        .expect("the kernel connects it");
+    let mut waiting = TcpStream::from(waiting);
+    waiting.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    waiting.write_all(b"ping").expect("sent");
+    // Nothing spins meanwhile: a turn or two for each pause of 100 ms, and some for the rest.
+    let turns = server.metrics(0).turns.get();
+    for _ in 0..100 {
+        assert!(is_served(&mut served), "who is there is served");
+    }
+    assert_eq!(server.metrics(0).connections_accepted.get(), 1);
+    std::thread::sleep(Duration::from_millis(300));
+    let turns = server.metrics(0).turns.get() - turns;
+    assert!(turns < 2_000, "{turns} turns");
+    // A connection of our own has no descriptor either, and says so.
+    let flow = flow_to(Transport::Tcp, ([127, 0, 0, 1], 5).into());
+    server.order(0, vec![send(flow, b"no", Some(op(1)))]);
+    assert_eq!(server.send_failed(0), (op(1), CloseReason::Limit));
+    drop(hoard);
+    let mut back = [0; 4];
+    waiting.read_exact(&mut back).expect("served in the end");
+    assert_eq!(&back, b"ping");
     server.stop();
 }
