@@ -239,7 +239,9 @@ fn leave(
         0
     };
     for out in &run[sent..] {
-        if !listener.held.push(out.peer, pool.get(out.buf), out.op) {
+        if listener.held.push(out.peer, pool.get(out.buf), out.op) {
+            metrics.datagrams_held.inc();
+        } else {
             not_sent(out.op, metrics, notices);
         }
     }

@@ -1,6 +1,7 @@
 //! Shards with an application of the test's own in place of the core, each on a thread with its real reactor.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -395,4 +396,26 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len as u64)
         .map(|at| ((at ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
         .collect()
+}
+
+/// Runs a test of this program again, by `command` (which is given the program and the test's name), with `mark` in its environment.
+pub fn again(mut command: Command, module: &str, test: &str, level: Level, mark: &str) {
+    let level = match level {
+        Some((major, minor)) => format!("linux_{major}_{minor}"),
+        None => "native".to_owned(),
+    };
+    let output = command
+        .arg(std::env::current_exe().expect("this program"))
+        .arg(format!("{module}::{level}::{test}"))
+        .env(mark, "1")
+        .output()
+        .expect("a process");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.contains("1 passed"),
+        "{out}\n{err}"
+    );
 }

@@ -188,37 +188,15 @@ fn crowd() -> std::sync::MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Runs a test of this file again, in a process that may open few files.
-fn with_few_files(test: &str, level: Level, files: usize) {
-    let module = match level {
-        Some((major, minor)) => format!("linux_{major}_{minor}"),
-        None => "native".to_owned(),
-    };
-    let program = std::env::current_exe().expect("this program");
-    let output = std::process::Command::new("sh")
-        .arg("-c")
-        .arg(format!(
-            "ulimit -n {files} && exec \"$0\" --exact --nocapture \"$1\""
-        ))
-        .arg(program)
-        .arg(format!("limits::{module}::{test}"))
-        .env(FEW_FILES, "1")
-        .output()
-        .expect("a shell");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 /// Set in the process that may open few files.
 const FEW_FILES: &str = "RINGWAY_TEST_FEW_FILES";
 
 fn accepting_goes_on_when_descriptors_are_free_again(level: Level) {
     if std::env::var_os(FEW_FILES).is_none() {
-        return with_few_files("accepting_goes_on_when_descriptors_are_free_again", level, 60);
+        let name = "accepting_goes_on_when_descriptors_are_free_again";
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "ulimit -n 60 && exec \"$0\" --exact --nocapture \"$1\""]);
+        return again(command, "limits", name, level, FEW_FILES);
     }
     let server = Server::start(level, &config(LOOPBACK), echo);
     let mut served = tcp_client(&server);

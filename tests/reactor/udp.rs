@@ -16,6 +16,7 @@ at_every_level!(
     a_datagram_that_cannot_be_sent_is_reported_and_the_rest_goes_on,
     a_flood_of_datagrams_does_not_starve_tcp,
     shards_on_one_address_share_the_datagrams,
+    what_finds_the_send_buffer_full_leaves_later_and_in_order,
 );
 
 fn echoes_on(ip: IpAddr, level: Level) {
@@ -162,5 +163,67 @@ fn shards_on_one_address_share_the_datagrams(level: Level) {
     let counts = [0, 1].map(|shard| server.metrics(shard).datagrams_in.get());
     assert_eq!(counts.iter().sum::<u64>(), 64);
     assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    server.stop();
+}
+
+/// Set in the process whose loopback interface is slow.
+const SLOW_LOOPBACK: &str = "RINGWAY_TEST_SLOW_LOOPBACK";
+/// A network namespace of its own, with a loopback interface of 20 Mbit/s.
+const SLOW: &str = "ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20kb limit 50mb";
+
+fn what_finds_the_send_buffer_full_leaves_later_and_in_order(level: Level) {
+    if std::env::var_os(SLOW_LOOPBACK).is_none() {
+        let slowed = |then: &str| {
+            let mut command = std::process::Command::new("unshare");
+            command.args([
+                "--map-root-user",
+                "--net",
+                "sh",
+                "-c",
+                &format!("{SLOW} && {then}"),
+            ]);
+            command
+        };
+        if !slowed("true")
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            eprintln!("skipped: it takes unshare, ip and tc, and the right to use them");
+            return;
+        }
+        let name = "what_finds_the_send_buffer_full_leaves_later_and_in_order";
+        return again(
+            slowed("exec \"$0\" --exact --nocapture \"$1\""),
+            "udp",
+            name,
+            level,
+            SLOW_LOOPBACK,
+        );
+    }
+    // The socket's buffer (8 MiB, in which such a datagram takes 2,304 bytes) and what may wait besides (4 MiB) hold it all.
+    const COUNT: u32 = 4_300;
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let client = udp_client(&server);
+    // The reader may be kept waiting on a busy machine.
+    let _ = socket2::SockRef::from(&client).set_recv_buffer_size(4 << 20);
+    let flow = flow_to(Transport::Udp, client.local_addr().expect("an address"));
+    let mut message = pattern(1_000, 8);
+    let mut orders = Vec::new();
+    for number in 0..COUNT {
+        message[..4].copy_from_slice(&number.to_be_bytes());
+        orders.push(send(flow, &message, None));
+    }
+    server.order(0, orders);
+    for number in 0..COUNT {
+        message[..4].copy_from_slice(&number.to_be_bytes());
+        let mut back = [0; 2_000];
+        let count = client.recv(&mut back).expect("a datagram");
+        assert!(back[..count] == message, "after {number}");
+    }
+    assert!(
+        server.metrics(0).datagrams_held.get() > 0,
+        "the buffer never was full"
+    );
+    assert_eq!(server.metrics(0).drops[DropReason::SendError as usize].get(), 0);
     server.stop();
 }
