@@ -125,6 +125,8 @@ pub struct Metrics {
     pub connections_closed: Counter,
     pub datagrams_in: Counter,
     pub datagrams_out: Counter,
+    /// Datagrams that waited because the socket's send buffer was full.
+    pub datagrams_held: Counter,
     pub stream_bytes_in: Counter,
     pub stream_bytes_out: Counter,
     pub turns: Counter,

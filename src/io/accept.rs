@@ -45,13 +45,18 @@ impl Acceptor {
         })
     }
 
-    pub(super) fn arm(&self, index: usize, ring: &mut Ring) {
+    fn arm(&self, index: usize, ring: &mut Ring) {
         let fd = self.socket.as_raw_fd();
         if self.by_ring {
-            ring.accept_multi(fd, Tag::new(Op::Accept, index as u32, 0));
+            ring.accept_multi(fd, self.tag(index));
         } else {
-            ring.poll(fd, libc::POLLIN, Tag::new(Op::AcceptReady, index as u32, 0));
+            ring.poll(fd, libc::POLLIN, self.tag(index));
         }
+    }
+
+    fn tag(&self, index: usize) -> Tag {
+        let op = if self.by_ring { Op::Accept } else { Op::AcceptReady };
+        Tag::new(op, index as u32, 0)
     }
 }
 
@@ -92,6 +97,14 @@ impl Tcp {
         for (index, acceptor) in self.acceptors.iter().enumerate() {
             if let Some(acceptor) = acceptor {
                 acceptor.arm(index, ring);
+            }
+        }
+    }
+
+    pub(super) fn cancel_accepts(&self, ring: &mut Ring) {
+        for (index, acceptor) in self.acceptors.iter().enumerate() {
+            if let Some(acceptor) = acceptor {
+                ring.cancel(acceptor.tag(index));
             }
         }
     }

@@ -10,19 +10,21 @@ use crate::config::Limits;
 use crate::metrics::DropReason;
 
 /// Counts against `limits.connections_max` and `limits.connections_per_source_max`.
+#[derive(Debug)]
 pub struct Connections {
     total_max: usize,
     per_source_max: usize,
     counts: Mutex<Counts>,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Counts {
     total: usize,
     by_source: AHashMap<IpAddr, usize>,
 }
 
 /// The right to hold one connection; given back on drop.
+#[derive(Debug)]
 pub(super) struct Seat {
     connections: Arc<Connections>,
     source: Option<IpAddr>,
@@ -113,12 +115,12 @@ mod tests {
             IpAddr::from([192, 0, 2, 1]),
             "2001:db8::1".parse().expect("an address"),
         );
-        let seat = connections.admit(Some(one)).ok().expect("room");
+        let seat = connections.admit(Some(one)).expect("room");
         assert_eq!(
             connections.admit(Some(one)).err(),
             Some(DropReason::ConnectionsPerSourceFull)
         );
-        let _other = connections.admit(Some(other)).ok().expect("room");
+        let _other = connections.admit(Some(other)).expect("room");
         let neighbour = "2001:db8::ffff".parse().expect("an address");
         assert_eq!(
             connections.admit(Some(neighbour)).err(),

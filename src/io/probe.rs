@@ -94,7 +94,10 @@ impl Features {
     /// # Errors
     /// io_uring can't be used at all; the text says what to change.
     pub fn probe() -> Result<Features, SetupError> {
-        let (kernel, found) = probe_kernel::probe()?;
+        // On a thread of its own: some milliseconds after a ring is closed the kernel interrupts the thread that used it, and a
+        // blocking call of the caller's, if it has a time-out, would fail with EINTR.
+        let (kernel, found) = std::thread::scope(|scope| scope.spawn(probe_kernel::probe).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Features {
             kernel,
             limit: None,

@@ -6,11 +6,13 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, Probe, opcode};
+use socket2::{Domain, Socket, Type};
 
 use super::buf_ring::{self, BufRing};
 use super::probe::{Feature, FeatureSet, SetupError};
@@ -166,8 +168,10 @@ fn msg_ring() -> io::Result<bool> {
 }
 
 fn multishot_accept() -> io::Result<bool> {
-    // An abstract local socket: no port, no file. The kernel's accept is the same for all families.
-    let name = format!("ringway-probe-{}", std::process::id());
+    // An abstract local socket: no port, no file. The kernel's accept is the same for all families. Several probes may run at once.
+    static PROBES: AtomicU32 = AtomicU32::new(0);
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("ringway-probe-{}-{number}", std::process::id());
     let addr = SocketAddr::from_abstract_name(name)?;
     let listener = UnixListener::bind_addr(&addr)?;
     let _client = UnixStream::connect_addr(&addr)?;
@@ -255,9 +259,10 @@ fn reuseport_ebpf() -> io::Result<bool> {
     }
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     let program = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // SO_REUSEPORT must come before the socket is bound; this one never is.
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_reuse_port(true)?;
     let fd = socket.as_raw_fd();
-    socket_options::set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     socket_options::set(
         fd,
         libc::SOL_SOCKET,

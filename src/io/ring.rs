@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, SubmitArgs, TimeoutFlags, Timespec};
@@ -52,6 +51,8 @@ pub(super) struct Ring {
     inner: IoUring,
     ext_arg: bool,
     skip_success: bool,
+    /// Requests that have yet to complete, or to complete for the last time.
+    in_flight: usize,
     /// What found the submission queue full and the kernel unwilling to take it. First out at the next enter.
     overdue: VecDeque<Queued>,
     /// Only where `io_uring_enter` takes no time-out (before 5.11): TIMEOUT requests on the ring, latest deadline first.
@@ -78,6 +79,7 @@ impl Ring {
             inner,
             ext_arg: features.has(Feature::ExtArg),
             skip_success: features.has(Feature::CqeSkip),
+            in_flight: 0,
             overdue: VecDeque::new(),
             timeouts: Vec::with_capacity(TIMEOUTS_MAX),
             timeout_generation: 0,
@@ -91,8 +93,18 @@ impl Ring {
         self.inner.as_raw_fd()
     }
 
+    /// Whether a wait with a deadline leaves nothing on the ring.
+    pub(super) fn has_extended_wait(&self) -> bool {
+        self.ext_arg
+    }
+
     pub(super) fn inner(&self) -> &IoUring {
         &self.inner
+    }
+
+    /// Requests that the kernel has, or is to get, and that have not ended.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// Whether entries wait that no enter has taken yet for want of room.
@@ -159,6 +171,7 @@ impl Ring {
         let timeout = opcode::LinkTimeout::new(timeout)
             .build()
             .user_data(Tag::new(Op::ConnectTimeout, tag.slot, 0).bits());
+        self.in_flight += 2;
         self.queue(Queued::Pair(connect, timeout));
     }
 
@@ -169,19 +182,21 @@ impl Ring {
         unsafe { self.push(entry, Tag::new(Op::Cancel, target.slot, 0)) }
     }
 
-    /// Puts a completion with `message` into another ring. Only a failure completes here, with `tag`.
+    /// Puts a completion with `message` into another ring. Only a failure need complete here, with `tag`.
     pub(super) fn send_message(&mut self, ring: RawFd, message: Tag, tag: Tag) {
+        debug_assert!(tag.op == Op::WakeSent);
         let mut entry = opcode::MsgRingData::new(Fd(ring), 0, message.bits(), None).build();
         if self.skip_success {
             entry = entry.flags(Flags::SKIP_SUCCESS);
         }
-        // SAFETY: the entry points to no memory.
-        unsafe { self.push(entry, tag) }
+        // Not counted: it is over when it is submitted, and may not say so.
+        self.queue(Queued::One(entry.user_data(tag.bits())));
     }
 
     /// # Safety
     /// What `entry` points to must stay valid until the request completes.
     unsafe fn push(&mut self, entry: Entry, tag: Tag) {
+        self.in_flight += 1;
         self.queue(Queued::One(entry.user_data(tag.bits())));
     }
 
@@ -206,9 +221,10 @@ impl Ring {
             // SAFETY: whoever made the entry vouched for what it points to.
             Queued::One(entry) => unsafe { queue.push(entry) }.is_ok(),
             // A link holds only inside one submission: both or neither.
-            // SAFETY: as above.
             Queued::Pair(first, second) => {
-                unsafe { queue.push_multiple(&[first.clone(), second.clone()]) }.is_ok()
+                let pair = [first.clone(), second.clone()];
+                // SAFETY: as above.
+                unsafe { queue.push_multiple(&pair) }.is_ok()
             }
         }
     }
@@ -282,10 +298,7 @@ impl Ring {
         if self.timeouts.len() == TIMEOUTS_MAX {
             // The latest is needed least. Its completion finds no entry here and is ignored.
             let latest = self.timeouts.remove(0);
-            let target = Tag::new(Op::Timeout, 0, latest.generation);
-            let entry = opcode::TimeoutRemove::new(target.bits()).build();
-            // SAFETY: the entry points to no memory.
-            unsafe { self.push(entry, Tag::new(Op::TimeoutRemove, 0, 0)) }
+            self.remove_timeout(&latest);
         }
         self.timeout_generation = self.timeout_generation.wrapping_add(1);
         self.timeouts.push(ArmedTimeout {
@@ -322,20 +335,48 @@ impl Ring {
                 );
                 continue;
             };
-            completions.push(Completion {
+            let completion = Completion {
                 tag,
                 result: entry.result(),
                 flags: entry.flags(),
-            });
+            };
+            let was_counted = match tag.op {
+                Op::WakeMessage | Op::WakeSent => false,
+                Op::WakeReady
+                | Op::Timeout
+                | Op::TimeoutRemove
+                | Op::UdpReadable
+                | Op::UdpWritable
+                | Op::Accept
+                | Op::AcceptReady
+                | Op::Recv
+                | Op::RecvReady
+                | Op::Send
+                | Op::SendReady
+                | Op::Connect
+                | Op::ConnectTimeout
+                | Op::Cancel => !completion.more(),
+            };
+            self.in_flight -= usize::from(was_counted);
+            completions.push(completion);
         }
         self.metrics
             .ring_completions
             .add((completions.len() - before) as u64);
     }
 
-    /// Waits for one completion or `timeout`, whatever the kernel's means: for the end of a ring's life.
-    pub(super) fn wait_briefly(&mut self, timeout: Duration) -> io::Result<()> {
-        self.enter(Wait::Until(self.clock.now() + timeout))
+    /// Cancels the time-outs of waits, for the end of the ring's life.
+    pub(super) fn cancel_timeouts(&mut self) {
+        for armed in std::mem::take(&mut self.timeouts) {
+            self.remove_timeout(&armed);
+        }
+    }
+
+    fn remove_timeout(&mut self, armed: &ArmedTimeout) {
+        let target = Tag::new(Op::Timeout, 0, armed.generation);
+        let entry = opcode::TimeoutRemove::new(target.bits()).build();
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(entry, Tag::new(Op::TimeoutRemove, 0, 0)) }
     }
 }
 

@@ -378,6 +378,29 @@ impl Tcp {
         }
     }
 
+    /// Cancels every request, for the end of the reactor's life.
+    pub(super) fn cancel_all(&mut self, ring: &mut Ring) {
+        self.cancel_accepts(ring);
+        for (slot, connection) in &self.connections {
+            let slot = slot as u32;
+            if connection.receiving {
+                let op = match self.receiver {
+                    Receiver::Ring(_) => Op::Recv,
+                    Receiver::Plain(_) => Op::RecvReady,
+                };
+                ring.cancel(connection.tag(op, slot));
+            }
+            match connection.queue.sending {
+                Sending::AwaitRoom => ring.cancel(connection.tag(Op::SendReady, slot)),
+                // It ends by itself when it is submitted.
+                Sending::Submitted | Sending::Idle => {}
+            }
+            if connection.connecting.is_some() {
+                ring.cancel(connection.tag(Op::Connect, slot));
+            }
+        }
+    }
+
     fn forget_peer(&mut self, slot: u32) {
         let Some(connection) = self.connections.get(slot as usize) else {
             return;

@@ -182,8 +182,8 @@ impl Tcp {
         }
     }
 
-    /// A RECV ended with the reactor.
-    pub(super) fn recv_cancelled(&mut self, completion: Completion) {
+    /// A RECV ended, or had bytes that nobody is left to hear.
+    pub(super) fn recv_ended(&mut self, completion: Completion) {
         if let Some(connection) = self.by_tag(completion.tag) {
             connection.receiving &= completion.more();
         }

@@ -176,6 +176,21 @@ impl Udp {
         }
     }
 
+    /// Cancels every request, for the end of the reactor's life.
+    pub(super) fn cancel_all(&self, ring: &mut Ring) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let Some(listener) = listener else {
+                continue;
+            };
+            if !listener.readable {
+                ring.cancel(Tag::new(Op::UdpReadable, index as u32, 0));
+            }
+            if !listener.held.datagrams.is_empty() {
+                ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
+            }
+        }
+    }
+
     /// A socket whose send buffer was full takes datagrams again.
     pub(super) fn writable(&mut self, tag: Tag, ring: &mut Ring, notices: &mut Notices) {
         let Some(Some(listener)) = self.listeners.get_mut(tag.slot as usize) else {
@@ -224,7 +239,9 @@ fn leave(
         0
     };
     for out in &run[sent..] {
-        if !listener.held.push(out.peer, pool.get(out.buf), out.op) {
+        if listener.held.push(out.peer, pool.get(out.buf), out.op) {
+            metrics.datagrams_held.inc();
+        } else {
             not_sent(out.op, metrics, notices);
         }
     }

@@ -8,17 +8,18 @@
 //! - SEND: non-blocking by its flags, so it completes inside the `io_uring_enter` that submits it. Until its completion is seen, the
 //!   connection keeps the bytes.
 //! - CONNECT, LINK_TIMEOUT, TIMEOUT: read while being submitted (IORING_FEAT_SUBMIT_STABLE).
-//! - RECV: writes to the buffer ring until its last completion. Closing the ring only starts the end of its requests, so the drop
-//!   first cancels everything and waits for the receives; should they not end, the buffers are leaked rather than freed.
-//! - Polls and accepts touch no memory of ours.
+//! - RECV: writes to the buffer ring until its last completion.
+//! - Polls and accepts touch no memory of ours, but hold on to the sockets.
+//!
+//! Closing a ring only starts the end of its requests; the kernel finishes it later, when it likes. So the drop first cancels every
+//! request and waits for its last completion, then closes the ring, then frees memory and sockets: when it returns, nothing is
+//! written to any more and the addresses can be bound again. Should a receive not end, its buffers are leaked rather than freed.
 
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-use io_uring::types::{CancelBuilder, Timespec};
 
 use super::accept::Acceptor;
 use super::buf_ring::BufRing;
@@ -39,9 +40,11 @@ use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Effect, Effects, Event, ShardId, Transport};
 
-/// How long the drop waits for the receives to end. They do so in microseconds.
-const QUIESCE: Duration = Duration::from_millis(100);
-const QUIESCE_TRIES: usize = 20;
+/// How long the drop waits for requests to end, which they do in microseconds, and how long at a time.
+const QUIESCE_MAX: Duration = Duration::from_secs(2);
+const QUIESCE_POLL: Duration = Duration::from_millis(10);
+/// The pause between looks where a wait can't be bounded without one more request.
+const QUIESCE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The ring, sockets and connections of one shard.
 ///
@@ -207,43 +210,57 @@ impl Uring {
         }
     }
 
-    /// Ends every request on the ring. `false`: some receive may still be there.
+    /// Ends every request on the ring, and waits until all have ended. `false`: some have not.
     fn quiesce(&mut self) -> bool {
-        if !self.tcp.is_receiving_by_ring() {
-            return true;
-        }
-        for _ in 0..QUIESCE_TRIES {
-            // What is still queued is submitted first, so that it is cancelled too.
-            if self.ring.wait_briefly(Duration::ZERO).is_err() {
-                return false;
-            }
-            let timeout = Some(Timespec::from(QUIESCE));
-            // It fails when there is nothing to cancel, or some of it is just ending; either way the completions tell.
-            let _ = self
-                .ring
-                .inner()
-                .submitter()
-                .register_sync_cancel(timeout, CancelBuilder::any());
-            if self.ring.wait_briefly(QUIESCE).is_err() {
-                return false;
-            }
+        self.tcp.cancel_all(&mut self.ring);
+        self.udp.cancel_all(&mut self.ring);
+        self.ring.cancel(Tag::new(Op::WakeReady, 0, 0));
+        self.ring.cancel_timeouts();
+        let give_up_at = self.clock.now() + QUIESCE_MAX;
+        loop {
+            // A send that is still queued is submitted, and so completes, before the connection goes.
+            let waited = if self.ring.has_extended_wait() {
+                self.ring.enter(Wait::Until(self.clock.now() + QUIESCE_POLL))
+            } else {
+                // A time-out would be one more request to end.
+                self.ring.enter(Wait::No)
+            };
             self.completions.clear();
             self.ring.reap(&mut self.completions);
             for completion in &self.completions {
                 match completion.tag.op {
-                    Op::Recv => self.tcp.recv_cancelled(*completion),
+                    Op::Recv => self.tcp.recv_ended(*completion),
                     Op::Accept if completion.result >= 0 => {
                         // SAFETY: the kernel has given us this descriptor, and nobody else has it.
                         drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
                     }
-                    _ => {}
+                    Op::Accept
+                    | Op::WakeReady
+                    | Op::WakeMessage
+                    | Op::WakeSent
+                    | Op::Timeout
+                    | Op::TimeoutRemove
+                    | Op::UdpReadable
+                    | Op::UdpWritable
+                    | Op::AcceptReady
+                    | Op::RecvReady
+                    | Op::Send
+                    | Op::SendReady
+                    | Op::Connect
+                    | Op::ConnectTimeout
+                    | Op::Cancel => {}
                 }
             }
-            if !self.tcp.is_receiving_by_ring() {
+            if self.ring.in_flight() == 0 {
                 return true;
             }
+            if waited.is_err() || self.clock.now() >= give_up_at {
+                return false;
+            }
+            if !self.ring.has_extended_wait() {
+                std::thread::sleep(QUIESCE_PAUSE);
+            }
         }
-        false
     }
 }
 
@@ -338,10 +355,13 @@ impl Drop for Uring {
         self.wakers.set_ring(self.shard, None);
         if !self.quiesce() {
             tracing::warn!(
-                "receives of shard {} did not end: their buffers are left behind",
+                "{} requests of shard {} did not end; the kernel ends them later",
+                self.ring.in_flight(),
                 self.shard.0
             );
-            self.tcp.leak_buffers();
+            if self.tcp.is_receiving_by_ring() {
+                self.tcp.leak_buffers();
+            }
         }
     }
 }

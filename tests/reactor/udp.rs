@@ -1,0 +1,229 @@
+//! Datagrams.
+
+use std::net::{IpAddr, UdpSocket};
+
+use ringway::config::Listener;
+use ringway::metrics::DropReason;
+use ringway::wire::{CloseReason, ListenerId, Transport};
+
+use crate::at_every_level;
+use crate::harness::*;
+
+at_every_level!(
+    datagrams_of_every_size_come_back_whole,
+    a_burst_of_datagrams_is_echoed_in_order,
+    answers_leave_from_the_socket_that_was_asked,
+    a_datagram_that_cannot_be_sent_is_reported_and_the_rest_goes_on,
+    a_flood_of_datagrams_does_not_starve_tcp,
+    shards_on_one_address_share_the_datagrams,
+    what_finds_the_send_buffer_full_leaves_later_and_in_order,
+);
+
+fn echoes_on(ip: IpAddr, level: Level) {
+    let server = Server::start(level, &config(ip), echo);
+    let client = udp_client(&server);
+    // 65,507 is the most that UDP over IPv4 carries; IPv6 takes a little more.
+    for len in [0, 1, 600, 1_472, 1_473, 4_096, 9_000, 65_506, 65_507] {
+        let sent = pattern(len, len as u64);
+        client.send(&sent).expect("sent");
+        let mut back = vec![0; 70_000];
+        let count = client.recv(&mut back).expect("an echo");
+        assert!(
+            back[..count] == sent,
+            "{len} bytes came back as {count}, or changed"
+        );
+    }
+    server.until("counted", |server| {
+        let metrics = server.metrics(0);
+        (metrics.datagrams_in.get(), metrics.datagrams_out.get()) == (9, 9)
+    });
+    server.stop();
+}
+
+fn datagrams_of_every_size_come_back_whole(level: Level) {
+    echoes_on(LOOPBACK, level);
+    if has_ipv6() {
+        echoes_on(LOOPBACK_6, level);
+    }
+}
+
+fn a_burst_of_datagrams_is_echoed_in_order(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), echo);
+    let client = udp_client(&server);
+    // Several full batches and a short one.
+    for round in 0..5u32 {
+        for number in 0..150u32 {
+            client.send(&(round * 150 + number).to_be_bytes()).expect("sent");
+        }
+        for number in 0..150u32 {
+            let mut back = [0; 16];
+            assert_eq!(client.recv(&mut back).expect("an echo"), 4);
+            assert_eq!(back[..4], (round * 150 + number).to_be_bytes());
+        }
+    }
+    server.stop();
+}
+
+fn answers_leave_from_the_socket_that_was_asked(level: Level) {
+    let mut cfg = config(LOOPBACK);
+    let more = |ip: IpAddr| Listener {
+        transport: Transport::Udp,
+        addr: (ip, 0).into(),
+        advertised: String::new(),
+    };
+    cfg.listeners
+        .extend([more([127, 0, 0, 2].into()), more(LOOPBACK)]);
+    let server = Server::start(level, &cfg, echo);
+    for index in [0, 2, 3] {
+        let listener = &server.listeners[index];
+        let client = UdpSocket::bind((LOOPBACK, 0)).expect("a socket");
+        client.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        client.send_to(b"who are you", listener.addr).expect("sent");
+        let (_, from) = client.recv_from(&mut [0; 100]).expect("an echo");
+        assert_eq!(from, listener.addr);
+        let flow = server.wait_for(0, |seen| match seen {
+            Seen::Datagram { flow, .. } => Some(*flow),
+            _ => None,
+        });
+        assert_eq!(flow.listener, ListenerId(index as u16));
+        assert_eq!(flow.peer, client.local_addr().expect("an address"));
+        assert_eq!(flow.conn, None);
+    }
+    server.stop();
+}
+
+fn a_datagram_that_cannot_be_sent_is_reported_and_the_rest_goes_on(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let client = udp_client(&server);
+    let good = flow_to(Transport::Udp, client.local_addr().expect("an address"));
+    // Port 0 is no destination, and 65,508 bytes are one too many.
+    let nowhere = flow_to(Transport::Udp, (LOOPBACK, 0).into());
+    let mut orders = Vec::new();
+    for number in 0..100u8 {
+        orders.push(match number {
+            10 => send(nowhere, b"lost", Some(op(10))),
+            70 => send(good, &pattern(65_508, 0), Some(op(70))),
+            80 => send(nowhere, b"nobody asks", None),
+            _ => send(good, &[number], Some(op(u32::from(number)))),
+        });
+    }
+    server.order(0, orders);
+    assert_eq!(server.send_failed(0), (op(10), CloseReason::Reset));
+    assert_eq!(server.send_failed(0), (op(70), CloseReason::Reset));
+    for number in (0..100u8).filter(|number| ![10, 70, 80].contains(number)) {
+        let mut back = [0; 16];
+        assert_eq!(client.recv(&mut back).expect("a datagram"), 1);
+        assert_eq!(back[0], number);
+    }
+    let metrics = server.metrics(0);
+    assert_eq!(metrics.drops[DropReason::SendError as usize].get(), 3);
+    server.until("counted", |server| server.metrics(0).datagrams_out.get() == 97);
+    server.stop();
+}
+
+fn a_flood_of_datagrams_does_not_starve_tcp(level: Level) {
+    use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let server = Server::start(level, &config(LOOPBACK), echo);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = udp_client(&server);
+        scope.spawn(|| {
+            let client = client;
+            client.set_nonblocking(true).expect("non-blocking");
+            while !stop.load(Ordering::Relaxed) {
+                let _ = client.send(&[1; 100]);
+                let _ = client.recv(&mut [0; 200]);
+            }
+        });
+        let mut tcp = tcp_client(&server);
+        for number in 0..100u8 {
+            tcp.write_all(&[number; 10]).expect("sent");
+            let mut back = [0; 10];
+            tcp.read_exact(&mut back).expect("an echo");
+            assert_eq!(back, [number; 10]);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    server.stop();
+}
+
+fn shards_on_one_address_share_the_datagrams(level: Level) {
+    let mut cfg = config(LOOPBACK);
+    cfg.shards = 2;
+    let server = Server::start(level, &cfg, echo);
+    // The kernel chooses by a hash of both addresses: of 64 clients some fall to each.
+    for number in 0..64u8 {
+        let client = udp_client(&server);
+        client.send(&[number]).expect("sent");
+        let mut back = [0; 16];
+        assert_eq!(client.recv(&mut back).expect("an echo"), 1);
+        assert_eq!(back[0], number);
+    }
+    let counts = [0, 1].map(|shard| server.metrics(shard).datagrams_in.get());
+    assert_eq!(counts.iter().sum::<u64>(), 64);
+    assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    server.stop();
+}
+
+/// Set in the process whose loopback interface is slow.
+const SLOW_LOOPBACK: &str = "RINGWAY_TEST_SLOW_LOOPBACK";
+/// A network namespace of its own, with a loopback interface of 20 Mbit/s.
+const SLOW: &str = "ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20kb limit 50mb";
+
+fn what_finds_the_send_buffer_full_leaves_later_and_in_order(level: Level) {
+    if std::env::var_os(SLOW_LOOPBACK).is_none() {
+        let slowed = |then: &str| {
+            let mut command = std::process::Command::new("unshare");
+            command.args([
+                "--map-root-user",
+                "--net",
+                "sh",
+                "-c",
+                &format!("{SLOW} && {then}"),
+            ]);
+            command
+        };
+        if !slowed("true")
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            eprintln!("skipped: it takes unshare, ip and tc, and the right to use them");
+            return;
+        }
+        let name = "what_finds_the_send_buffer_full_leaves_later_and_in_order";
+        return again(
+            slowed("exec \"$0\" --exact --nocapture \"$1\""),
+            "udp",
+            name,
+            level,
+            SLOW_LOOPBACK,
+        );
+    }
+    // The socket's buffer (8 MiB, in which such a datagram takes 2,304 bytes) and what may wait besides (4 MiB) hold it all.
+    const COUNT: u32 = 4_300;
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let client = udp_client(&server);
+    // The reader may be kept waiting on a busy machine.
+    let _ = socket2::SockRef::from(&client).set_recv_buffer_size(4 << 20);
+    let flow = flow_to(Transport::Udp, client.local_addr().expect("an address"));
+    let mut message = pattern(1_000, 8);
+    let mut orders = Vec::new();
+    for number in 0..COUNT {
+        message[..4].copy_from_slice(&number.to_be_bytes());
+        orders.push(send(flow, &message, None));
+    }
+    server.order(0, orders);
+    for number in 0..COUNT {
+        message[..4].copy_from_slice(&number.to_be_bytes());
+        let mut back = [0; 2_000];
+        let count = client.recv(&mut back).expect("a datagram");
+        assert!(back[..count] == message, "after {number}");
+    }
+    assert!(
+        server.metrics(0).datagrams_held.get() > 0,
+        "the buffer never was full"
+    );
+    assert_eq!(server.metrics(0).drops[DropReason::SendError as usize].get(), 0);
+    server.stop();
+}
