@@ -225,6 +225,10 @@ impl B2bua {
         if self.by_key.get(&call.key) == Some(&id) {
             self.by_key.remove(&call.key);
         }
+        if let Some(caller) = self.legs.get(call.caller) {
+            let call_id = caller.dialog.parts(&out.pool).call_id;
+            tracing::debug!(call_id = %call_id.escape_ascii(), "call over");
+        }
         if let Some(timer) = call.timer {
             stack.wheel.cancel(timer);
         }

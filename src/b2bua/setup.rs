@@ -11,6 +11,7 @@ use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
 use crate::msg::uri::Uri;
+use crate::pool::Pool;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::destination::{RouteError, route};
@@ -332,6 +333,7 @@ impl B2bua {
         match written {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
+                self.log_leg(leg, &out.pool);
                 stack.count_request(method);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
@@ -342,6 +344,26 @@ impl B2bua {
                 Err(Failed::TooLarge)
             }
         }
+    }
+
+    /// Says in the log which Call-ID goes with which: a call is followed by the caller's from here to its legs.
+    fn log_leg(&self, leg: LegId, pool: &Pool) {
+        let Some(leg) = self.legs.get(leg) else { return };
+        let Some(caller) = self
+            .calls
+            .get(leg.call)
+            .and_then(|call| self.legs.get(call.caller))
+        else {
+            return;
+        };
+        tracing::debug!(
+            call_id = %caller.dialog.parts(pool).call_id.escape_ascii(),
+            leg_call_id = %leg.dialog.parts(pool).call_id.escape_ascii(),
+            target = %leg.dialog.parts(pool).target.escape_ascii(),
+            peer = %leg.flow.peer,
+            transport = leg.flow.transport.name(),
+            "leg"
+        );
     }
 
     /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact.

@@ -96,8 +96,8 @@ impl Shard {
         self.stack.metrics.received[kind as usize].inc();
         self.handled.push((kind, out.received_at));
         tracing::debug!(
-            call_id = %text(request.call_id),
-            method = %text(request.method_text),
+            call_id = %request.call_id.escape_ascii(),
+            method = %request.method_text.escape_ascii(),
             cseq = request.cseq.number,
             peer = %flow.peer,
             transport = flow.transport.name(),
@@ -153,10 +153,10 @@ impl Shard {
         self.stack.metrics.received[kind as usize].inc();
         self.handled.push((kind, out.received_at));
         tracing::debug!(
-            call_id = %text(response.call_id),
+            call_id = %response.call_id.escape_ascii(),
             status = response.status,
             cseq = response.cseq.number,
-            method = %text(response.cseq.method_text),
+            method = %response.cseq.method_text.escape_ascii(),
             peer = %flow.peer,
             transport = flow.transport.name(),
             "response"
@@ -485,11 +485,6 @@ impl Shard {
         };
         stream.timer = Some(self.stack.wheel.insert(stream.deadline(idle, partial), timer));
     }
-}
-
-/// For log lines only.
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }
 
 /// Salvaged requests are answered where RFC 3261 §18.2.2 says, as whole ones are.

@@ -243,6 +243,13 @@ impl Stack {
         now: Instant,
         out: &mut Effects,
     ) {
+        tracing::debug!(
+            call_id = %request.call_id.escape_ascii(),
+            method = %request.method_text.escape_ascii(),
+            status,
+            reason,
+            "answer"
+        );
         let Some(source) = self.source_of(id) else { return };
         match self.write_response(request, (status, reason), to_tag, source, extra, out) {
             Some(buf) => self.send_response(id, status, buf, now, out),
