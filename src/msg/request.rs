@@ -140,9 +140,8 @@ impl<'a> Common<'a> {
         let (to, to_tag) = party(msg, Name::To)?;
         let call_id_line = single(msg, Name::CallId)?;
         let call_id = msg.value_of(call_id_line);
-        let visible = lex::skip(call_id, 0, VISIBLE);
-        if call_id.is_empty() || visible < call_id.len() {
-            let at = call_id_line.value.start + visible as u32;
+        if call_id.is_empty() || !lex::all_visible(call_id) {
+            let at = call_id_line.value.start + lex::skip(call_id, 0, VISIBLE) as u32;
             return Err(ParseError::new(ErrorKind::BadCallId, at));
         }
         let cseq_line = single(msg, Name::CSeq)?;
