@@ -368,4 +368,26 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn an_expiry_is_digits_or_a_mistake() {
+        for (lines, expiry) in [
+            ("", Ok(None)),
+            ("Expires: 0\r\n", Ok(Some(0))),
+            ("EXPIRES : 600000\r\n", Ok(Some(600_000))),
+            ("Expires: 99999999999999\r\n", Ok(Some(u32::MAX))),
+            ("Expires:\r\n", Err(ErrorKind::BadExpires)),
+            ("Expires: -1\r\n", Err(ErrorKind::BadExpires)),
+            (
+                "Expires: Thu, 01 Dec 1994 16:00:00 GMT\r\n",
+                Err(ErrorKind::BadExpires),
+            ),
+        ] {
+            let text = format!("REGISTER sip:b SIP/2.0\r\n{lines}\r\n");
+            let mut table = Table::new();
+            scan(text.as_bytes(), &mut table).expect("well-formed");
+            let found = expires(Message::new(text.as_bytes(), &table));
+            assert_eq!(found.map_err(|error| error.kind), expiry, "{lines}");
+        }
+    }
 }
