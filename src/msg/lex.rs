@@ -69,6 +69,14 @@ pub fn all(bytes: &[u8], class: u8) -> bool {
     bytes.iter().all(|&byte| is(byte, class))
 }
 
+/// Whether every byte is [`VISIBLE`]. Looking at all of them without a way out early lets the compiler take many at a time.
+#[inline]
+pub fn all_visible(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .fold(true, |all, byte| all & matches!(byte, 0x21..=0x7e))
+}
+
 /// A token of at least one character.
 #[inline]
 pub fn is_token(bytes: &[u8]) -> bool {
@@ -264,6 +272,14 @@ mod tests {
         assert_eq!(skip_quoted(b"\"a\\\\\"c", 0), Some(5));
         assert_eq!(skip_quoted(b"\"a\\\"", 0), None);
         assert_eq!(skip_quoted(b"\"a\\", 0), None);
+    }
+
+    #[test]
+    fn visible_is_the_same_however_it_is_asked() {
+        for byte in 0..=u8::MAX {
+            let text = [b"0123456789abcdef", &[byte; 1][..], b"!~"].concat();
+            assert_eq!(all_visible(&text), all(&text, VISIBLE), "{byte}");
+        }
     }
 
     #[test]
