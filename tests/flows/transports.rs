@@ -271,7 +271,7 @@ fn an_answer_finds_the_caller_whose_connection_died_while_it_rang() {
         let ringing = invite_reply(&mut s.ue2, &leg_b, 180, "Ringing");
         s.ue2.respond(&leg_b, &ringing)?;
         s.ue1.response(&invite, 180)?;
-        s.ue1.hang_up_connection();
+        s.ue1.hang_up_connection()?;
         let accepted = invite_reply(&mut s.ue2, &leg_b, 200, "OK");
         s.ue2.respond(&leg_b, &accepted)?;
         let ok = s.ue1.response(&invite, 200)?;
@@ -291,7 +291,7 @@ fn a_phone_whose_connection_died_is_called_at_its_contact() {
         register(&mut s.ue1, Tcp)?;
         register_for_tcp(&mut s.ue2)?;
         let old = s.ue2.connection()?;
-        s.ue2.hang_up_connection();
+        s.ue2.hang_up_connection()?;
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         assert_eq!(call.leg_b.transport, Tcp);
         assert_ne!(call.leg_b.conn, Some(old));
