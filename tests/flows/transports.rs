@@ -1,6 +1,7 @@
 //! Datagrams and streams: sizes, splits, keepalives, addresses, and connections that die (RFC 3261 §18, RFC 3581).
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use bench_harness::call::{self, invite_reply};
 use bench_harness::dialog::Dialog;
@@ -332,6 +333,46 @@ fn connections_beyond_the_limit_of_one_source_are_closed() {
         s.ue1.wait_closed(third)?;
         // Others are not concerned.
         alive(&mut s.ue2, Tcp)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_phone_that_stops_reading_costs_one_connection() {
+    let setup = Setup::new().key("limits", "send_queue_bytes_max", "65536");
+    scene(setup, |s| {
+        register(&mut s.ue1, Udp)?;
+        // Not one of ours: those always read.
+        let mut stalled = TcpStream::connect(s.server.tcp)?;
+        let contact = format!("<sip:{}@{};transport=tcp>", seed::CALLEE, stalled.local_addr()?);
+        let register = seed::register(&mut s.ue2, Tcp).setting("Contact", contact);
+        stalled.write_all(&register.to_bytes())?;
+        let mut answer = [0; 12];
+        stalled.read_exact(&mut answer)?;
+        assert_eq!(&answer, b"SIP/2.0 200 ");
+        // Far more than the kernel's own buffers of the connection take.
+        let mut sent = Vec::new();
+        for _ in 0..400 {
+            let message = s
+                .ue1
+                .request("MESSAGE", &s.ue2.aor(), Udp)
+                .with_body("application/octet-stream", vec![b'x'; 60_000]);
+            s.ue1.send(&message, Udp)?;
+            alive(&mut s.ue1, Udp)?;
+            sent.push(message);
+        }
+        for message in &sent {
+            let end = s.ue1.final_response(message)?;
+            assert!(end.status() >= Some(400), "{}", end.message);
+        }
+        stalled.set_read_timeout(Some(s.ue1.patience))?;
+        let mut rest = Vec::new();
+        match stalled.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("the connection is still there: {error}"),
+        }
+        assert!(rest.len() < 400 * 60_000, "everything was kept for it");
         Ok(())
     });
 }
