@@ -76,20 +76,18 @@ impl Refusal {
         }
     }
 
-    /// The header lines that go with the status.
-    pub fn put_headers(self, cfg: &Config, w: &mut Writer<'_>) {
+    /// The header lines that go with the status. `expires_min_s`: the least that is granted, seconds.
+    pub fn put_headers(self, expires_min_s: u32, w: &mut Writer<'_>) {
         match self {
             // RFC 3261 §8.2.3: the encodings that are read are listed.
             Refusal::ContentEncoding => {
                 w.put(b"Accept-Encoding: identity\r\n");
             }
             Refusal::IntervalTooBrief => {
-                w.put(b"Min-Expires: ")
-                    .num(u64::from(cfg.registrar.expires_min_s))
-                    .crlf();
+                w.header_num(Name::MinExpires, u64::from(expires_min_s.min(NEVER_BRIEF_S)));
             }
             Refusal::Full => {
-                w.put(b"Retry-After: ").num(RETRY_AFTER_S).crlf();
+                w.header_num(Name::RetryAfter, RETRY_AFTER_S);
             }
             Refusal::MalformedContact
             | Refusal::Star
@@ -411,3 +409,6 @@ fn thousandths(text: &[u8]) -> Option<u16> {
     }
     (value <= 1_000).then_some(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 
 pub mod reg_event;
 pub mod register;
+#[cfg(test)]
+mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
@@ -329,7 +331,7 @@ impl Ims {
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
                 self.reg_event
-                    .on_client_end(stack, &mut self.location, id, Some(response.status), now, out);
+                    .on_client_end(stack, &self.location, id, Some(response.status), now, out);
             }
         }
     }
@@ -354,7 +356,7 @@ impl Ims {
             User::Subscription { slot, generation } => {
                 let id = reg_event::SubscriptionId::new(slot, generation);
                 self.reg_event
-                    .on_client_end(stack, &mut self.location, id, None, now, out);
+                    .on_client_end(stack, &self.location, id, None, now, out);
             }
         }
     }
@@ -367,9 +369,7 @@ impl Ims {
                 .calls
                 .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
-            TimerKind::Subscription => self
-                .reg_event
-                .on_timer(stack, &mut self.location, timer, now, out),
+            TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
             TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
         }
     }

@@ -3,7 +3,8 @@
 //! A subscription is a dialog of its own, named by the token in the tag that our 200 gave. Whoever subscribes gets the full
 //! state at once and at every change: a contact added, removed, expired, or registered anew with other words. A refresh
 //! that only moves an expiry is no change. One NOTIFY of a subscription is on its way at a time; what changes meanwhile is
-//! told by the next, which follows when the first is answered. A subscription that ends is told so in a last NOTIFY and
+//! told by the next, which follows when the first is answered. That bounds the rate, rather than the 5 seconds of RFC 3680
+//! §4.10, so that a phone hears of its own registration at once. A subscription that ends is told so in a last NOTIFY and
 //! lives until that is answered.
 
 pub mod reginfo;
@@ -97,7 +98,7 @@ struct Watchers {
 /// Most bytes that are kept of contacts that went while a NOTIFY is on its way; beyond it their absence tells.
 const GONE_MAX: usize = 4_096;
 /// Bytes of a NOTIFY beside the texts of its dialog and topic, and its body.
-const NOTIFY_OVERHEAD: usize = 640;
+const NOTIFY_OVERHEAD: usize = 768;
 
 /// All subscriptions of one shard.
 pub struct RegEvent {
@@ -345,7 +346,7 @@ impl RegEvent {
 }
 
 impl Subscription {
-    /// Writes the next NOTIFY: call-flows as captured, with RFC 3680's document where that is wanted.
+    /// Writes the next NOTIFY (RFC 6665 §4.2.2), with RFC 3680's document unless the configuration wants it empty.
     #[allow(clippy::too_many_arguments)]
     fn write_notify(
         &mut self,
@@ -467,3 +468,6 @@ fn tag_of(stack: &Stack, id: SubscriptionId) -> [u8; TOKEN_LEN] {
 const fn ends_subscription(status: u16) -> bool {
     matches!(status, 404 | 405 | 408 | 410 | 416 | 480..=485 | 489 | 501 | 604)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! REGISTER: names the subscriber, has the registrar do what is asked, answers, and tells who watches (RFC 3261 §10.3).
 
-use crate::location::{Aor, AorError, served_domain};
+use crate::location::{Aor, AorError, AorKey, served_domain};
 use crate::msg::build::{self, Writer};
 use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::{Scheme, Uri};
-use crate::registrar::{self, Refusal};
+use crate::registrar;
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::transaction::{Stack, TxId};
@@ -41,10 +41,9 @@ pub fn on_register(
     };
     let Some(flow) = stack.flow_of(tx) else { return };
     let key = ims.aors.key(&aor);
-    let cfg = stack.cfg.clone();
     let done = registrar::process(
         &mut ims.location,
-        &cfg,
+        &stack.cfg,
         request,
         key,
         flow,
@@ -56,7 +55,8 @@ pub fn on_register(
         Ok(done) => done,
         Err(refusal) => {
             let said = (refusal.status(), refusal.reason());
-            let extra = |w: &mut Writer<'_>| Refusal::put_headers(refusal, &cfg, w);
+            let expires_min_s = stack.cfg.registrar.expires_min_s;
+            let extra = |w: &mut Writer<'_>| refusal.put_headers(expires_min_s, w);
             stack.respond_because(tx, request, said, None, extra, now, out);
             return;
         }
@@ -103,7 +103,7 @@ fn accept(
     stack: &mut Stack,
     request: &Request<'_>,
     tx: TxId,
-    key: crate::location::AorKey,
+    key: AorKey,
     now: Instant,
     out: &mut Effects,
 ) {
@@ -124,3 +124,6 @@ fn accept(
         None => stack.abandon(tx, out),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use crate::metrics::{DropReason, MessageKind};
 use crate::msg::build::{self, Writer};
 use crate::msg::error::ParseError;
 use crate::msg::method::Method;
+use crate::msg::name::Name;
 use crate::msg::request::{Request, Response, Salvage};
 use crate::msg::scan::{Message, Start, scan};
 use crate::msg::status::reason_phrase;
@@ -27,6 +28,9 @@ pub(super) enum Framed {
     /// Another shard sent it here: it is ours.
     Mail,
 }
+
+/// A refused message is read to its end and thrown away if its body is no longer; else its connection is closed.
+const SKIP_BYTES_MAX: usize = 1 << 20;
 
 /// RFC 5626 §3.5.1: the answer to a double CRLF.
 const PONG: &[u8] = b"\r\n";
@@ -230,6 +234,7 @@ impl Shard {
             flow,
             partial: None,
             searched: 0,
+            to_skip: 0,
             partial_since: now,
             last_received: now,
             timer: None,
@@ -321,6 +326,12 @@ impl Shard {
                 return;
             };
             let flow = stream.flow;
+            if stream.to_skip > 0 {
+                let skipped = stream.to_skip.min(bytes.len() - at);
+                stream.to_skip -= skipped;
+                at += skipped;
+                continue;
+            }
             let rest = &bytes[at..];
             let framed = frame(rest, &mut stream.searched, limits);
             match framed {
@@ -351,11 +362,28 @@ impl Shard {
                     self.schedule_stream(id);
                     return;
                 }
-                Frame::TooLarge { head, body } => {
-                    match head {
-                        Some(head) => self.refuse_large(&rest[..head], body, flow, out),
-                        None => self.stack.metrics.dropped(DropReason::Framing),
+                Frame::TooLarge {
+                    head: Some(head),
+                    body,
+                } => {
+                    stream.searched = 0;
+                    let body_len = self.refuse_large(&rest[..head], body, flow, out);
+                    let Some(stream) = self.streams.get_mut(id) else {
+                        return;
+                    };
+                    match body_len.filter(|len| *len <= SKIP_BYTES_MAX) {
+                        Some(len) => {
+                            at += head;
+                            stream.to_skip = len;
+                        }
+                        None => {
+                            self.close_stream(id, CloseReason::Framing, out);
+                            return;
+                        }
                     }
+                }
+                Frame::TooLarge { head: None, body: _ } => {
+                    self.stack.metrics.dropped(DropReason::Framing);
                     self.close_stream(id, CloseReason::Framing, out);
                     return;
                 }
@@ -382,16 +410,14 @@ impl Shard {
         }
     }
 
-    /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7).
-    fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) {
-        let Some(mut table) = self.table.take() else {
-            return;
-        };
+    /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7). Returns the length of the body that
+    /// follows, if that can be told.
+    fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) -> Option<usize> {
+        let mut table = self.table.take()?;
+        // The body is not looked at, so that it is missing is no matter.
         _ = scan(head, &mut table);
-        match Salvage::of(Message {
-            bytes: head,
-            table: &table,
-        }) {
+        let msg = Message::new(head, &table);
+        match Salvage::of(msg) {
             Some(salvage) => {
                 let status = if body { 413 } else { 513 };
                 let reason = |w: &mut Writer<'_>| _ = w.put(reason_phrase(status).as_bytes());
@@ -399,7 +425,11 @@ impl Shard {
             }
             None => self.stack.metrics.dropped(DropReason::Framing),
         }
+        let len = msg
+            .value(Name::ContentLength)
+            .map_or(Some(0), |text| std::str::from_utf8(text).ok()?.parse().ok());
         self.table = Some(table);
+        len
     }
 
     fn close_stream(&mut self, id: StreamId, reason: CloseReason, out: &mut Effects) {

@@ -109,10 +109,13 @@ mod tests {
     use super::State::*;
     use super::*;
 
+    /// State and input; next state, what is sent, what is told.
+    type Row = (State, I, State, Option<Output>, Option<Notice>);
+
     /// Every row of figure 5 of RFC 3261 as RFC 6026 §8.4 changes it, and ours for CANCEL and Timer C.
     #[test]
     fn every_row_of_the_table_holds() {
-        let rows: &[(State, I, State, Option<Output>, Option<Notice>)] = &[
+        let rows: &[Row] = &[
             (Calling, I::Trying, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Provisional, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Success, Accepted, None, Some(Notice::Message)),

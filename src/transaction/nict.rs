@@ -59,10 +59,13 @@ mod tests {
     use super::State::*;
     use super::*;
 
+    /// State and input; next state, what is sent, what is told.
+    type Row = (State, I, State, Option<Output>, Option<Notice>, Retransmit);
+
     /// Every row of figure 6 of RFC 3261.
     #[test]
     fn every_row_of_the_table_holds() {
-        let rows: &[(State, I, State, Option<Output>, Option<Notice>, Retransmit)] = &[
+        let rows: &[Row] = &[
             (
                 Trying,
                 I::Provisional,

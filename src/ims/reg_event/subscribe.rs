@@ -84,13 +84,13 @@ impl Refusal {
         }
     }
 
-    fn put_headers(self, cfg: &Config, w: &mut Writer<'_>) {
+    fn put_headers(self, expires_min_s: u32, w: &mut Writer<'_>) {
         match self {
             // RFC 6665 §8.3.2: a 489 lists what there is.
             Refusal::Event => w.put(b"Allow-Events: reg\r\n"),
             Refusal::Accept => w.header(Name::Accept, CONTENT_TYPE),
             Refusal::IntervalTooBrief => {
-                w.header_num(Name::MinExpires, u64::from(cfg.reg_event.expires_min_s))
+                w.header_num(Name::MinExpires, u64::from(expires_min_s.min(NEVER_BRIEF_S)))
             }
             Refusal::Full => w.header_num(Name::RetryAfter, RETRY_AFTER_S),
             Refusal::Aor(_)
@@ -139,17 +139,10 @@ impl RegEvent {
                 self.notify(stack, location, id, now, out);
             }
             Err(refusal) => {
-                let cfg = stack.cfg.clone();
+                let expires_min_s = stack.cfg.reg_event.expires_min_s;
+                let extra = |w: &mut Writer<'_>| refusal.put_headers(expires_min_s, w);
                 let said = (refusal.status(), refusal.reason());
-                stack.respond_because(
-                    tx,
-                    request,
-                    said,
-                    None,
-                    |w| refusal.put_headers(&cfg, w),
-                    now,
-                    out,
-                );
+                stack.respond_because(tx, request, said, None, extra, now, out);
             }
         }
     }

@@ -1,0 +1,161 @@
+//! Time, room and cost.
+
+use std::mem::size_of;
+
+use crate::location::{Binding, Subscriber};
+use crate::slots::Id;
+
+use super::*;
+
+#[test]
+fn bindings_expire_in_their_time_and_the_subscriber_is_remembered_for_a_while() {
+    let mut rig = Rig::with(|cfg| cfg.registrar.offline_memory = Duration::from_secs(1_000));
+    assert_eq!(rig.look_up(ALICE).0, Outcome::Unknown);
+    rig.register(
+        1,
+        &["Contact: <sip:a@192.0.2.1>;expires=100, <sip:b@192.0.2.1>;expires=200"],
+    )
+    .expect("registered");
+    assert_eq!(rig.advance(99), 0);
+    assert_eq!(rig.contacts()[0], "<sip:a@192.0.2.1>;expires=1");
+    assert_eq!(rig.advance(1), 1);
+    assert_eq!(rig.contacts(), ["<sip:b@192.0.2.1>;expires=100"]);
+    rig.register(2, &["Contact: <sip:b@192.0.2.1>;expires=300"])
+        .expect("refreshed");
+    assert_eq!(
+        rig.advance(299),
+        0,
+        "the timer that was left where it was only looked again"
+    );
+    assert_eq!(rig.advance(1), 1);
+    assert_eq!(rig.look_up(ALICE), (Outcome::Offline, vec![]));
+    assert_eq!(rig.advance(999), 0);
+    assert_eq!(rig.look_up(ALICE).0, Outcome::Offline);
+    rig.advance(1);
+    assert_eq!(rig.look_up(ALICE).0, Outcome::Unknown);
+    assert_eq!(
+        (rig.location.subscribers(), rig.wheel.len(), rig.pool.in_use()),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn a_shortened_binding_expires_early_and_a_late_timer_does_not_ring_the_dead() {
+    let mut rig = Rig::new();
+    rig.register(1, &["Contact: <sip:a@192.0.2.1>;expires=1000"])
+        .expect("registered");
+    rig.register(2, &["Contact: <sip:a@192.0.2.1>;expires=60"])
+        .expect("shortened");
+    // Timers have not run yet, but the time is over.
+    rig.now = rig.now + Duration::from_secs(60);
+    assert_eq!(rig.look_up(ALICE), (Outcome::Offline, vec![]));
+    assert!(rig.contacts().is_empty());
+    assert_eq!(rig.advance(0), 1);
+    assert_eq!(rig.wheel.len(), 1, "the memory of one who is offline");
+    rig.register(3, &["Contact: <sip:a@192.0.2.1>"])
+        .expect("back again");
+    assert_eq!(rig.wheel.len(), 1);
+}
+
+#[test]
+fn one_subscriber_has_so_many_contacts_and_no_more() {
+    let mut rig = Rig::with(|cfg| cfg.limits.contacts_per_aor_max = 2);
+    rig.register(1, &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>"])
+        .expect("registered");
+    assert_eq!(
+        rig.register(2, &["Contact: <sip:c@192.0.2.1>"]),
+        Err(Refusal::TooManyContacts)
+    );
+    assert_eq!(rig.contacts().len(), 2);
+    rig.register(2, &["Contact: <sip:c@192.0.2.1>, <sip:a@192.0.2.1>;expires=0"])
+        .expect("one for another");
+    assert_eq!(rig.look_up(ALICE).1.len(), 2);
+    assert_eq!(rig.pool.in_use(), 2);
+}
+
+#[test]
+fn a_full_table_forgets_who_has_been_offline_longest_and_then_says_no() {
+    let mut rig = Rig::with(|cfg| cfg.limits.aors_max = 3);
+    let contact = ["Contact: <sip:a@192.0.2.1>"];
+    let user = |n: u32| format!("sip:u{n}@one.att.net");
+    for n in 1..=3 {
+        rig.register_as(&user(n), "c", 1, &contact).expect("room");
+    }
+    assert_eq!(rig.register_as(&user(4), "c", 1, &contact), Err(Refusal::Full));
+    assert_eq!(
+        rig.register_as(&user(4), "c", 1, &[]),
+        Ok(Committed::default()),
+        "a query needs no room"
+    );
+    // 2 goes, then 1; 2 comes back and goes again: so 1 has been offline longest.
+    for (n, cseq) in [(2, 2), (1, 2)] {
+        rig.register_as(&user(n), "c", cseq, &["Contact: *", "Expires: 0"])
+            .expect("gone");
+    }
+    rig.register_as(&user(2), "c", 3, &contact).expect("back");
+    rig.register_as(&user(2), "c", 4, &["Contact: *", "Expires: 0"])
+        .expect("gone");
+    rig.location.release_removed(&mut rig.pool);
+    rig.register_as(&user(4), "c", 1, &contact).expect("room made");
+    let outcomes = [1, 2, 3, 4].map(|n| rig.look_up(&user(n)).0);
+    assert_eq!(
+        outcomes,
+        [
+            Outcome::Unknown,
+            Outcome::Offline,
+            Outcome::Contacts,
+            Outcome::Contacts
+        ]
+    );
+    assert_eq!(rig.wheel.len(), 3);
+    rig.location.clear(&mut rig.wheel, &mut rig.pool);
+    assert_eq!((rig.location.subscribers(), rig.location.bindings()), (0, 0));
+    assert_eq!((rig.wheel.len(), rig.pool.in_use()), (0, 0));
+}
+
+#[test]
+fn without_a_buffer_nothing_is_registered_and_nothing_is_lost() {
+    let mut rig = Rig::new();
+    rig.pool = Pool::new(1_024);
+    assert_eq!(
+        rig.register(
+            1,
+            &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>, <sip:c@192.0.2.1>"]
+        ),
+        Err(Refusal::Full)
+    );
+    assert_eq!((rig.pool.in_use(), rig.location.subscribers()), (0, 0));
+    assert!(
+        rig.register(1, &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>"])
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_warm_registrar_refreshes_without_growing() {
+    let mut rig = Rig::new();
+    let contact = ["Contact: <sip:a@192.0.2.1>;+sip.instance=\"<urn:uuid:1>\""];
+    rig.register(1, &contact).expect("registered");
+    rig.register(2, &contact).expect("refreshed");
+    let allocated = rig.pool.allocated_bytes();
+    for cseq in 3..500 {
+        rig.advance(1_000);
+        rig.register(cseq, &contact).expect("refreshed");
+    }
+    assert_eq!(
+        (rig.pool.allocated_bytes(), rig.pool.in_use(), rig.wheel.len()),
+        (allocated, 1, 1)
+    );
+}
+
+/// What one registered phone costs: its texts in the smallest buffer, its slots, its timer, its place in the map.
+#[test]
+fn a_binding_costs_less_than_a_thousand_bytes() {
+    let pool = crate::pool::CLASS_BYTES[0] + size_of::<Option<Box<[u8]>>>() + 4 + 2 + 4;
+    let slots = size_of::<(usize, (u32, Binding))>() + size_of::<(usize, (u32, Subscriber))>();
+    let timer = 48;
+    // A map may be little more than half full.
+    let map = 2 * (size_of::<(AorKey, Id<()>)>() + 1);
+    let bytes = pool + slots + timer + map;
+    assert!(bytes <= 1_000, "{bytes}");
+}
