@@ -87,7 +87,10 @@ impl Uring {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> io::Result<Uring> {
-        assert!(usize::from(shard.0) < SHARDS_MAX, "a shard is one bit of `to_wake`");
+        assert!(
+            usize::from(shard.0) < SHARDS_MAX,
+            "a shard is one bit of `to_wake`"
+        );
         let ring = Ring::new(&features, clock, Arc::clone(&metrics))?;
         let (mut datagrams, mut acceptors) = (Vec::new(), Vec::new());
         for socket in sockets.sockets {
