@@ -2,11 +2,11 @@
 //!
 //! `cargo run --release --example reactor_cost [ROUNDS [SECONDS]]` (default 5 rounds of 2 seconds). The reactor is pinned to
 //! the first CPU, the load to the second; levels take turns within a round, and the median of the rounds is shown. Run it on a
-//! machine that does nothing else.
+//! machine that does nothing else. The last lines are memory of idle connections, without the kernel's own.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use ringway::io::uring::Uring;
 use ringway::io::waker::Wakers;
 use ringway::metrics::Metrics;
 use ringway::pool::Pool;
-use ringway::wire::{Effects, Event, ShardId, Transport};
+use ringway::wire::{Effect, Effects, Event, ShardId, Transport};
 
 const MESSAGE_BYTES: usize = 600;
 /// Datagrams under way in the saturated case.
@@ -45,13 +45,16 @@ enum Load {
     Tcp,
     /// Several messages at once on each of some connections.
     TcpPipelined,
+    /// Two shards that wake each other in turn.
+    Wake,
 }
 
-const LOADS: [(&str, Load); 4] = [
+const LOADS: [(&str, Load); 5] = [
     ("UDP, 64 under way", Load::UdpSaturated),
     ("UDP, one at a time", Load::UdpPingPong),
     ("TCP, 1,000 connections", Load::Tcp),
     ("TCP, 16 messages at once", Load::TcpPipelined),
+    ("wake-ups between shards", Load::Wake),
 ];
 
 struct Measured {
@@ -78,7 +81,12 @@ fn main() {
                 let features = level.map_or(features, |(major, minor)| {
                     features.limited_to(KernelLevel { major, minor })
                 });
-                measured.push(measure(features, load, time));
+                measured.push(match load {
+                    Load::Wake => measure_wakes(features, time),
+                    Load::UdpSaturated | Load::UdpPingPong | Load::Tcp | Load::TcpPipelined => {
+                        measure(features, load, time)
+                    }
+                });
             }
         }
         for ((level, _), mut measured) in LEVELS.iter().zip(measured) {
@@ -90,19 +98,157 @@ fn main() {
             );
         }
     }
+    for (level, limit) in LEVELS {
+        let features = limit.map_or(features, |(major, minor)| {
+            features.limited_to(KernelLevel { major, minor })
+        });
+        println!(
+            "an idle TCP connection at level {level}: {} bytes",
+            idle_bytes(features)
+        );
+    }
 }
 
-fn measure(features: Features, load: Load, time: Duration) -> Measured {
+fn config() -> Config {
     let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     let listener = |transport| Listener {
         transport,
         addr,
         advertised: String::new(),
     };
-    let cfg = Config {
+    Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         ..Config::default()
+    }
+}
+
+/// Each shard's turn ends with waking the other, by a ball that only one of them has.
+fn measure_wakes(features: Features, time: Duration) -> Measured {
+    let cfg = Config {
+        shards: 2,
+        ..config()
     };
+    let (_, sockets) = bind_all(&cfg).expect("sockets");
+    let wakers = Arc::new(Wakers::new(2).expect("eventfds"));
+    let stop = Arc::new(AtomicBool::new(false));
+    // Whose turn it is, and how often the ball was passed.
+    let (holder, passes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let clock = Clock::start();
+    let threads: Vec<_> = (0u8..)
+        .zip(sockets)
+        .map(|(index, sockets)| {
+            let (cfg, wakers, stop) = (cfg.clone(), Arc::clone(&wakers), Arc::clone(&stop));
+            let (holder, passes) = (Arc::clone(&holder), Arc::clone(&passes));
+            std::thread::spawn(move || {
+                let _ = pin_to(usize::from(index));
+                let connections = Arc::new(Connections::new(&cfg.limits));
+                let metrics = Arc::new(Metrics::default());
+                let shard = ShardId(index);
+                let mut reactor = Uring::new(
+                    &cfg,
+                    shard,
+                    sockets,
+                    features,
+                    connections,
+                    wakers,
+                    metrics,
+                    clock,
+                )
+                .expect("a reactor");
+                let mut effects = Effects::new(Pool::new(1 << 20));
+                while !stop.load(Ordering::Relaxed) {
+                    reactor.turn(None, &mut |_, _| {}).expect("a turn");
+                    if holder.load(Ordering::Acquire) == u64::from(index) {
+                        passes.fetch_add(1, Ordering::Relaxed);
+                        holder.store(1 - u64::from(index), Ordering::Release);
+                        effects.push(Effect::Wake {
+                            shard: ShardId(1 - index),
+                        });
+                    }
+                    reactor.flush(&mut effects);
+                }
+                thread_cpu_ns()
+            })
+        })
+        .collect();
+    std::thread::sleep(time);
+    let messages = passes.load(Ordering::Relaxed).max(1);
+    stop.store(true, Ordering::Relaxed);
+    for shard in [0, 1] {
+        wakers.wake(ShardId(shard));
+    }
+    let cpu: u64 = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("no panic"))
+        .sum();
+    Measured {
+        cpu_ns: cpu / messages,
+        messages_a_second: (messages as f64 / time.as_secs_f64()) as u64,
+        turns_a_message: 1.0,
+    }
+}
+
+/// Memory of this process for a connection that has spoken once and is silent now.
+fn idle_bytes(features: Features) -> usize {
+    const COUNT: usize = 8_000;
+    let cfg = config();
+    let (listeners, mut sockets) = bind_all(&cfg).expect("sockets");
+    let wakers = Arc::new(Wakers::new(1).expect("an eventfd"));
+    let (connections, metrics) = (
+        Arc::new(Connections::new(&cfg.limits)),
+        Arc::new(Metrics::default()),
+    );
+    let clock = Clock::start();
+    let mut reactor = Uring::new(
+        &cfg,
+        ShardId(0),
+        sockets.remove(0),
+        features,
+        connections,
+        wakers,
+        metrics,
+        clock,
+    )
+    .expect("a reactor");
+    let mut effects = Effects::new(Pool::new(1 << 30));
+    let mut clients = Vec::with_capacity(COUNT);
+    let mut before = 0;
+    for number in 0..COUNT {
+        let mut client = TcpStream::connect(listeners[1].addr).expect("a connection");
+        client.write_all(&[7; MESSAGE_BYTES]).expect("sent");
+        let mut echoed = false;
+        while !echoed {
+            reactor
+                .turn(None, &mut |event, _| {
+                    if let Event::Stream { flow, bytes } = event {
+                        let buf = effects.pool.put(bytes).expect("room in the pool");
+                        effects.send(flow, buf, None);
+                        echoed = true;
+                    }
+                })
+                .expect("a turn");
+            reactor.flush(&mut effects);
+        }
+        // What the first connections have warmed up serves all.
+        if number == COUNT / 8 {
+            before = resident_bytes();
+        }
+        clients.push(client);
+    }
+    (resident_bytes() - before) / (COUNT - COUNT / 8)
+}
+
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("the kernel tells");
+    let pages = text
+        .split(' ')
+        .nth(1)
+        .and_then(|number| number.parse::<usize>().ok());
+    pages.expect("a number") * 4_096
+}
+
+fn measure(features: Features, load: Load, time: Duration) -> Measured {
+    let cfg = config();
     let (listeners, mut sockets) = bind_all(&cfg).expect("sockets");
     let addr = listeners[0].addr;
     let sockets = sockets.remove(0);
@@ -129,8 +275,10 @@ fn measure(features: Features, load: Load, time: Duration) -> Measured {
             .expect("a reactor");
             let mut effects = Effects::new(Pool::new(1 << 30));
             while !stop.load(Ordering::Relaxed) {
+                // A deadline like that of a shard with nothing special to do.
+                let deadline = reactor.now() + Duration::from_millis(500);
                 reactor
-                    .turn(None, &mut |event, _| match event {
+                    .turn(Some(deadline), &mut |event, _| match event {
                         Event::Datagram { flow, bytes } | Event::Stream { flow, bytes } => {
                             // One byte asks for the CPU time used so far.
                             if bytes.len() == 1 {
@@ -205,6 +353,7 @@ impl Run {
             Load::UdpPingPong => udp(1),
             Load::Tcp => tcp(CONNECTIONS, 1),
             Load::TcpPipelined => tcp(WINDOW, PIPELINED),
+            Load::Wake => unreachable!("it has no load from outside"),
         }
     }
 
