@@ -1,5 +1,5 @@
 //! The ring: everything between the kernel and the sans-IO core. One [`uring::Uring`] a shard, driven through the
-//! [`reactor::Reactor`] trait, which the simulator implements too.
+//! [`reactor::Reactor`] trait, so that a simulator can stand in for it.
 //!
 //! Which paths are taken and why, with what they were measured to cost, stands in `kernel-notes.md`. In short:
 //!

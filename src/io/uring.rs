@@ -38,7 +38,7 @@ use super::waker::Wakers;
 use crate::config::Config;
 use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
-use crate::wire::{CloseReason, Effect, Effects, Event, ShardId, Transport};
+use crate::wire::{CloseReason, Effect, Effects, Event, SHARDS_MAX, ShardId, Transport};
 
 /// How long the drop waits for requests to end, which they do in microseconds, and how long at a time.
 const QUIESCE_MAX: Duration = Duration::from_secs(2);
@@ -87,6 +87,10 @@ impl Uring {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> io::Result<Uring> {
+        assert!(
+            usize::from(shard.0) < SHARDS_MAX,
+            "a shard is one bit of `to_wake`"
+        );
         let ring = Ring::new(&features, clock, Arc::clone(&metrics))?;
         let (mut datagrams, mut acceptors) = (Vec::new(), Vec::new());
         for socket in sockets.sockets {
