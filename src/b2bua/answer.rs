@@ -1,6 +1,6 @@
 //! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
 
-use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
@@ -67,8 +67,11 @@ impl B2bua {
             200..=299 => {
                 self.learn(stack, exchange_id, leg, response, out);
                 self.remove_branch(stack, id);
-                if !self.is_answered(exchange_id) {
-                    self.pass_back(stack, exchange_id, leg, response, now, out);
+                if !self.is_answered(exchange_id)
+                    && !self.pass_back(stack, exchange_id, leg, response, now, out)
+                {
+                    // What can't be passed on is answered all the same: the exchange, and its call, wait for nothing else.
+                    self.reject(stack, exchange_id, own_failure(500), b"", now, out);
                 }
                 self.finish(stack, exchange_id, out);
             }
@@ -570,7 +573,7 @@ impl B2bua {
 
 fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
     let contact = NameAddr::parse(response.msg.elements(Name::Contact).next()?).ok()?;
-    Some(contact.uri)
+    Some(target_of(contact.uri))
 }
 
 /// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.

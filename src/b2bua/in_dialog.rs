@@ -1,6 +1,6 @@
 //! Requests within a call: carried from the leg that they came on to the other, with CSeq numbers of that leg.
 
-use crate::dialog::Change;
+use crate::dialog::{Change, target_of};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -279,7 +279,7 @@ impl B2bua {
         let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else {
             return;
         };
-        self.set_target(stack, leg, contact.uri, source, out);
+        self.set_target(stack, leg, target_of(contact.uri), source, out);
     }
 
     /// Moves a leg's remote target, and with it the flow of its requests.
