@@ -243,7 +243,8 @@ impl B2bua {
                             RouteError::Scheme
                             | RouteError::HostName
                             | RouteError::Transport
-                            | RouteError::NoListener,
+                            | RouteError::NoListener
+                            | RouteError::NotOneHost,
                         )) => {}
                         Err(Failed::Full) => refusal = refusal.map(|_| (503, "Limit Reached")),
                         Err(Failed::TooLarge) => {

@@ -413,8 +413,12 @@ fn flow_to(stack: &Stack, request: &Request<'_>, tx: TxId, parts: &Parts<'_>) ->
         }
         // No name is resolved here; the way that the SUBSCRIBE came is the one that is known.
         Err(RouteError::HostName) => Ok(came_over),
-        Err(RouteError::Scheme | RouteError::Transport | RouteError::NoListener | RouteError::Ourselves) => {
-            Err(Refusal::Unreachable)
-        }
+        Err(
+            RouteError::Scheme
+            | RouteError::Transport
+            | RouteError::NoListener
+            | RouteError::Ourselves
+            | RouteError::NotOneHost,
+        ) => Err(Refusal::Unreachable),
     }
 }
