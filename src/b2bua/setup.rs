@@ -86,7 +86,17 @@ impl B2bua {
             return Begun::Answered;
         };
         let target = contact.map_or(&b""[..], |contact| target_of(contact.uri));
-        let flow = match Uri::parse(target)
+        // §12.2.1.1: the way back is the route set that the request leaves, which begins with the nearest proxy.
+        let next_hop = match request
+            .msg
+            .elements(Name::RecordRoute)
+            .next()
+            .map(NameAddr::parse)
+        {
+            Some(Ok(route)) => route.uri,
+            Some(Err(_)) | None => target,
+        };
+        let flow = match Uri::parse(next_hop)
             .ok()
             .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
         {
