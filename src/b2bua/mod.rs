@@ -399,7 +399,9 @@ impl B2bua {
             branch,
             rack_cseq,
         };
-        write::edit_request(&mut self.edits, stack, request, &outgoing);
+        if !write::edit_request(&mut self.edits, stack, request, &outgoing) {
+            return None;
+        }
         self.edits.apply(request.msg.bytes, dst).ok()
     }
 

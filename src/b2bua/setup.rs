@@ -1,7 +1,7 @@
 //! How a call begins: a request outside any dialog is taken in, the subscriber it is for is looked up, and each contact of
 //! that subscriber is rung on a leg of its own.
 
-use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
@@ -86,8 +86,18 @@ impl B2bua {
         let Some(source_flow) = stack.flow_of(tx) else {
             return Begun::Answered;
         };
-        let target = contact.map_or(&b""[..], |contact| contact.uri);
-        let flow = match Uri::parse(target)
+        let target = contact.map_or(&b""[..], |contact| target_of(contact.uri));
+        // §12.2.1.1: the way back is the route set that the request leaves, which begins with the nearest proxy.
+        let next_hop = match request
+            .msg
+            .elements(Name::RecordRoute)
+            .next()
+            .map(NameAddr::parse)
+        {
+            Some(Ok(route)) => route.uri,
+            Some(Err(_)) | None => target,
+        };
+        let flow = match Uri::parse(next_hop)
             .ok()
             .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
         {
@@ -244,7 +254,8 @@ impl B2bua {
                             RouteError::Scheme
                             | RouteError::HostName
                             | RouteError::Transport
-                            | RouteError::NoListener,
+                            | RouteError::NoListener
+                            | RouteError::NotOneHost,
                         )) => {}
                         Err(Failed::Full) => refusal = refusal.map(|_| (503, "Limit Reached")),
                         Err(Failed::TooLarge) => {
@@ -296,15 +307,16 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), Failed> {
-        let uri = Uri::parse(contact.uri).map_err(|_| Failed::Route(RouteError::Scheme))?;
+        let target = target_of(contact.uri);
+        let uri = Uri::parse(target).map_err(|_| Failed::Route(RouteError::Scheme))?;
         let flow = route(&stack.cfg, &uri, Some(contact.flow)).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let kept = exchange.request.ok_or(Failed::Full)?;
         let leg = self
-            .add_callee(stack, call, contact.uri, flow, out)
+            .add_callee(stack, call, target, flow, out)
             .ok_or(Failed::Full)?;
-        let len = out.pool.get(kept).len() + FORWARD_SLACK + 4 * contact.uri.len();
+        let len = out.pool.get(kept).len() + FORWARD_SLACK + 4 * target.len();
         let mut draft = out.pool.draft(len).ok_or(Failed::Full)?;
         let Some(tx) = self.open_branch(stack, id, leg, method, 1, out) else {
             out.pool.discard(draft);

@@ -11,7 +11,7 @@ use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::{Request, Response};
-use crate::msg::scan::Line;
+use crate::msg::scan::{LINES_MAX, Line};
 use crate::token::Token;
 use crate::transaction::Stack;
 use crate::wire::Flow;
@@ -20,6 +20,8 @@ use crate::wire::Flow;
 pub const FORWARD_SLACK: usize = 1_024;
 /// Our own header lines (Via, Contact) are never longer.
 const LINE_MAX: usize = 512;
+/// Lines that a request may gain: Route, Max-Forwards, Content-Length.
+const LINES_ADDED_MAX: usize = 3;
 /// RFC 3261 §8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
@@ -36,10 +38,21 @@ pub struct Outgoing<'a> {
     pub rack_cseq: Option<u32>,
 }
 
-/// Notes down the edits that turn the received `request` into the one that goes out.
-pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, outgoing: &Outgoing<'_>) {
+/// Notes down the edits that turn the received `request` into the one that goes out. `false`: it would have more lines, or a
+/// longer Route, than there is room for.
+#[must_use]
+pub fn edit_request(
+    edits: &mut Edits,
+    stack: &Stack,
+    request: &Request<'_>,
+    outgoing: &Outgoing<'_>,
+) -> bool {
     edits.clear();
     let msg = &request.msg;
+    // The ACK and the CANCEL of an INVITE are made from what was sent, so that must be readable too.
+    if msg.lines().len() + LINES_ADDED_MAX > LINES_MAX {
+        return false;
+    }
     edits
         .replace(msg.span_of(request.uri))
         .put(outgoing.dialog.request_uri());
@@ -55,7 +68,7 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
                 let mut w = Writer::new(&mut bytes);
                 stack.put_via_line(outgoing.flow, outgoing.branch, &mut w);
                 outgoing.dialog.put_routes(&mut w);
-                let len = w.finish().unwrap_or(0);
+                let Some(len) = w.finish() else { return false };
                 edits.replace(whole(line)).put(&bytes[..len]);
             }
             Name::Route | Name::RecordRoute => edits.delete(whole(line)),
@@ -107,6 +120,7 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
             .num(msg.body().len() as u64)
             .put(b"\r\n");
     }
+    true
 }
 
 /// Notes down the edits that turn a response that came on one leg into the answer to `request`, which came on the other.

@@ -363,6 +363,11 @@ impl Shard {
         self.ims.calls.len()
     }
 
+    /// Legs, exchanges and branches of those calls.
+    pub fn call_parts(&self) -> usize {
+        self.ims.calls.parts_in_use()
+    }
+
     /// The time for draining is over: both sides of every call get a BYE.
     pub fn hang_up_all(&mut self, now: Instant, out: &mut Effects) {
         self.ims.calls.hang_up_all(&mut self.stack, now, out);

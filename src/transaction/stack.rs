@@ -554,7 +554,11 @@ impl Stack {
                 .line(Name::To)
                 .map(|line| response.msg.line_bytes(line));
             new = self.write_from_invite(kept, Method::Ack, to, b"", out);
-            self.count_request(Method::Ack);
+            match new {
+                Some(_) => self.count_request(Method::Ack),
+                // Without an ACK there is nothing to send again: the INVITE would have the failure come again, and again.
+                None => self.drop_kept(id, out),
+            }
         }
         match self.carry_out(id, step, new, now, out) {
             Some(Notice::Message) => Some((user, id)),
@@ -686,6 +690,13 @@ impl Stack {
         let user = self.user_of(id)?;
         let notice = self.carry_out(id, step, None, now, out)?;
         Some(UserEvent { user, tx: id, notice })
+    }
+
+    /// Lets go of what would be sent again.
+    fn drop_kept(&mut self, id: TxId, out: &mut Effects) {
+        if let Some(kept) = self.txs.get_mut(id).and_then(|tx| tx.kept.take()) {
+            out.pool.release(kept);
+        }
     }
 
     /// Ends a transaction at once, whatever its state.

@@ -266,6 +266,11 @@ impl World {
         self.shards.iter().map(Shard::calls).sum()
     }
 
+    /// Parts of calls: legs, exchanges, branches.
+    pub fn parts(&self) -> usize {
+        self.shards.iter().map(Shard::call_parts).sum()
+    }
+
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.metrics
             .iter()
