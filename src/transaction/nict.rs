@@ -41,7 +41,9 @@ pub fn step(state: State, input: Input) -> Step<State> {
             .end(End::TimerK)
             .drop_kept(),
         (Trying | Proceeding, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Trying | Proceeding, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Trying, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        // The request has arrived, for it was answered; what comes next may come over another connection (§18.2.2).
+        (Proceeding, Input::TransportError) => stay,
         (Completed, Input::End) => stay.to(Terminated),
         (Completed, Input::Retransmit) => stay.retransmit(Retransmit::Stop),
         // §17.1.2.2: Completed exists to absorb what is retransmitted.
@@ -141,9 +143,9 @@ mod tests {
             (
                 Proceeding,
                 I::TransportError,
-                Terminated,
+                Proceeding,
                 None,
-                Some(Notice::Unreachable),
+                None,
                 Retransmit::Keep,
             ),
             (Completed, I::Provisional, Completed, None, None, Retransmit::Keep),
