@@ -337,3 +337,13 @@ fn a_call_full_of_requests_and_huge_tags_can_still_be_hung_up() {
     assert_eq!(world.calls(), 0);
     world.end();
 }
+
+#[test]
+fn a_chunk_of_keepalives_is_answered_once() {
+    let mut world = World::new(1);
+    world.tcp_bytes(ALICE, &b"\r\n\r\n".repeat(1_000));
+    assert_eq!(world.pongs, 1);
+    world.tcp_bytes(ALICE, b"\r\n\r\n");
+    assert_eq!(world.pongs, 2);
+    world.end();
+}

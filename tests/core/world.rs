@@ -33,6 +33,8 @@ pub struct World {
     next_arrival: usize,
     /// Damaged messages go round: what a strict reader can't make out of them is passed over.
     pub is_damaged: bool,
+    /// Answers to keep-alives on connections.
+    pub pongs: usize,
     /// How many buffers each step of a shard finds free, rather than all.
     pub buffers_per_step: Option<usize>,
 }
@@ -118,6 +120,7 @@ impl World {
             closed: Vec::new(),
             next_arrival: 0,
             is_damaged: false,
+            pongs: 0,
             buffers_per_step: None,
         }
     }
@@ -221,6 +224,10 @@ impl World {
                                     shard.id(),
                                     "only its own shard sends on a connection"
                                 );
+                            }
+                            if bytes == b"\r\n" {
+                                self.pongs += 1;
+                                continue;
                             }
                             match Message::parse(&bytes) {
                                 Ok(message) => self.inbox.entry(flow.peer).or_default().push_back(message),
