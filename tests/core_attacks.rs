@@ -8,7 +8,7 @@ mod world;
 
 use bench_harness::sip::Message;
 use messages::*;
-use world::World;
+use world::{SERVER, World};
 
 /// An answer with header lines that our own may not have room for.
 fn padded(mut message: Message, name: &str, lines: usize) -> Message {
@@ -286,5 +286,64 @@ fn the_route_set_of_a_call_is_that_of_its_200() {
     let ack = world.request("127.0.0.8:5060", "ACK");
     assert_eq!(ack.text("Route"), format!("<sip:127.0.0.8;lr>, <sip:{PROXY};lr>"));
     assert_eq!(ack.uri(), Some(&*format!("sip:bob@{BOB}")));
+    world.end();
+}
+
+#[test]
+fn a_200_without_a_contact_is_given_ours() {
+    let mut world = with_bob(1);
+    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&invite_b, 200, "OK", "b1", BOB).removing("Contact"));
+    let ok = world.response(ALICE, 200);
+    assert_eq!(ok.text("Contact"), format!("<sip:{SERVER};transport=UDP>"));
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok));
+    world.request(BOB, "ACK");
+    world.end();
+}
+
+#[test]
+fn a_call_full_of_requests_and_huge_tags_can_still_be_hung_up() {
+    let mut world = with_bob(1);
+    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    let tag = "t".repeat(6_000);
+    world.udp(BOB, &answer(&invite_b, 200, "OK", &tag, BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok));
+    world.request(BOB, "ACK");
+    for i in 0..70 {
+        world.udp(ALICE, &in_dialog("INFO", 33303 + i, ALICE, &invite_a, &ok));
+    }
+    for _ in 0..63 {
+        world.request(BOB, "INFO");
+    }
+    for _ in 0..7 {
+        world.response(ALICE, 503);
+    }
+    world.hang_up_all();
+    for _ in 0..63 {
+        world.response(ALICE, 487);
+    }
+    let bye = world.request(ALICE, "BYE");
+    assert!(bye.text("From").ends_with(&tag));
+    world.request(BOB, "BYE");
+    world.forget_waiting();
+    world.advance(40_000);
+    assert_eq!(world.calls(), 0);
+    world.end();
+}
+
+#[test]
+fn a_chunk_of_keepalives_is_answered_once() {
+    let mut world = World::new(1);
+    world.tcp_bytes(ALICE, &b"\r\n\r\n".repeat(1_000));
+    assert_eq!(world.pongs, 1);
+    world.tcp_bytes(ALICE, b"\r\n\r\n");
+    assert_eq!(world.pongs, 2);
     world.end();
 }

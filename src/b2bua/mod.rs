@@ -130,7 +130,8 @@ impl B2bua {
     fn add_exchange(&mut self, exchange: Exchange) -> Option<ExchangeId> {
         let call_id = exchange.call;
         let call = self.calls.get_mut(call_id)?;
-        if call.exchanges >= EXCHANGES_PER_CALL_MAX {
+        // What a peer asks for is bounded; a BYE of ours is not among it, or a busy call could not be ended.
+        if exchange.server.is_some() && call.exchanges >= EXCHANGES_PER_CALL_MAX {
             return None;
         }
         let next = call.first_exchange;
@@ -417,7 +418,8 @@ impl B2bua {
     ) -> Option<BufId> {
         let leg = self.legs.get(leg_id)?;
         let tag_leg = self.tag_leg(leg);
-        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len();
+        let tag_len = tag_leg.map_or(0, |callee| callee.dialog.parts(&out.pool).remote_tag.len());
+        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len() + tag_len;
         let mut draft = out.pool.draft(len)?;
         let mut w = Writer::new(&mut draft.bytes);
         let parts = leg.dialog.parts(&out.pool);

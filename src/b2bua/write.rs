@@ -138,6 +138,7 @@ pub fn edit_response(
     let msg = &response.msg;
     let mut has_via = false;
     let mut has_length = false;
+    let mut has_contact = false;
     // RFC 3261 §12.1.1: the 2xx (and the 1xx that make an early dialog) repeat the request's Record-Route.
     let is_dialog_forming = response.status > 100 && response.status < 300 && request.to_tag.is_none();
     // §21.3, §21.4.22: the Contact of a 3xx or 485 names other places: it is not ours to change.
@@ -169,11 +170,20 @@ pub fn edit_response(
                 }
             }
             Name::Contact if is_our_contact => {
+                has_contact = true;
                 edit_contact(edits, stack, line.value, msg.bytes, flow);
             }
             Name::ContentLength => has_length = true,
             _ => {}
         }
+    }
+    // §12.1.1: a 2xx that makes a dialog says where it is reached, also for a phone that forgot to.
+    let is_accepted = request.method == Method::Invite && (200..300).contains(&response.status);
+    if is_accepted && !has_contact {
+        let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
+        end.put(b"Contact: <");
+        put_contact_uri(stack, flow, |text| _ = end.put(text));
+        end.put(b">\r\n");
     }
     if !has_length {
         let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));

@@ -146,13 +146,11 @@ impl Shard {
     pub fn handle(&mut self, event: Event<'_>, now: Instant, out: &mut Effects) {
         match event {
             Event::Datagram { flow, bytes } => {
-                self.stack.metrics.datagrams_in.inc();
                 out.received_at = now;
                 self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
             }
             Event::Opened { flow } => self.on_opened(flow, now),
             Event::Stream { flow, bytes } => {
-                self.stack.metrics.stream_bytes_in.add(bytes.len() as u64);
                 out.received_at = now;
                 self.on_stream(flow, bytes, now, out);
             }

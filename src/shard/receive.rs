@@ -321,6 +321,7 @@ impl Shard {
     fn frames(&mut self, id: StreamId, bytes: &[u8], now: Instant, out: &mut Effects) {
         let limits = self.frame_limits();
         let mut at = 0;
+        let mut has_answered_ping = false;
         while at < bytes.len() {
             let Some(stream) = self.streams.get_mut(id) else {
                 return;
@@ -343,9 +344,12 @@ impl Shard {
                 Frame::Ping { len } => {
                     stream.searched = 0;
                     self.stack.metrics.keepalives.inc();
-                    if let Some(buf) = out.pool.put(PONG) {
+                    // Whoever pings waits for the answer (RFC 5626 §4.4.1): one is enough for all that came at once, and a
+                    // chunk of nothing else takes one buffer rather than a thousand.
+                    if !has_answered_ping && let Some(buf) = out.pool.put(PONG) {
                         out.send(flow, buf, None);
                     }
+                    has_answered_ping = true;
                     at += len;
                 }
                 Frame::Skip { len } => {

@@ -253,6 +253,8 @@ impl Stack {
         let Some(source) = self.source_of(id) else { return };
         match self.write_response(request, (status, reason), to_tag, source, extra, out) {
             Some(buf) => self.send_response(id, status, buf, now, out),
+            // The final response may still find a buffer.
+            None if status < 200 => {}
             None => self.abandon(id, out),
         }
     }
