@@ -63,7 +63,11 @@ fn main() {
     phones.subscribe(&mut rig);
     let first = args.next().unwrap_or_default();
     if first == "time" {
-        time(&mut phones, &mut rig, args.next().and_then(|s| s.parse().ok()).unwrap_or(1.0));
+        time(
+            &mut phones,
+            &mut rig,
+            args.next().and_then(|s| s.parse().ok()).unwrap_or(1.0),
+        );
         return;
     }
     let Some(&kind) = first.parse::<usize>().ok().and_then(|index| Kind::ALL.get(index)) else {
@@ -98,9 +102,12 @@ fn main() {
 fn warm(mut run: impl FnMut(&mut Only), kind: Kind) {
     // Any other kind than the one wanted and those that occur in the same round.
     let other = match kind {
-        Kind::Register | Kind::Options | Kind::Message | Kind::MessageOk | Kind::Subscribe | Kind::NotifyOk => {
-            Kind::Invite
-        }
+        Kind::Register
+        | Kind::Options
+        | Kind::Message
+        | Kind::MessageOk
+        | Kind::Subscribe
+        | Kind::NotifyOk => Kind::Invite,
         _ => Kind::Register,
     };
     run(&mut Only { kind: other, seen: 0 });

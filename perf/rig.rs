@@ -411,7 +411,12 @@ impl Phones {
     pub fn subscribe(&mut self, rig: &mut Rig) {
         let number = self.next();
         let text = subscribe_text("");
-        rig.deliver(&mut Blind, Kind::Subscribe, self.bob, Template::new(&text).number(number));
+        rig.deliver(
+            &mut Blind,
+            Kind::Subscribe,
+            self.bob,
+            Template::new(&text).number(number),
+        );
         let ok = rig.sent(self.bob, b"SIP/2.0 200 ");
         let to = std::str::from_utf8(line(ok, b"To:")).expect("text");
         let tag = to.trim_end().rsplit_once(";tag=").expect("a tag").1;
@@ -429,7 +434,13 @@ impl Phones {
     }
 
     fn confirm_notify(&mut self, rig: &mut Rig, probe: &mut impl Probe) {
-        reply(&mut self.reply, "200 OK", None, rig.sent(self.bob, b"NOTIFY "), "");
+        reply(
+            &mut self.reply,
+            "200 OK",
+            None,
+            rig.sent(self.bob, b"NOTIFY "),
+            "",
+        );
         rig.deliver(probe, Kind::NotifyOk, self.bob, &self.reply);
         rig.assert_sent(0);
     }
@@ -538,7 +549,9 @@ fn reply(into: &mut Vec<u8>, status: &str, tag: Option<u64>, request: &[u8], sdp
     into.extend_from_slice(BOB.as_bytes());
     into.extend_from_slice(b">;");
     into.extend_from_slice(seed::CALL_FEATURES.as_bytes());
-    into.extend_from_slice(b"\r\nAllow: INVITE,CANCEL,BYE,ACK,REFER,NOTIFY,MESSAGE,INFO,PRACK,UPDATE,OPTIONS\r\n");
+    into.extend_from_slice(
+        b"\r\nAllow: INVITE,CANCEL,BYE,ACK,REFER,NOTIFY,MESSAGE,INFO,PRACK,UPDATE,OPTIONS\r\n",
+    );
     if !sdp.is_empty() {
         into.extend_from_slice(b"Content-Type: application/sdp\r\n");
     }

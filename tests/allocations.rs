@@ -91,7 +91,12 @@ fn allocates_nothing(shards: usize, kinds: &[Kind], mut act: impl FnMut(&mut Pho
     for kind in kinds.iter().chain(&[Kind::Timers]) {
         let (messages, allocations) = counts.by_kind[*kind as usize];
         assert!(messages >= 500, "{}: only {messages} were seen", kind.text());
-        assert_eq!(allocations, 0, "{} with {shards} shards, {messages} times", kind.text());
+        assert_eq!(
+            allocations,
+            0,
+            "{} with {shards} shards, {messages} times",
+            kind.text()
+        );
     }
 }
 
@@ -143,17 +148,25 @@ fn an_options_allocates_nothing() {
 #[test]
 fn a_message_to_a_phone_allocates_nothing() {
     for shards in [1, 2] {
-        allocates_nothing(shards, &[Kind::Message, Kind::MessageOk], |phones, rig, counts| {
-            phones.message(rig, counts);
-        });
+        allocates_nothing(
+            shards,
+            &[Kind::Message, Kind::MessageOk],
+            |phones, rig, counts| {
+                phones.message(rig, counts);
+            },
+        );
     }
 }
 
 #[test]
 fn a_subscription_that_is_refreshed_allocates_nothing() {
     for shards in [1, 2] {
-        allocates_nothing(shards, &[Kind::Subscribe, Kind::NotifyOk], |phones, rig, counts| {
-            phones.resubscribe(rig, counts);
-        });
+        allocates_nothing(
+            shards,
+            &[Kind::Subscribe, Kind::NotifyOk],
+            |phones, rig, counts| {
+                phones.resubscribe(rig, counts);
+            },
+        );
     }
 }
