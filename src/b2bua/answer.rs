@@ -6,13 +6,14 @@ use crate::msg::build::Writer;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
-use crate::msg::request::{Request, Response};
+use crate::msg::request::Response;
 use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack};
 use crate::wire::{Effects, Flow};
 
+use super::asked::Asked;
 use super::call::{Best, BranchPhase, Phase, Side};
 use super::in_dialog::is_target_refresh;
 use super::write::{FORWARD_SLACK, edit_response};
@@ -477,20 +478,26 @@ impl B2bua {
         let Some(leg_id) = self.branches.get(id).map(|branch| branch.leg) else {
             return;
         };
-        let mut routes = [0; ROUTES_BYTES_MAX];
-        let mut w = Writer::new(&mut routes);
-        let fits = put_route_set(&response.msg, true, &mut w);
-        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+        let Some(leg) = self.legs.get_mut(leg_id) else {
+            return;
+        };
         let change = Change {
             remote: Some(response.to.raw),
             remote_tag: Some(tag),
             target,
-            routes: Some(&routes[..routes_len]),
+            routes: Some(b""),
         };
-        let Some(leg) = self.legs.get_mut(leg_id) else {
-            return;
+        let changed = if response.msg.line(Name::RecordRoute).is_none() {
+            leg.dialog.change(&change, &mut out.pool)
+        } else {
+            let mut routes = [0; ROUTES_BYTES_MAX];
+            let mut w = Writer::new(&mut routes);
+            let fits = put_route_set(&response.msg, true, &mut w);
+            let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+            let routes = Some(&routes[..routes_len]);
+            leg.dialog.change(&Change { routes, ..change }, &mut out.pool)
         };
-        if !leg.dialog.change(&change, &mut out.pool) {
+        if !changed {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;
         }
@@ -548,11 +555,11 @@ impl B2bua {
             self.mark_answered(id, response.status, out);
             return true;
         };
-        let Some(request) = exchange.request else {
+        let Some(asked) = exchange.asked else {
             return false;
         };
         let from = exchange.from;
-        let Some(buf) = self.write_back(stack, request, from, server, response, out) else {
+        let Some(buf) = self.write_back(stack, &asked, from, response, out) else {
             return false;
         };
         self.mark_answered(id, response.status, out);
@@ -571,51 +578,30 @@ impl B2bua {
     }
 
     fn drop_request(&mut self, id: ExchangeId, out: &mut Effects) {
-        if let Some(request) = self
+        if let Some(asked) = self
             .exchanges
             .get_mut(id)
-            .and_then(|exchange| exchange.request.take())
+            .and_then(|exchange| exchange.asked.take())
         {
-            out.pool.release(request);
+            asked.release(&mut out.pool);
         }
     }
 
     fn write_back(
         &mut self,
         stack: &Stack,
-        request: BufId,
+        asked: &Asked,
         from: LegId,
-        server: crate::transaction::TxId,
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
         let flow = self.legs.get(from)?.flow;
-        let source = stack.source_of(server)?;
-        let len = response.msg.len() + out.pool.get(request).len() + FORWARD_SLACK;
+        let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
-        let mut table = self.table.take()?;
-        let mut scratch = self.scratch.take()?;
-        let bytes = out.pool.get(request);
-        // The head alone may be kept: a body that is missing is no matter here.
-        _ = scan(bytes, &mut table);
-        let written = Request::check(Message { bytes, table: &table })
-            .ok()
-            .and_then(|request| {
-                edit_response(
-                    &mut self.edits,
-                    &mut scratch,
-                    stack,
-                    response,
-                    &request,
-                    source,
-                    flow,
-                );
-                self.edits.apply(response.msg.bytes, &mut draft.bytes).ok()
-            });
-        (self.table, self.scratch) = (Some(table), Some(scratch));
-        match written {
-            Some(len) => Some(out.pool.commit(draft, len)),
-            None => {
+        edit_response(&mut self.edits, stack, response, &asked.lines(&out.pool), flow);
+        match self.edits.apply(response.msg.bytes, &mut draft.bytes) {
+            Ok(len) => Some(out.pool.commit(draft, len)),
+            Err(_) => {
                 out.pool.discard(draft);
                 stack.metrics.dropped(DropReason::TooLarge);
                 None
@@ -651,8 +637,7 @@ impl B2bua {
 }
 
 fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
-    let contact = NameAddr::parse(response.msg.elements(Name::Contact).next()?).ok()?;
-    Some(target_of(contact.uri))
+    NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of)
 }
 
 /// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.

@@ -13,6 +13,7 @@ use crate::transaction::destination::route;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
+use super::asked::Asked;
 use super::call::{Exchange, Phase, Side};
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, rack_cseq};
@@ -93,14 +94,13 @@ impl B2bua {
         let other = self.legs.get_mut(to).ok_or(FULL)?;
         other.local_cseq += 1;
         let cseq = other.local_cseq;
-        let copy = out
-            .pool
-            .put(&request.msg.bytes[..request.msg.head_end() as usize])
-            .ok_or(FULL)?;
+        let source = stack.source_of(tx).ok_or(FULL)?;
+        let asked = Asked::keep(request, source, &mut out.pool).ok_or(FULL)?;
         let exchange = self.add_exchange(Exchange {
             call,
             server: Some(tx),
-            request: Some(copy),
+            asked: Some(asked),
+            request: None,
             method: request.method,
             from,
             cseq: request.cseq.number,
@@ -110,7 +110,7 @@ impl B2bua {
             is_answered: false,
         });
         let Some(exchange) = exchange else {
-            out.pool.release(copy);
+            asked.release(&mut out.pool);
             return Err(FULL);
         };
         let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);

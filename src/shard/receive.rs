@@ -116,7 +116,7 @@ impl Shard {
         }
         let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
         if let Some(look_up) = look_up {
-            self.look_up(look_up, now, out);
+            self.look_up(look_up, request, now, out);
         }
     }
 
