@@ -103,6 +103,33 @@ impl Probe for Blind {
     }
 }
 
+/// A REGISTER of a phone of its own for every number.
+pub struct Crowd(Template);
+
+impl Crowd {
+    pub fn new() -> Crowd {
+        let domain = seed::DOMAIN;
+        Crowd(Template::new(&format!(
+            "REGISTER sip:{domain} SIP/2.0\r\n\
+             From: <sip:{NUMBER}@{domain}>;tag=4VWkdTHOF9.Odc\r\n\
+             To: <sip:{NUMBER}@{domain}>\r\n\
+             Call-ID: XP0VHy4{NUMBER}@182.0.123.58\r\n\
+             CSeq: 1 REGISTER\r\n\
+             Via: SIP/2.0/UDP {BOB};branch=z9hG4bKLeyx3ZsUUn{NUMBER}\r\n\
+             Max-Forwards: 70\r\n\
+             Contact: <sip:{NUMBER}@{BOB}>;+g.3gpp.smsip;\
+             +g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\";audio;video;\
+             +g-3gpp-ps-data-off=\"inactive\";+sip.instance=\"<urn:gsma:imei:8653{NUMBER}-0>\"\r\n\
+             Content-Length: 0\r\n\r\n"
+        )))
+    }
+
+    pub fn register(&mut self, rig: &mut Rig, number: u64) {
+        rig.deliver(&mut Blind, Kind::Register, addr(BOB), self.0.number(number));
+        rig.sent(addr(BOB), b"SIP/2.0 200 ");
+    }
+}
+
 /// A message in which each [`NUMBER`] gives way to a number.
 struct Template {
     bytes: Vec<u8>,

@@ -99,6 +99,7 @@ impl B2bua {
             return;
         };
         let (exchange, leg, tx, phase) = (branch.exchange, branch.leg, branch.tx, branch.phase);
+        let cseq = branch.cseq;
         let status = match notice {
             Notice::Message => return,
             Notice::Timeout if stack.user_of(tx).is_some() => {
@@ -111,6 +112,7 @@ impl B2bua {
             Notice::Ended => {
                 self.remove_branch(stack, id);
                 if phase == BranchPhase::Accepted {
+                    self.forget_ack(leg, cseq, out);
                     self.finish(stack, exchange, out);
                 } else {
                     self.failed(stack, exchange, leg, 408, None, now, out);
@@ -120,6 +122,17 @@ impl B2bua {
         };
         self.remove_branch(stack, id);
         self.failed(stack, exchange, leg, status, None, now, out);
+    }
+
+    /// No 2xx to the request of ours with the number `cseq` can come again: the ACK that would answer it goes, unless a later
+    /// request may have put another in its place.
+    fn forget_ack(&mut self, leg: LegId, cseq: u32, out: &mut Effects) {
+        if let Some(leg) = self.legs.get_mut(leg)
+            && leg.local_cseq == cseq
+            && let Some(ack) = leg.ack.take()
+        {
+            out.pool.release(ack);
+        }
     }
 
     /// Timer C (RFC 3261 §16.8): the phone is told to stop ringing. Its branch stays for what it says to that, which may

@@ -4,12 +4,13 @@
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::DropReason;
-use crate::msg::build::Writer;
+use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
+use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
 use crate::pool::{BufId, Pool};
 use crate::time::Instant;
@@ -119,11 +120,7 @@ impl B2bua {
         if is_invite {
             stack.metrics.calls_started.inc();
             // call-flows: 100 at once, with our Contact.
-            let mut contact = [0; 512];
-            let mut w = Writer::new(&mut contact);
-            put_contact(stack, flow, &mut w);
-            let len = w.finish().unwrap_or(0);
-            stack.respond(tx, request, 100, None, |w| _ = w.put(&contact[..len]), now, out);
+            self.send_trying(stack, request, exchange, tx, flow, now, out);
         }
         if !comes_back && !self.keep_request(exchange, request, out) {
             self.fail(stack, exchange, (503, "Buffer Limit Reached"), now, out);
@@ -131,6 +128,38 @@ impl B2bua {
         }
         self.set_call_timer(stack, call, now + LOOK_UP_TIMEOUT);
         Begun::Waiting(exchange)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_trying(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        exchange: ExchangeId,
+        tx: TxId,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(asked) = self.exchanges.get(exchange).and_then(|exchange| exchange.asked) else {
+            return;
+        };
+        let timestamp = request.msg.line(Name::Timestamp);
+        let len = asked.len() + timestamp.map_or(0, |line| line.span().len()) + FORWARD_SLACK;
+        let written = stack.write(len, out, |w, pool| {
+            asked.lines(pool).put_head(w, (100, reason_phrase(100)), b"");
+            // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request.
+            if let Some(line) = timestamp {
+                w.put(&request.msg.bytes[line.start as usize..line.value.end as usize])
+                    .crlf();
+            }
+            put_contact(stack, flow, w);
+            build::end(w);
+        });
+        match written {
+            Some(buf) => stack.send_response(tx, 100, buf, now, out),
+            None => stack.abandon(tx, out),
+        }
     }
 
     /// A call in [`Phase::Locating`] with its caller's leg and the exchange of `request`.
