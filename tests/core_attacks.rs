@@ -347,3 +347,60 @@ fn a_chunk_of_keepalives_is_answered_once() {
     assert_eq!(world.pongs, 2);
     world.end();
 }
+
+#[test]
+fn a_call_is_not_taken_over_by_an_invite_with_its_names_and_a_later_number() {
+    for shards in [1, 2] {
+        let mut world = with_bob(shards);
+        let standing = call(&mut world, "c1");
+        for number in 33_400..33_500 {
+            let again = invite("alice", ALICE, "sip:bob@one.att.net", "c1")
+                .setting("Via", via(ALICE, &format!("again{number}")))
+                .setting("CSeq", format!("{number} INVITE"));
+            world.udp(ALICE, &again);
+            world.response(ALICE, 482);
+        }
+        world.udp(
+            ALICE,
+            &in_dialog("BYE", 33_303, ALICE, &standing.invite_a, &standing.ok_a),
+        );
+        let bye = world.request(BOB, "BYE");
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        assert_eq!(world.calls(), 0);
+        // The names are free again.
+        world.udp(
+            ALICE,
+            &invite("alice", ALICE, "sip:bob@one.att.net", "c1").setting("Via", via(ALICE, "later")),
+        );
+        world.response(ALICE, 100);
+        world.request(BOB, "INVITE");
+        world.end();
+    }
+}
+
+#[test]
+fn messages_with_one_call_id_and_rising_numbers_each_have_their_answer() {
+    let mut world = with_bob(1);
+    let mut there = Vec::new();
+    for number in 1..=50 {
+        let message = Message::request("MESSAGE", "sip:bob@one.att.net")
+            .with("Via", via(ALICE, &format!("m{number}")))
+            .with("From", "<sip:alice@one.att.net>;tag=m1")
+            .with("To", "<sip:bob@one.att.net>")
+            .with("Call-ID", "m1")
+            .with("CSeq", format!("{number} MESSAGE"))
+            .with_body("text/plain", "hello");
+        world.udp(ALICE, &message);
+        there.push(world.request(BOB, "MESSAGE"));
+    }
+    for (message, number) in there.iter().zip(1..) {
+        world.udp(BOB, &answer(message, 200, "OK", "b1", BOB));
+        assert_eq!(
+            world.response(ALICE, 200).text("CSeq"),
+            format!("{number} MESSAGE")
+        );
+    }
+    assert_eq!(world.calls(), 0);
+    world.end();
+}

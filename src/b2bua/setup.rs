@@ -72,12 +72,14 @@ impl B2bua {
         };
         // §8.2.2.2: the same request over another path is "merged"; it has a transaction of its own, and so came this far.
         let key = stack.keyer.dialog(request.call_id, from_tag);
+        // While a call stands a later number does not begin another beside it, which would take its requests.
         let is_merged = self.call_by_key(key).is_some_and(|call| {
             call.phase != Phase::Ending
-                && self
-                    .legs
-                    .get(call.caller)
-                    .is_some_and(|leg| leg.remote_cseq >= request.cseq.number)
+                && (call.is_invite
+                    || self
+                        .legs
+                        .get(call.caller)
+                        .is_some_and(|leg| leg.remote_cseq >= request.cseq.number))
         });
         // A Call-ID of ours outside a dialog has come back to us: one of the contacts leads here.
         if is_merged || stack.key.parse(request.call_id).is_some() {
@@ -237,6 +239,11 @@ impl B2bua {
         });
         match exchange {
             Some(exchange) => {
+                // What bore the key before is over, or waits for one answer only. Each key stands once: whoever sends a
+                // thousand requests with one would otherwise have a thousand links looked at whenever one of them ends.
+                if let Some(before) = self.by_key.get(key) {
+                    self.by_key.remove(key, before);
+                }
                 self.by_key.insert(key, call.slot);
                 Some((call, exchange))
             }
