@@ -113,7 +113,7 @@ fn warm(mut run: impl FnMut(&mut Only), kind: Kind) {
     run(&mut Only { kind: other, seen: 0 });
 }
 
-// A stopwatch: it reads the clock for itself.
+// A loop that is timed needs a clock; the core itself is given the time.
 #[allow(clippy::disallowed_methods)]
 fn time(phones: &mut Phones, rig: &mut Rig, seconds: f64) {
     let calls_at_once = 1_000;
