@@ -1,7 +1,7 @@
 //! What the reactor alone costs a message: an echo without any SIP, at each kernel level, in CPU time of its thread.
 //!
-//! `cargo run --release --example reactor_cost [ROUNDS [SECONDS]]` (default 5 rounds of 2 seconds). The reactor is pinned to
-//! the first CPU, the load to the second; levels take turns within a round, and the median of the rounds is shown. Run it on a
+//! `cargo run --release --example reactor_cost [ROUNDS [SECONDS [LOAD [LEVEL]]]]` (default 5 rounds of 2 seconds, all loads whose name
+//! contains LOAD, all levels or the one). The reactor is pinned to the first CPU, the load to the second; levels take turns within a round, and the median of the rounds is shown. Run it on a
 //! machine that does nothing else. The last lines are memory of idle connections, without the kernel's own.
 
 use std::io::{Read, Write};
@@ -64,20 +64,25 @@ struct Measured {
 }
 
 fn main() {
-    let mut args = std::env::args()
-        .skip(1)
-        .map(|arg| arg.parse::<u64>().expect("a number"));
-    let rounds = args.next().unwrap_or(5).max(1);
-    let time = Duration::from_secs(args.next().unwrap_or(2).max(1));
+    let mut args = std::env::args().skip(1);
+    let mut number = |default| {
+        args.next()
+            .map_or(default, |arg| arg.parse::<u64>().expect("a number").max(1))
+    };
+    let (rounds, time) = (number(5), Duration::from_secs(number(2)));
+    let (only_load, only_level) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
     let features = Features::probe().expect("io_uring");
     println!(
         "{:<26} {:<8} {:>10} {:>12} {:>14}",
         "load", "level", "CPU ns", "messages/s", "turns/message"
     );
-    for (load_name, load) in LOADS {
+    for (load_name, load) in LOADS.into_iter().filter(|(name, _)| name.contains(&only_load)) {
         let mut measured: [Vec<Measured>; LEVELS.len()] = Default::default();
         for _ in 0..rounds {
-            for ((_, level), measured) in LEVELS.iter().zip(&mut measured) {
+            for ((name, level), measured) in LEVELS.iter().zip(&mut measured) {
+                if !name.contains(&only_level) {
+                    continue;
+                }
                 let features = level.map_or(features, |(major, minor)| {
                     features.limited_to(KernelLevel { major, minor })
                 });
@@ -91,12 +96,17 @@ fn main() {
         }
         for ((level, _), mut measured) in LEVELS.iter().zip(measured) {
             measured.sort_by_key(|measured| measured.cpu_ns);
-            let median = &measured[measured.len() / 2];
+            let Some(median) = measured.get(measured.len() / 2) else {
+                continue;
+            };
             println!(
                 "{load_name:<26} {level:<8} {:>10} {:>12} {:>14.3}",
                 median.cpu_ns, median.messages_a_second, median.turns_a_message
             );
         }
+    }
+    if !only_load.is_empty() {
+        return;
     }
     for (level, limit) in LEVELS {
         let features = limit.map_or(features, |(major, minor)| {
