@@ -33,9 +33,19 @@ fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
         Some(level) => format!("features of Linux {}.{}", level.major, level.minor),
         None => "all kernel features found".to_owned(),
     };
-    let print = |out: &mut dyn Write, text: String| writeln!(out, "{text}").map_err(|error| error.to_string());
-    print(out, format!("ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n", options.shards))?;
-    let phones = bench_harness::demo::DemoOptions { calls: options.calls, plain: options.plain };
+    let print =
+        |out: &mut dyn Write, text: String| writeln!(out, "{text}").map_err(|error| error.to_string());
+    print(
+        out,
+        format!(
+            "ringway on {addr}, UDP and TCP, {} shard(s), {kernel}\n",
+            options.shards
+        ),
+    )?;
+    let phones = bench_harness::demo::DemoOptions {
+        calls: options.calls,
+        plain: options.plain,
+    };
     let result = bench_harness::demo::demo(addr, phones, out);
     server.drain();
     let mut waited = Duration::ZERO;
@@ -45,7 +55,10 @@ fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
     }
     let report = server.stop()?;
     let done = result.map_err(|failure| failure.to_string())?;
-    print(out, format!("\n{done}\n\ntime in the server, from the read to after the send"))?;
+    print(
+        out,
+        format!("\n{done}\n\ntime in the server, from the read to after the send"),
+    )?;
     print(out, Percentiles(&report.histograms).to_string())?;
     if !report.leftovers.is_none() {
         return Err(format!("left over at the end: {:?}", report.leftovers));
@@ -56,7 +69,11 @@ fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
 /// The embedded defaults: loopback, a port of the system's choice, the domain of the captured flows.
 fn config(options: &DemoOptions) -> Config {
     let addr = ([127, 0, 0, 1], 0).into();
-    let listener = |transport| Listener { transport, addr, advertised: advertised(addr) };
+    let listener = |transport| Listener {
+        transport,
+        addr,
+        advertised: advertised(addr),
+    };
     Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         domains: vec!["one.att.net".to_owned()],

@@ -7,11 +7,15 @@
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BufId(u32);
 
-/// Capacity in bytes of each size class. The largest takes a message of the largest legal size with what we add to it.
-pub const CLASS_BYTES: [usize; 5] = [512, 1_536, 4_096, 16_384, 73_728];
+/// Capacity in bytes of each size class. The small ones are those of bindings and dialogs, of which there are many; the
+/// largest takes a message of the largest legal size with what we add to it.
+pub const CLASS_BYTES: [usize; 8] = [256, 384, 512, 768, 1_536, 4_096, 16_384, 73_728];
 
 const CLASS_SHIFT: u32 = 29;
 const INDEX_MASK: u32 = (1 << CLASS_SHIFT) - 1;
+
+// An id has three bits for the class.
+const _: () = assert!(CLASS_BYTES.len() <= 1 << (32 - CLASS_SHIFT));
 
 #[derive(Default)]
 struct Class {
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_says_no_and_never_grows() {
-        let mut pool = Pool::new(CLASS_BYTES[0] + CLASS_BYTES[1]);
+        let mut pool = Pool::new(CLASS_BYTES[0] + CLASS_BYTES[4]);
         let large = pool.put(&[7; 1_000]).expect("room");
         let small = pool.put(b"x").expect("room");
         assert!(pool.put(b"y").is_none());
@@ -236,7 +240,7 @@ mod tests {
         pool.release(stand_in);
         assert_eq!(
             (pool.in_use(), pool.allocated_bytes()),
-            (0, CLASS_BYTES[0] + CLASS_BYTES[1])
+            (0, CLASS_BYTES[0] + CLASS_BYTES[4])
         );
     }
 }

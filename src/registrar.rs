@@ -340,10 +340,24 @@ impl<'a> Said<'a> {
         cfg: &Config,
     ) -> Result<Said<'a>, Refusal> {
         let limits = &cfg.registrar;
+        let (mut expires, mut instance, mut reg_id, mut q) = (None, None, None, None);
+        for param in contact.params_iter() {
+            let first = if param.is(b"expires") {
+                &mut expires
+            } else if param.is(b"+sip.instance") {
+                &mut instance
+            } else if param.is(b"reg-id") {
+                &mut reg_id
+            } else if param.is(b"q") {
+                &mut q
+            } else {
+                continue;
+            };
+            first.get_or_insert(param.value_or_empty());
+        }
         // §10.3 step 7: the parameter, else the header field, else the default. What is malformed counts as not said
         // (§20.10 takes 3600 for it, which is the RFC's own default).
-        let requested = contact
-            .param(b"expires")
+        let requested = expires
             .map(unquoted)
             .or(expires_header)
             .and_then(lex::number)
@@ -355,16 +369,14 @@ impl<'a> Said<'a> {
         if contact.uri.len() + contact.params.len() + request.call_id.len() >= BINDING_TEXT_MAX {
             return Err(Refusal::ContactTooLong);
         }
-        let instance = contact.param(b"+sip.instance").filter(|value| !value.is_empty());
+        let instance = instance.filter(|value| !value.is_empty());
         Ok(Said {
             uri,
             params: contact.params,
             instance,
             // RFC 5626 §4.2: without an instance it means nothing.
-            reg_id: instance
-                .and_then(|_| contact.param(b"reg-id"))
-                .and_then(lex::number),
-            q: contact.param(b"q").and_then(thousandths).unwrap_or(Q_DEFAULT),
+            reg_id: instance.and(reg_id).and_then(lex::number),
+            q: q.and_then(thousandths).unwrap_or(Q_DEFAULT),
             expires_s: requested.min(limits.expires_max_s),
         })
     }

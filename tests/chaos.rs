@@ -280,7 +280,19 @@ impl Crowd {
     }
 }
 
-fn run(seed: u64, damages: bool) {
+/// Buffers that a step finds where they are withheld: none to more than it needs.
+const BUFFERS_PER_STEP: usize = 9;
+
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    None,
+    /// Messages are damaged on their way.
+    Damages,
+    /// Each step of a shard finds few buffers free, or none.
+    NoBuffers,
+}
+
+fn run(seed: u64, trouble: Trouble) {
     let mut rng = Rng(seed);
     let shards = [1, 2, 4][rng.below(3)];
     let mut world = World::with(shards, |cfg| {
@@ -293,7 +305,11 @@ fn run(seed: u64, damages: bool) {
             cfg.limits.subscriptions_max = 2 * shards;
             cfg.limits.buffer_bytes_max = 200_000;
         }
+        if matches!(trouble, Trouble::NoBuffers) {
+            cfg.limits.buffer_bytes_max = 60 * 73_728;
+        }
     });
+    let damages = matches!(trouble, Trouble::Damages);
     world.is_damaged = damages;
     let mut crowd = Crowd {
         rng,
@@ -304,6 +320,10 @@ fn run(seed: u64, damages: bool) {
         damages,
     };
     for _ in 0..150 {
+        if matches!(trouble, Trouble::NoBuffers) {
+            let left = crowd.rng.below(3 * BUFFERS_PER_STEP);
+            crowd.world.buffers_per_step = (left < BUFFERS_PER_STEP).then_some(left);
+        }
         crowd.step();
     }
     // Long after the last word no call stands but those that were answered, and those end with their time.
@@ -323,13 +343,10 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
-fn each_seed(damages: bool) {
+fn each_seed(trouble: Trouble) {
     for seed in seeds() {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed, damages)) {
-            eprintln!(
-                "replay with CHAOS_SEEDS={seed}..{} (damages: {damages})",
-                seed + 1
-            );
+        if let Err(panic) = std::panic::catch_unwind(|| run(seed, trouble)) {
+            eprintln!("replay with CHAOS_SEEDS={seed}..{} ({trouble:?})", seed + 1);
             std::panic::resume_unwind(panic);
         }
     }
@@ -337,10 +354,15 @@ fn each_seed(damages: bool) {
 
 #[test]
 fn phones_that_do_what_they_like_leave_nothing_behind() {
-    each_seed(false);
+    each_seed(Trouble::None);
 }
 
 #[test]
 fn damaged_messages_neither_panic_nor_leave_anything_behind() {
-    each_seed(true);
+    each_seed(Trouble::Damages);
+}
+
+#[test]
+fn a_step_that_runs_out_of_buffers_anywhere_leaves_nothing_behind() {
+    each_seed(Trouble::NoBuffers);
 }

@@ -160,11 +160,11 @@ impl Links {
         lock(&self.reader.conns).contains_key(&conn)
     }
 
-    /// Closes in an orderly way (FIN).
+    /// Closes in an orderly way (FIN). The connection stays open in the other direction until the other side closes too.
     pub fn close(&self, conn: ConnId) {
-        if let Some(stream) = lock(&self.reader.conns).remove(&conn) {
+        if let Some(stream) = lock(&self.reader.conns).get(&conn) {
             // A connection that the other side closed first can't be shut down again; then it is closed already.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Write);
         }
     }
 

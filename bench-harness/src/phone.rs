@@ -272,10 +272,14 @@ impl Phone {
         Ok(conn)
     }
 
-    /// Closes the connection to ringway in an orderly way.
-    pub fn hang_up_connection(&mut self) {
-        if let Some(conn) = self.server_conn.take() {
-            self.links.close(conn);
+    /// Closes the connection to ringway in an orderly way, and waits until ringway has closed it too and so knows.
+    pub fn hang_up_connection(&mut self) -> Outcome {
+        match self.server_conn.take() {
+            Some(conn) => {
+                self.links.close(conn);
+                self.wait_closed(conn)
+            }
+            None => Ok(()),
         }
     }
 

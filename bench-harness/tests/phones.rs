@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bench_harness::call;
+use bench_harness::demo::{DemoOptions, demo};
 use bench_harness::failure::Outcome;
 use bench_harness::ladder::{Ladder, Trace};
 use bench_harness::links::Transport;
@@ -91,4 +92,23 @@ fn a_connection_that_is_broken_off_is_seen_by_the_other_side() -> Outcome {
     ue1.send(&again, Transport::Tcp)?;
     assert_ne!(ue2.expect("OPTIONS")?.conn, got.conn);
     Ok(())
+}
+
+#[test]
+fn the_demo_says_what_was_wrong_where_nobody_serves() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .unwrap();
+    let options = DemoOptions {
+        calls: 1,
+        plain: true,
+    };
+    let mut shown = Vec::new();
+    let failure = demo(closed, options, &mut shown).unwrap_err();
+    assert_eq!((failure.calls_done, failure.calls_failed), (0, 1));
+    assert!(failure.to_string().contains("refused"), "{failure}");
+    assert!(
+        String::from_utf8(shown).unwrap().contains("ringway"),
+        "the ladder was begun"
+    );
 }

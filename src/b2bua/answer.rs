@@ -1,25 +1,29 @@
 //! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
 
-use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
-use crate::msg::request::{Request, Response};
+use crate::msg::request::Response;
 use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack};
-use crate::wire::Effects;
+use crate::wire::{Effects, Flow};
 
-use super::call::{Best, BranchPhase, Phase};
+use super::asked::Asked;
+use super::call::{Best, BranchPhase, Phase, Side};
 use super::in_dialog::is_target_refresh;
 use super::write::{FORWARD_SLACK, edit_response};
-use super::{B2bua, BranchId, ExchangeId, LegId};
+use super::{B2bua, BranchId, CallId, ExchangeId, LegId};
 
 /// RFC 3326: why a phone that rang stops ringing.
 const REASON_ELSEWHERE: &[u8] = b"Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n";
+
+/// Dialogs that the phones of one call may make beside those of their contacts, by answering with tag after tag.
+const TWINS_PER_CALL_MAX: usize = 16;
 
 impl B2bua {
     /// A response on a branch.
@@ -56,19 +60,22 @@ impl B2bua {
                 if response.status == 100 {
                     return;
                 }
-                self.learn(stack, exchange_id, leg, response, out);
+                self.learn(stack, id, response, out);
                 self.pass_back(stack, exchange_id, leg, response, now, out);
             }
             200..=299 if is_invite => {
                 self.set_branch_phase(id, BranchPhase::Accepted);
-                self.learn(stack, exchange_id, leg, response, out);
+                self.learn(stack, id, response, out);
                 self.accepted(stack, exchange_id, id, response, now, out);
             }
             200..=299 => {
-                self.learn(stack, exchange_id, leg, response, out);
+                self.learn(stack, id, response, out);
                 self.remove_branch(stack, id);
-                if !self.is_answered(exchange_id) {
-                    self.pass_back(stack, exchange_id, leg, response, now, out);
+                if !self.is_answered(exchange_id)
+                    && !self.pass_back(stack, exchange_id, leg, response, now, out)
+                {
+                    // What can't be passed on is answered all the same: the exchange, and its call, wait for nothing else.
+                    self.reject(stack, exchange_id, own_failure(500), b"", now, out);
                 }
                 self.finish(stack, exchange_id, out);
             }
@@ -92,6 +99,7 @@ impl B2bua {
             return;
         };
         let (exchange, leg, tx, phase) = (branch.exchange, branch.leg, branch.tx, branch.phase);
+        let cseq = branch.cseq;
         let status = match notice {
             Notice::Message => return,
             Notice::Timeout if stack.user_of(tx).is_some() => {
@@ -104,6 +112,7 @@ impl B2bua {
             Notice::Ended => {
                 self.remove_branch(stack, id);
                 if phase == BranchPhase::Accepted {
+                    self.forget_ack(leg, cseq, out);
                     self.finish(stack, exchange, out);
                 } else {
                     self.failed(stack, exchange, leg, 408, None, now, out);
@@ -113,6 +122,17 @@ impl B2bua {
         };
         self.remove_branch(stack, id);
         self.failed(stack, exchange, leg, status, None, now, out);
+    }
+
+    /// No 2xx to the request of ours with the number `cseq` can come again: the ACK that would answer it goes, unless a later
+    /// request may have put another in its place.
+    fn forget_ack(&mut self, leg: LegId, cseq: u32, out: &mut Effects) {
+        if let Some(leg) = self.legs.get_mut(leg)
+            && leg.local_cseq == cseq
+            && let Some(ack) = leg.ack.take()
+        {
+            out.pool.release(ack);
+        }
     }
 
     /// Timer C (RFC 3261 §16.8): the phone is told to stop ringing. Its branch stays for what it says to that, which may
@@ -179,12 +199,21 @@ impl B2bua {
         let call_id = exchange.call;
         if exchange.is_answered || exchange.server.is_none() {
             // Another phone was faster, or the caller has given up: this one is told at once (RFC 3261 §13.2.2.4, §15).
-            self.acknowledge_and_hang_up(stack, branch, now, out);
+            // Within a call that stands one side has accepted what the other took back: no session is left that both mean.
+            if self.is_within_call(call_id, leg) {
+                self.hang_up(stack, call_id, now, out);
+            } else {
+                self.acknowledge_and_hang_up(stack, branch, now, out);
+            }
             return;
         }
         if !self.pass_back(stack, id, leg, response, now, out) {
-            self.acknowledge_and_hang_up(stack, branch, now, out);
-            self.failed(stack, id, leg, 500, None, now, out);
+            if self.is_within_call(call_id, leg) {
+                self.hang_up(stack, call_id, now, out);
+            } else {
+                self.acknowledge_and_hang_up(stack, branch, now, out);
+                self.failed(stack, id, leg, 500, None, now, out);
+            }
             return;
         }
         self.cancel_branches(stack, id, Some(branch), REASON_ELSEWHERE, now, out);
@@ -198,6 +227,13 @@ impl B2bua {
             stack.metrics.calls_answered.inc();
             self.set_call_timer(stack, call_id, limit);
         }
+    }
+
+    /// Whether a 2xx on this leg is to an INVITE within a call that stands, rather than to the one that began it.
+    fn is_within_call(&self, id: CallId, leg: LegId) -> bool {
+        self.calls.get(id).is_some_and(|call| {
+            call.phase == Phase::Answered && (call.answered == Some(leg) || call.caller == leg)
+        })
     }
 
     /// A 2xx has come again, or a second phone behind the same contact has answered.
@@ -234,10 +270,7 @@ impl B2bua {
             return;
         }
         // RFC 3261 §13.2.2.4: a 2xx of another dialog gets an ACK and, as we have our answer, a BYE.
-        let other = self
-            .twin(leg_id, response, out)
-            .and_then(|dialog| self.insert_callee(call_id, dialog, flow, cseq));
-        match other {
+        match self.add_twin(stack, leg_id, call_id, cseq, flow, response, out) {
             Some(other) => self.acknowledge_and_hang_up_leg(stack, other, cseq, now, out),
             None => stack.metrics.dropped(DropReason::StrayOk),
         }
@@ -248,14 +281,22 @@ impl B2bua {
         let leg = self.legs.get(leg)?;
         let remote_tag = response.to_tag?;
         let target = first_contact(response);
-        let len =
-            leg.dialog.parts(&out.pool).len() + response.to.raw.len() + target.map_or(0, <[u8]>::len) + 256;
+        let mut routes = [0; ROUTES_BYTES_MAX];
+        let mut w = Writer::new(&mut routes);
+        let fits = put_route_set(&response.msg, true, &mut w);
+        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+        let len = leg.dialog.parts(&out.pool).len()
+            + response.to.raw.len()
+            + remote_tag.len()
+            + target.map_or(0, <[u8]>::len)
+            + routes_len;
         let mut draft = out.pool.draft(len)?;
         let parts = leg.dialog.parts(&out.pool);
         let ends = Parts {
             remote: response.to.raw,
             remote_tag,
             target: target.unwrap_or(parts.target),
+            routes: &routes[..routes_len],
             ..parts
         }
         .copy_into(&mut draft.bytes);
@@ -398,24 +439,32 @@ impl B2bua {
     // ---- Passing back ----------------------------------------------------------------------------------------------
 
     /// What a response of the phone says of the dialog: its tag, target and route set (RFC 3261 §12.1.2, §12.2.1.2).
-    fn learn(
-        &mut self,
-        stack: &Stack,
-        id: ExchangeId,
-        leg_id: LegId,
-        response: &Response<'_>,
-        out: &mut Effects,
-    ) {
-        let Some(exchange) = self.exchanges.get(id) else {
+    fn learn(&mut self, stack: &Stack, id: BranchId, response: &Response<'_>, out: &mut Effects) {
+        let Some(branch) = self.branches.get(id) else {
             return;
         };
-        let method = exchange.method;
-        let Some(leg) = self.legs.get_mut(leg_id) else {
+        let (leg_id, cseq) = (branch.leg, branch.cseq);
+        let Some(method) = self
+            .exchanges
+            .get(branch.exchange)
+            .map(|exchange| exchange.method)
+        else {
             return;
         };
-        let Some(tag) = response.to_tag else { return };
+        let (Some(tag), Some(leg)) = (response.to_tag, self.legs.get(leg_id)) else {
+            return;
+        };
+        let Some(call) = self.calls.get(leg.call) else {
+            return;
+        };
+        let (call_id, flow) = (leg.call, leg.flow);
         let target = first_contact(response);
-        if leg.dialog.parts(&out.pool).remote_tag == tag {
+        let remote_tag = leg.dialog.parts(&out.pool).remote_tag;
+        let (is_known, is_new) = (remote_tag == tag, remote_tag.is_empty());
+        let begins_dialog =
+            method == Method::Invite && leg.side == Side::Callee && call.answered != Some(leg_id);
+        // §13.2.2.4: the 2xx says the route set of its dialog anew.
+        if is_known && !(begins_dialog && response.status >= 200) {
             if let Some(target) = target
                 && is_target_refresh(method)
             {
@@ -423,27 +472,80 @@ impl B2bua {
             }
             return;
         }
-        if method != Method::Invite || self.calls.get(leg.call).and_then(|call| call.answered) == Some(leg_id)
-        {
+        if !begins_dialog {
             return;
         }
-        let mut routes = [0; ROUTES_BYTES_MAX];
-        let mut w = Writer::new(&mut routes);
-        let fits = put_route_set(&response.msg, true, &mut w);
-        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+        if !is_known && !is_new {
+            // §12.1: another tag is another dialog: the phone's contact has forked. The branch goes on in it.
+            let other = match self.callee_with_tag(call, tag, Some(response.call_id), &out.pool) {
+                Some(known) => Some(known),
+                None => self.add_twin(stack, leg_id, call_id, cseq, flow, response, out),
+            };
+            match (other, self.branches.get_mut(id)) {
+                (Some(other), Some(branch)) => branch.leg = other,
+                // One too many: only an answer takes the place of what was there.
+                (None, _) if response.status < 200 => return,
+                (None | Some(_), _) => {}
+            }
+        }
+        let Some(leg_id) = self.branches.get(id).map(|branch| branch.leg) else {
+            return;
+        };
+        let Some(leg) = self.legs.get_mut(leg_id) else {
+            return;
+        };
         let change = Change {
             remote: Some(response.to.raw),
             remote_tag: Some(tag),
-            target: None,
-            routes: Some(&routes[..routes_len]),
+            target,
+            routes: Some(b""),
         };
-        if !leg.dialog.change(&change, &mut out.pool) {
+        let changed = if response.msg.line(Name::RecordRoute).is_none() {
+            leg.dialog.change(&change, &mut out.pool)
+        } else {
+            let mut routes = [0; ROUTES_BYTES_MAX];
+            let mut w = Writer::new(&mut routes);
+            let fits = put_route_set(&response.msg, true, &mut w);
+            let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+            let routes = Some(&routes[..routes_len]);
+            leg.dialog.change(&Change { routes, ..change }, &mut out.pool)
+        };
+        if !changed {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;
         }
         if let Some(target) = target {
             self.set_target(stack, leg_id, target, None, out);
         }
+    }
+
+    /// A leg for the dialog that a response with another To tag makes beside a leg's own. `None`: no room, or too many.
+    #[allow(clippy::too_many_arguments)]
+    fn add_twin(
+        &mut self,
+        stack: &Stack,
+        leg: LegId,
+        call_id: CallId,
+        cseq: u32,
+        flow: Flow,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) -> Option<LegId> {
+        let mut callees = 0;
+        let mut next = self.calls.get(call_id)?.first_callee;
+        while let Some(leg) = next.and_then(|id| self.legs.get(id)) {
+            callees += 1;
+            next = leg.next;
+        }
+        if callees >= stack.cfg.limits.forks_max + TWINS_PER_CALL_MAX || self.legs.is_full() {
+            return None;
+        }
+        let dialog = self.twin(leg, response, out)?;
+        let id = self.insert_callee(call_id, dialog, flow, cseq)?;
+        if let Some(target) = first_contact(response) {
+            self.set_target(stack, id, target, None, out);
+        }
+        Some(id)
     }
 
     /// Sends a response back on the server transaction of its exchange. `false`: it could not be written.
@@ -466,11 +568,11 @@ impl B2bua {
             self.mark_answered(id, response.status, out);
             return true;
         };
-        let Some(request) = exchange.request else {
+        let Some(asked) = exchange.asked else {
             return false;
         };
         let from = exchange.from;
-        let Some(buf) = self.write_back(stack, request, from, server, response, out) else {
+        let Some(buf) = self.write_back(stack, &asked, from, response, out) else {
             return false;
         };
         self.mark_answered(id, response.status, out);
@@ -489,51 +591,30 @@ impl B2bua {
     }
 
     fn drop_request(&mut self, id: ExchangeId, out: &mut Effects) {
-        if let Some(request) = self
+        if let Some(asked) = self
             .exchanges
             .get_mut(id)
-            .and_then(|exchange| exchange.request.take())
+            .and_then(|exchange| exchange.asked.take())
         {
-            out.pool.release(request);
+            asked.release(&mut out.pool);
         }
     }
 
     fn write_back(
         &mut self,
         stack: &Stack,
-        request: BufId,
+        asked: &Asked,
         from: LegId,
-        server: crate::transaction::TxId,
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
         let flow = self.legs.get(from)?.flow;
-        let source = stack.source_of(server)?;
-        let len = response.msg.len() + out.pool.get(request).len() + FORWARD_SLACK;
+        let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
-        let mut table = self.table.take()?;
-        let mut scratch = self.scratch.take()?;
-        let bytes = out.pool.get(request);
-        // The head alone may be kept: a body that is missing is no matter here.
-        _ = scan(bytes, &mut table);
-        let written = Request::check(Message { bytes, table: &table })
-            .ok()
-            .and_then(|request| {
-                edit_response(
-                    &mut self.edits,
-                    &mut scratch,
-                    stack,
-                    response,
-                    &request,
-                    source,
-                    flow,
-                );
-                self.edits.apply(response.msg.bytes, &mut draft.bytes).ok()
-            });
-        (self.table, self.scratch) = (Some(table), Some(scratch));
-        match written {
-            Some(len) => Some(out.pool.commit(draft, len)),
-            None => {
+        edit_response(&mut self.edits, stack, response, &asked.lines(&out.pool), flow);
+        match self.edits.apply(response.msg.bytes, &mut draft.bytes) {
+            Ok(len) => Some(out.pool.commit(draft, len)),
+            Err(_) => {
                 out.pool.discard(draft);
                 stack.metrics.dropped(DropReason::TooLarge);
                 None
@@ -569,8 +650,7 @@ impl B2bua {
 }
 
 fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
-    let contact = NameAddr::parse(response.msg.elements(Name::Contact).next()?).ok()?;
-    Some(contact.uri)
+    NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of)
 }
 
 /// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.

@@ -10,6 +10,8 @@ use crate::transaction::TxId;
 use crate::transaction::key::Key;
 use crate::wire::Flow;
 
+use super::asked::Asked;
+
 pub type CallId = Id<Call>;
 pub type LegId = Id<Leg>;
 pub type ExchangeId = Id<Exchange>;
@@ -73,7 +75,9 @@ pub struct Exchange {
     pub call: CallId,
     /// `None` for a request of our own.
     pub server: Option<TxId>,
-    /// The request as received, for writing its responses; dropped once the final one was sent.
+    /// For writing its responses; dropped once the final one was sent.
+    pub asked: Option<Asked>,
+    /// The request as received, while it waits for a look-up on another shard.
     pub request: Option<BufId>,
     pub method: Method,
     /// The leg that it came on.

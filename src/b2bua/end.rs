@@ -178,6 +178,7 @@ impl B2bua {
         let exchange = self.add_exchange(Exchange {
             call,
             server: None,
+            asked: None,
             request: None,
             method: Method::Bye,
             from: leg_id,

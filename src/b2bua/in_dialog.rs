@@ -1,17 +1,19 @@
 //! Requests within a call: carried from the leg that they came on to the other, with CSeq numbers of that leg.
 
-use crate::dialog::Change;
+use crate::dialog::{Change, target_of};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
 use crate::msg::uri::Uri;
+use crate::pool::Pool;
 use crate::time::Instant;
 use crate::transaction::destination::route;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
+use super::asked::Asked;
 use super::call::{Exchange, Phase, Side};
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, rack_cseq};
@@ -45,7 +47,8 @@ impl B2bua {
             // Only BYEs may still cross each other once the call is ending.
             Some(call) if call.phase == Phase::Ending && !is_bye => return false,
             Some(call) => {
-                if is_bye {
+                // §15.1.1: before the answer a BYE ends its early dialog; what becomes of the INVITE decides about the call.
+                if is_bye && call.phase == Phase::Answered {
                     call.phase = Phase::Ending;
                 }
             }
@@ -55,6 +58,10 @@ impl B2bua {
             self.refresh_target(stack, from, request, stack.flow_of(tx), out);
         }
         match self.carry(stack, request, tx, from, to, now, out) {
+            // §17.2.1: the other phone may take its time, and its own 100 goes no further.
+            Ok(()) if request.method == Method::Invite => {
+                stack.respond(tx, request, 100, None, |_| {}, now, out);
+            }
             Ok(()) => {}
             Err(status) => {
                 let extra: &[u8] = if status.0 == 503 { RETRY_AFTER } else { b"" };
@@ -81,20 +88,19 @@ impl B2bua {
         let call = self.legs.get(from).ok_or(FULL)?.call;
         let rack = match request.method {
             // RFC 3262 §7.2: RAck names the INVITE by its number on this leg; on the other it has another.
-            Method::Prack => rack_cseq(request).and_then(|cseq| self.invite_cseq(from, to, cseq)),
+            Method::Prack => rack_cseq(request).and_then(|cseq| self.invite_cseq(from, to, cseq, &out.pool)),
             _ => None,
         };
         let other = self.legs.get_mut(to).ok_or(FULL)?;
         other.local_cseq += 1;
         let cseq = other.local_cseq;
-        let copy = out
-            .pool
-            .put(&request.msg.bytes[..request.msg.head_end() as usize])
-            .ok_or(FULL)?;
+        let source = stack.source_of(tx).ok_or(FULL)?;
+        let asked = Asked::keep(request, source, &mut out.pool).ok_or(FULL)?;
         let exchange = self.add_exchange(Exchange {
             call,
             server: Some(tx),
-            request: Some(copy),
+            asked: Some(asked),
+            request: None,
             method: request.method,
             from,
             cseq: request.cseq.number,
@@ -104,7 +110,7 @@ impl B2bua {
             is_answered: false,
         });
         let Some(exchange) = exchange else {
-            out.pool.release(copy);
+            asked.release(&mut out.pool);
             return Err(FULL);
         };
         let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);
@@ -196,11 +202,13 @@ impl B2bua {
     }
 
     /// The number that the INVITE with `cseq` on leg `from` has on leg `to`.
-    fn invite_cseq(&self, from: LegId, to: LegId, cseq: u32) -> Option<u32> {
+    fn invite_cseq(&self, from: LegId, to: LegId, cseq: u32, pool: &Pool) -> Option<u32> {
         let exchange = self.find_invite_exchange(from, cseq)?;
+        // A branch made several dialogs where its phone's contact forked: they share its Call-ID.
+        let call_id = |leg: LegId| self.legs.get(leg).map(|leg| leg.dialog.parts(pool).call_id);
         let mut next = self.exchanges.get(exchange)?.first_branch;
         while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
-            if branch.leg == to {
+            if branch.leg == to || call_id(branch.leg) == call_id(to) {
                 return Some(branch.cseq);
             }
             next = branch.next;
@@ -234,18 +242,20 @@ impl B2bua {
             return false;
         };
         // §13.2.2.4: the ACK bears the number of the INVITE on its leg.
-        let Some(cseq) = self.invite_cseq(from, to, request.cseq.number) else {
+        let Some(cseq) = self.invite_cseq(from, to, request.cseq.number, &out.pool) else {
             return false;
         };
-        if !stack.acknowledged(server, now, out) {
+        if !stack.awaits_ack(server) {
             // It came before: the phone behind answers for itself when it repeats its 2xx.
             stack.metrics.retransmissions_absorbed.inc();
             return true;
         }
         let branch = stack.stateless_token();
         let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else {
+            // Nothing has been acknowledged: the 2xx goes out again, and its ACK comes again.
             return true;
         };
+        stack.acknowledged(server, now, out);
         stack.count_request(Method::Ack);
         self.send_ack(to, buf, out);
         // The phone's side of it may have been over before.
@@ -279,7 +289,7 @@ impl B2bua {
         let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else {
             return;
         };
-        self.set_target(stack, leg, contact.uri, source, out);
+        self.set_target(stack, leg, target_of(contact.uri), source, out);
     }
 
     /// Moves a leg's remote target, and with it the flow of its requests.

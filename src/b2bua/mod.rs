@@ -5,23 +5,24 @@
 //! responses back, [`end`] cancels, hangs up and forgets.
 
 mod answer;
+mod asked;
 mod call;
 mod end;
 mod in_dialog;
 mod setup;
 mod write;
 
-use crate::msg::build::Writer;
+use crate::msg::build::{self, Writer};
 use crate::msg::edit::Edits;
 use crate::msg::method::Method;
 use crate::msg::request::Request;
-use crate::msg::scan::{Message, Table, scan};
+use crate::msg::scan::Table;
 use crate::pool::{BufId, CLASS_BYTES, Pool};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::{Token, TokenKind};
-use crate::transaction::key::KeyMap;
+use crate::transaction::key::{Key, KeyIndex};
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::Effects;
 
@@ -40,7 +41,7 @@ pub struct B2bua {
     legs: Slots<Leg>,
     exchanges: Slots<Exchange>,
     branches: Slots<Branch>,
-    by_key: KeyMap<CallId>,
+    by_key: KeyIndex,
     edits: Box<Edits>,
     /// For a message that is read again from its buffer, and a second one beside it.
     table: Option<Box<Table>>,
@@ -59,7 +60,7 @@ impl B2bua {
             legs: Slots::new(calls_max.saturating_mul(4)),
             exchanges: Slots::new(calls_max.saturating_mul(4)),
             branches: Slots::new(calls_max.saturating_mul(4)),
-            by_key: KeyMap::default(),
+            by_key: KeyIndex::new(calls_max),
             edits: Box::new(Edits::new()),
             table: Some(Box::new(Table::new())),
             second_table: Some(Box::new(Table::new())),
@@ -105,10 +106,14 @@ impl B2bua {
             let is_ours = leg.dialog.parts(pool).local_tag == to_tag;
             return is_ours.then_some((id, call.caller));
         }
-        let call_id = self.by_key.get(&stack.keyer.dialog(request.call_id, from_tag))?;
-        let call = self.calls.get(*call_id)?;
+        let call = self.call_by_key(stack.keyer.dialog(request.call_id, from_tag))?;
         let callee = self.callee_with_tag(call, to_tag, None, pool)?;
         Some((call.caller, callee))
+    }
+
+    /// The call whose first request had this Call-ID and From tag.
+    fn call_by_key(&self, key: Key) -> Option<&Call> {
+        self.calls.get(self.calls.id_at(self.by_key.get(key)?)?)
     }
 
     fn callee_with_tag(&self, call: &Call, tag: &[u8], call_id: Option<&[u8]>, pool: &Pool) -> Option<LegId> {
@@ -130,7 +135,8 @@ impl B2bua {
     fn add_exchange(&mut self, exchange: Exchange) -> Option<ExchangeId> {
         let call_id = exchange.call;
         let call = self.calls.get_mut(call_id)?;
-        if call.exchanges >= EXCHANGES_PER_CALL_MAX {
+        // What a peer asks for is bounded; a BYE of ours is not among it, or a busy call could not be ended.
+        if exchange.server.is_some() && call.exchanges >= EXCHANGES_PER_CALL_MAX {
             return None;
         }
         let next = call.first_exchange;
@@ -195,6 +201,9 @@ impl B2bua {
         if let Some(request) = exchange.request {
             out.pool.release(request);
         }
+        if let Some(asked) = exchange.asked {
+            asked.release(&mut out.pool);
+        }
         if let Some(response) = exchange.best.and_then(|best| best.response) {
             out.pool.release(response);
         }
@@ -222,8 +231,10 @@ impl B2bua {
             self.remove_exchange(stack, exchange, out);
         }
         let Some(call) = self.calls.remove(id) else { return };
-        if self.by_key.get(&call.key) == Some(&id) {
-            self.by_key.remove(&call.key);
+        self.by_key.remove(call.key, id.slot);
+        if let Some(caller) = self.legs.get(call.caller) {
+            let call_id = caller.dialog.parts(&out.pool).call_id;
+            tracing::debug!(call_id = %call_id.escape_ascii(), "call over");
         }
         if let Some(timer) = call.timer {
             stack.wheel.cancel(timer);
@@ -299,7 +310,7 @@ impl B2bua {
         call.timer = Some(stack.wheel.insert(at, timer));
     }
 
-    /// Answers an exchange with a failure of our own. The request is read from its buffer again.
+    /// Answers an exchange with a failure of our own.
     fn reject(
         &mut self,
         stack: &mut Stack,
@@ -313,22 +324,27 @@ impl B2bua {
             return;
         };
         exchange.is_answered = true;
-        let (Some(server), Some(request)) = (exchange.server, exchange.request.take()) else {
+        let (Some(server), Some(asked)) = (exchange.server, exchange.asked.take()) else {
             return;
         };
-        let (Some(mut table), Some(mut copy)) = (self.table.take(), self.scratch.take()) else {
-            return;
+        let fresh;
+        let to_tag = if asked.has_to_tag() {
+            &b""[..]
+        } else {
+            fresh = stack.stateless_tag();
+            &fresh
         };
-        let len = out.pool.get(request).len();
-        copy[..len].copy_from_slice(out.pool.get(request));
-        let bytes = &copy[..len];
-        // Of a request within a dialog the head alone is kept: that its body is missing is no matter here.
-        _ = scan(bytes, &mut table);
-        if let Ok(request) = Request::check(Message { bytes, table: &table }) {
-            stack.respond_because(server, &request, status, None, |w| _ = w.put(extra), now, out);
+        let len = asked.len() + write::FORWARD_SLACK;
+        let written = stack.write(len, out, |w, pool| {
+            asked.lines(pool).put_head(w, status, to_tag);
+            w.put(extra);
+            build::end(w);
+        });
+        asked.release(&mut out.pool);
+        match written {
+            Some(buf) => stack.send_response(server, status.0, buf, now, out),
+            None => stack.abandon(server, out),
         }
-        out.pool.release(request);
-        (self.table, self.scratch) = (Some(table), Some(copy));
     }
 
     /// Opens a client transaction toward a leg's phone and makes it a branch of the exchange.
@@ -395,7 +411,9 @@ impl B2bua {
             branch,
             rack_cseq,
         };
-        write::edit_request(&mut self.edits, stack, request, &outgoing);
+        if !write::edit_request(&mut self.edits, stack, request, &outgoing) {
+            return None;
+        }
         self.edits.apply(request.msg.bytes, dst).ok()
     }
 
@@ -411,7 +429,8 @@ impl B2bua {
     ) -> Option<BufId> {
         let leg = self.legs.get(leg_id)?;
         let tag_leg = self.tag_leg(leg);
-        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len();
+        let tag_len = tag_leg.map_or(0, |callee| callee.dialog.parts(&out.pool).remote_tag.len());
+        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len() + tag_len;
         let mut draft = out.pool.draft(len)?;
         let mut w = Writer::new(&mut draft.bytes);
         let parts = leg.dialog.parts(&out.pool);

@@ -1,22 +1,26 @@
 //! How a call begins: a request outside any dialog is taken in, the subscriber it is for is looked up, and each contact of
 //! that subscriber is rung on a leg of its own.
 
-use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::DropReason;
-use crate::msg::build::Writer;
+use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
+use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
+use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::destination::{RouteError, route};
+use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
+use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
 use super::write::{FORWARD_SLACK, put_contact};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
@@ -35,11 +39,13 @@ const LOOK_UP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl B2bua {
     /// Takes in a request outside any dialog, on its server transaction `tx`. An INVITE gets its 100 at once.
+    /// `comes_back`: [`B2bua::found`] will be given the request again, so that no copy of it need be kept.
     pub fn begin(
         &mut self,
         stack: &mut Stack,
         request: &Request<'_>,
         tx: TxId,
+        comes_back: bool,
         now: Instant,
         out: &mut Effects,
     ) -> Begun {
@@ -66,17 +72,15 @@ impl B2bua {
         };
         // §8.2.2.2: the same request over another path is "merged"; it has a transaction of its own, and so came this far.
         let key = stack.keyer.dialog(request.call_id, from_tag);
-        let is_merged = self
-            .by_key
-            .get(&key)
-            .and_then(|id| self.calls.get(*id))
-            .is_some_and(|call| {
-                call.phase != Phase::Ending
-                    && self
+        // While a call stands a later number does not begin another beside it, which would take its requests.
+        let is_merged = self.call_by_key(key).is_some_and(|call| {
+            call.phase != Phase::Ending
+                && (call.is_invite
+                    || self
                         .legs
                         .get(call.caller)
-                        .is_some_and(|leg| leg.remote_cseq >= request.cseq.number)
-            });
+                        .is_some_and(|leg| leg.remote_cseq >= request.cseq.number))
+        });
         // A Call-ID of ours outside a dialog has come back to us: one of the contacts leads here.
         if is_merged || stack.key.parse(request.call_id).is_some() {
             stack.respond(tx, request, 482, None, |_| {}, now, out);
@@ -85,8 +89,18 @@ impl B2bua {
         let Some(source_flow) = stack.flow_of(tx) else {
             return Begun::Answered;
         };
-        let target = contact.map_or(&b""[..], |contact| contact.uri);
-        let flow = match Uri::parse(target)
+        let target = contact.map_or(&b""[..], |contact| target_of(contact.uri));
+        // §12.2.1.1: the way back is the route set that the request leaves, which begins with the nearest proxy.
+        let next_hop = match request
+            .msg
+            .elements(Name::RecordRoute)
+            .next()
+            .map(NameAddr::parse)
+        {
+            Some(Ok(route)) => route.uri,
+            Some(Err(_)) | None => target,
+        };
+        let flow = match Uri::parse(next_hop)
             .ok()
             .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
         {
@@ -94,7 +108,8 @@ impl B2bua {
             // A host name, or a transport that we lack: answers reach it, so requests may too.
             Some(Err(_)) | None => source_flow,
         };
-        let Some((call, exchange)) = self.add_call(stack, request, from_tag, target, flow, tx, out) else {
+        let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, target, flow, tx, out)
+        else {
             return unavailable(stack, tx, request, "Call Limit Reached", now, out);
         };
         stack.set_user(
@@ -104,18 +119,49 @@ impl B2bua {
                 generation: exchange.generation,
             },
         );
-        self.by_key.insert(key, call);
         if is_invite {
             stack.metrics.calls_started.inc();
             // call-flows: 100 at once, with our Contact.
-            let mut contact = [0; 512];
-            let mut w = Writer::new(&mut contact);
-            put_contact(stack, flow, &mut w);
-            let len = w.finish().unwrap_or(0);
-            stack.respond(tx, request, 100, None, |w| _ = w.put(&contact[..len]), now, out);
+            self.send_trying(stack, request, exchange, tx, flow, now, out);
+        }
+        if !comes_back && !self.keep_request(exchange, request, out) {
+            self.fail(stack, exchange, (503, "Buffer Limit Reached"), now, out);
+            return Begun::Answered;
         }
         self.set_call_timer(stack, call, now + LOOK_UP_TIMEOUT);
         Begun::Waiting(exchange)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_trying(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        exchange: ExchangeId,
+        tx: TxId,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(asked) = self.exchanges.get(exchange).and_then(|exchange| exchange.asked) else {
+            return;
+        };
+        let timestamp = request.msg.line(Name::Timestamp);
+        let len = asked.len() + timestamp.map_or(0, |line| line.span().len()) + FORWARD_SLACK;
+        let written = stack.write(len, out, |w, pool| {
+            asked.lines(pool).put_head(w, (100, reason_phrase(100)), b"");
+            // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request.
+            if let Some(line) = timestamp {
+                w.put(&request.msg.bytes[line.start as usize..line.value.end as usize])
+                    .crlf();
+            }
+            put_contact(stack, flow, w);
+            build::end(w);
+        });
+        match written {
+            Some(buf) => stack.send_response(tx, 100, buf, now, out),
+            None => stack.abandon(tx, out),
+        }
     }
 
     /// A call in [`Phase::Locating`] with its caller's leg and the exchange of `request`.
@@ -124,6 +170,7 @@ impl B2bua {
         &mut self,
         stack: &Stack,
         request: &Request<'_>,
+        key: Key,
         from_tag: &[u8],
         target: &[u8],
         flow: Flow,
@@ -146,13 +193,13 @@ impl B2bua {
             target,
             routes: &routes[..routes_len],
         };
-        let copy = out.pool.put(&request.msg.bytes[..request.msg.len()])?;
+        let asked = Asked::keep(request, stack.source_of(tx)?, &mut out.pool)?;
         let Some(dialog) = Dialog::new(&parts, &mut out.pool) else {
-            out.pool.release(copy);
+            asked.release(&mut out.pool);
             return None;
         };
         let call = self.calls.insert(Call {
-            key: stack.keyer.dialog(request.call_id, from_tag),
+            key,
             phase: Phase::Locating,
             // Its leg follows; a call that can't have one goes again before anybody sees it.
             caller: LegId::new(u32::MAX, 0),
@@ -179,7 +226,8 @@ impl B2bua {
             self.add_exchange(Exchange {
                 call,
                 server: Some(tx),
-                request: Some(copy),
+                asked: Some(asked),
+                request: None,
                 method: request.method,
                 from: leg,
                 cseq: request.cseq.number,
@@ -190,25 +238,64 @@ impl B2bua {
             })
         });
         match exchange {
-            Some(exchange) => Some((call, exchange)),
+            Some(exchange) => {
+                // What bore the key before is over, or waits for one answer only. Each key stands once: whoever sends a
+                // thousand requests with one would otherwise have a thousand links looked at whenever one of them ends.
+                if let Some(before) = self.by_key.get(key) {
+                    self.by_key.remove(key, before);
+                }
+                self.by_key.insert(key, call.slot);
+                Some((call, exchange))
+            }
             None => {
                 // The slots of legs and exchanges are sized after those of calls: only a crowd of forks gets here.
                 if let Some(leg) = leg {
                     self.remove_leg(leg, out);
                 }
                 self.calls.remove(call);
-                out.pool.release(copy);
+                asked.release(&mut out.pool);
                 None
             }
         }
     }
 
-    /// The answer to the look-up that `id` waits for.
+    /// Keeps the whole request until its look-up is answered. `false`: there is no buffer.
+    fn keep_request(&mut self, id: ExchangeId, request: &Request<'_>, out: &mut Effects) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return false;
+        };
+        exchange.request = out.pool.put(&request.msg.bytes[..request.msg.len()]);
+        exchange.request.is_some()
+    }
+
+    /// The answer to the look-up that `id` waits for. `request` is the request itself where it is still at hand.
     pub fn found(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
         contacts: &ContactSet,
+        request: Option<&Request<'_>>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        let kept = exchange.request.take();
+        self.found_with(stack, id, contacts, request, kept, now, out);
+        if let Some(kept) = kept {
+            out.pool.release(kept);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn found_with(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        contacts: &ContactSet,
+        request: Option<&Request<'_>>,
+        kept: Option<BufId>,
         now: Instant,
         out: &mut Effects,
     ) {
@@ -234,7 +321,7 @@ impl B2bua {
             Outcome::Contacts => {
                 let mut refusal = Some((480, "No Contact Can Be Reached"));
                 for contact in contacts.iter().take(stack.cfg.limits.forks_max) {
-                    match self.ring(stack, id, &contact, now, out) {
+                    match self.ring(stack, id, &contact, request, kept, now, out) {
                         Ok(()) => refusal = None,
                         Err(Failed::Route(RouteError::Ourselves)) => {
                             refusal = refusal.map(|_| (482, "Loop Detected"));
@@ -243,7 +330,8 @@ impl B2bua {
                             RouteError::Scheme
                             | RouteError::HostName
                             | RouteError::Transport
-                            | RouteError::NoListener,
+                            | RouteError::NoListener
+                            | RouteError::NotOneHost,
                         )) => {}
                         Err(Failed::Full) => refusal = refusal.map(|_| (503, "Limit Reached")),
                         Err(Failed::TooLarge) => {
@@ -286,52 +374,59 @@ impl B2bua {
         self.remove_if_over(stack, call, out);
     }
 
-    /// Sends the request to one contact, on a leg of its own.
+    /// Sends the request, which is at hand or in the buffer `kept`, to one contact, on a leg of its own.
+    #[allow(clippy::too_many_arguments)]
     fn ring(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
         contact: &Contact<'_>,
+        request: Option<&Request<'_>>,
+        kept: Option<BufId>,
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), Failed> {
-        let uri = Uri::parse(contact.uri).map_err(|_| Failed::Route(RouteError::Scheme))?;
+        let target = target_of(contact.uri);
+        let uri = Uri::parse(target).map_err(|_| Failed::Route(RouteError::Scheme))?;
         let flow = route(&stack.cfg, &uri, Some(contact.flow)).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
-        let kept = exchange.request.ok_or(Failed::Full)?;
         let leg = self
-            .add_callee(stack, call, contact.uri, flow, out)
+            .add_callee(stack, call, target, flow, out)
             .ok_or(Failed::Full)?;
-        let len = out.pool.get(kept).len() + FORWARD_SLACK + 4 * contact.uri.len();
+        let received = match (request, kept) {
+            (Some(request), _) => request.msg.len(),
+            (None, Some(kept)) => out.pool.get(kept).len(),
+            (None, None) => 0,
+        };
+        let len = received + FORWARD_SLACK + 4 * target.len();
         let mut draft = out.pool.draft(len).ok_or(Failed::Full)?;
         let Some(tx) = self.open_branch(stack, id, leg, method, 1, out) else {
             out.pool.discard(draft);
             return Err(Failed::Full);
         };
-        let mut table = self.table.take().expect("whoever takes the table puts it back");
-        let bytes = out.pool.get(kept);
-        let written = scan(bytes, &mut table)
-            .and_then(|()| Request::check(Message { bytes, table: &table }))
-            .ok()
-            .and_then(|request| {
-                let branch = token_of(stack, tx);
-                self.write_forward(
-                    stack,
-                    &request,
-                    leg,
-                    b"",
-                    1,
-                    branch,
-                    None,
-                    &out.pool,
-                    &mut draft.bytes,
-                )
-            });
-        self.table = Some(table);
+        let branch = token_of(stack, tx);
+        let (pool, dst) = (&out.pool, &mut draft.bytes[..]);
+        let written = match (request, kept) {
+            (Some(request), _) => self.write_forward(stack, request, leg, b"", 1, branch, None, pool, dst),
+            (None, Some(kept)) => {
+                let mut table = self.table.take().expect("whoever takes the table puts it back");
+                let bytes = pool.get(kept);
+                let written = scan(bytes, &mut table)
+                    .and_then(|()| Request::check(Message { bytes, table: &table }))
+                    .ok()
+                    .and_then(|request| {
+                        self.write_forward(stack, &request, leg, b"", 1, branch, None, pool, dst)
+                    });
+                self.table = Some(table);
+                written
+            }
+            (None, None) => None,
+        };
         match written {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
+                self.log_leg(leg, &out.pool);
                 stack.count_request(method);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
@@ -342,6 +437,26 @@ impl B2bua {
                 Err(Failed::TooLarge)
             }
         }
+    }
+
+    /// Says in the log which Call-ID goes with which: a call is followed by the caller's from here to its legs.
+    fn log_leg(&self, leg: LegId, pool: &Pool) {
+        let Some(leg) = self.legs.get(leg) else { return };
+        let Some(caller) = self
+            .calls
+            .get(leg.call)
+            .and_then(|call| self.legs.get(call.caller))
+        else {
+            return;
+        };
+        tracing::debug!(
+            call_id = %caller.dialog.parts(pool).call_id.escape_ascii(),
+            leg_call_id = %leg.dialog.parts(pool).call_id.escape_ascii(),
+            target = %leg.dialog.parts(pool).target.escape_ascii(),
+            peer = %leg.flow.peer,
+            transport = leg.flow.transport.name(),
+            "leg"
+        );
     }
 
     /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact.

@@ -1,9 +1,7 @@
 //! How a message changes when it crosses from one leg to the other. What is not named here goes through byte for byte and
 //! in order.
 
-use std::net::SocketAddr;
-
-use crate::dialog::Parts;
+use crate::dialog::{Parts, ROUTES_BYTES_MAX};
 use crate::msg::Span;
 use crate::msg::build::{self, Writer};
 use crate::msg::edit::Edits;
@@ -11,15 +9,19 @@ use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::{Request, Response};
-use crate::msg::scan::Line;
+use crate::msg::scan::{LINES_MAX, Line};
 use crate::token::Token;
 use crate::transaction::Stack;
 use crate::wire::Flow;
 
+use super::asked::Lines;
+
 /// Room that a forwarded message needs beyond the received one, besides the text of the dialog.
 pub const FORWARD_SLACK: usize = 1_024;
-/// Our own header lines (Via, Contact) are never longer.
-const LINE_MAX: usize = 512;
+/// Lines that a request may gain: Route, Max-Forwards, Content-Length.
+const LINES_ADDED_MAX: usize = 3;
+/// A route set with the target at its end, as a header line.
+const ROUTE_LINE_MAX: usize = ROUTES_BYTES_MAX + 768;
 /// RFC 3261 §8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
@@ -36,10 +38,21 @@ pub struct Outgoing<'a> {
     pub rack_cseq: Option<u32>,
 }
 
-/// Notes down the edits that turn the received `request` into the one that goes out.
-pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, outgoing: &Outgoing<'_>) {
+/// Notes down the edits that turn the received `request` into the one that goes out. `false`: it would have more lines, or a
+/// longer Route, than there is room for.
+#[must_use]
+pub fn edit_request(
+    edits: &mut Edits,
+    stack: &Stack,
+    request: &Request<'_>,
+    outgoing: &Outgoing<'_>,
+) -> bool {
     edits.clear();
     let msg = &request.msg;
+    // The ACK and the CANCEL of an INVITE are made from what was sent, so that must be readable too.
+    if msg.lines().len() + LINES_ADDED_MAX > LINES_MAX {
+        return false;
+    }
     edits
         .replace(msg.span_of(request.uri))
         .put(outgoing.dialog.request_uri());
@@ -51,12 +64,17 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
             Name::Via if has_via => edits.delete(whole(line)),
             Name::Via => {
                 has_via = true;
-                let mut bytes = [0; LINE_MAX + 2_304];
-                let mut w = Writer::new(&mut bytes);
-                stack.put_via_line(outgoing.flow, outgoing.branch, &mut w);
-                outgoing.dialog.put_routes(&mut w);
-                let len = w.finish().unwrap_or(0);
-                edits.replace(whole(line)).put(&bytes[..len]);
+                let mut piece = edits.replace(whole(line));
+                stack.via_line(outgoing.flow, outgoing.branch, |text| {
+                    piece.put(text);
+                });
+                if !outgoing.dialog.routes.is_empty() {
+                    let mut bytes = [0; ROUTE_LINE_MAX];
+                    let mut w = Writer::new(&mut bytes);
+                    outgoing.dialog.put_routes(&mut w);
+                    let Some(len) = w.finish() else { return false };
+                    piece.put(&bytes[..len]);
+                }
             }
             Name::Route | Name::RecordRoute => edits.delete(whole(line)),
             Name::From => {
@@ -107,25 +125,25 @@ pub fn edit_request(edits: &mut Edits, stack: &Stack, request: &Request<'_>, out
             .num(msg.body().len() as u64)
             .put(b"\r\n");
     }
+    true
 }
 
-/// Notes down the edits that turn a response that came on one leg into the answer to `request`, which came on the other.
-/// `scratch` takes the request's Via lines.
+/// Notes down the edits that turn a response that came on one leg into the answer to the request with the lines `asked`,
+/// which came on the other over `flow`.
 pub fn edit_response(
     edits: &mut Edits,
-    scratch: &mut [u8],
     stack: &Stack,
     response: &Response<'_>,
-    request: &Request<'_>,
-    source: SocketAddr,
+    asked: &Lines<'_>,
     flow: Flow,
 ) {
     edits.clear();
     let msg = &response.msg;
     let mut has_via = false;
     let mut has_length = false;
+    let mut has_contact = false;
     // RFC 3261 §12.1.1: the 2xx (and the 1xx that make an early dialog) repeat the request's Record-Route.
-    let is_dialog_forming = response.status > 100 && response.status < 300 && request.to_tag.is_none();
+    let is_dialog_forming = response.status > 100 && response.status < 300 && !asked.has_to_tag;
     // §21.3, §21.4.22: the Contact of a 3xx or 485 names other places: it is not ours to change.
     let is_our_contact = response.status < 300;
     for line in msg.lines() {
@@ -133,33 +151,39 @@ pub fn edit_response(
             Name::Via if has_via => edits.delete(whole(line)),
             Name::Via => {
                 has_via = true;
-                let mut w = Writer::new(scratch);
-                build::put_via_lines(&mut w, request, source);
+                let mut piece = edits.replace(whole(line));
+                piece.put(asked.vias);
                 if is_dialog_forming {
-                    for route in request.msg.lines_of(Name::RecordRoute) {
-                        w.put(request.msg.line_bytes(route));
-                    }
+                    piece.put(asked.record_routes);
                 }
-                let len = w.finish().unwrap_or(0);
-                edits.replace(whole(line)).put(&scratch[..len]);
             }
             Name::RecordRoute => edits.delete(whole(line)),
-            Name::From => replace_line(edits, line, request, Name::From),
-            Name::CallId => replace_line(edits, line, request, Name::CallId),
-            Name::CSeq => replace_line(edits, line, request, Name::CSeq),
+            Name::From => _ = edits.replace(whole(line)).put(asked.from),
+            Name::CallId => _ = edits.replace(whole(line)).put(asked.call_id),
+            Name::CSeq => _ = edits.replace(whole(line)).put(asked.cseq),
             Name::To => {
-                let mut piece = edits.replace(line.value);
-                piece.put(request.to.raw);
-                if let (None, Some(tag)) = (request.to_tag, response.to_tag) {
+                let mut piece = edits.replace(whole(line));
+                piece.put(asked.to);
+                if let (false, Some(tag)) = (asked.has_to_tag, response.to_tag) {
                     piece.put(b";tag=").put(tag);
                 }
+                piece.put(b"\r\n");
             }
             Name::Contact if is_our_contact => {
+                has_contact = true;
                 edit_contact(edits, stack, line.value, msg.bytes, flow);
             }
             Name::ContentLength => has_length = true,
             _ => {}
         }
+    }
+    // §12.1.1: a 2xx that makes a dialog says where it is reached, also for a phone that forgot to.
+    let is_accepted = response.cseq.method == Method::Invite && (200..300).contains(&response.status);
+    if is_accepted && !has_contact {
+        let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
+        end.put(b"Contact: <");
+        put_contact_uri(stack, flow, |text| _ = end.put(text));
+        end.put(b">\r\n");
     }
     if !has_length {
         let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
@@ -173,13 +197,6 @@ fn whole(line: &Line) -> Span {
     Span {
         start: line.start,
         end: line.end,
-    }
-}
-
-/// Puts the request's line, its own spelling included, in the place of the response's.
-fn replace_line(edits: &mut Edits, line: &Line, request: &Request<'_>, name: Name) {
-    if let Some(own) = request.msg.line(name) {
-        edits.replace(whole(line)).put(request.msg.line_bytes(own));
     }
 }
 
@@ -201,14 +218,14 @@ fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flo
     let Some(first) = crate::msg::lex::Elements::new(text).next() else {
         return;
     };
-    let Ok(contact) = NameAddr::parse(first) else {
+    let Some(contact_uri) = NameAddr::uri_of(first) else {
         return;
     };
     let offset = |part: &[u8]| value.start + (part.as_ptr() as usize - text.as_ptr() as usize) as u32;
-    let start = offset(contact.uri);
+    let start = offset(contact_uri);
     let uri = Span {
         start,
-        end: start + contact.uri.len() as u32,
+        end: start + contact_uri.len() as u32,
     };
     let is_bracketed = bytes.get(uri.end as usize) == Some(&b'>');
     let mut piece = edits.replace(uri);

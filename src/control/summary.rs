@@ -34,7 +34,11 @@ impl fmt::Display for Summary<'_> {
             let received: u64 = metrics.iter().map(|m| m.received[kind as usize].get()).sum();
             let sent: u64 = metrics.iter().map(|m| m.sent[kind as usize].get()).sum();
             if received + sent > 0 {
-                writeln!(f, "  {:<10} received {received:>10}   sent {sent:>10}", kind.text())?;
+                writeln!(
+                    f,
+                    "  {:<10} received {received:>10}   sent {sent:>10}",
+                    kind.text()
+                )?;
             }
         }
         writeln!(

@@ -5,6 +5,7 @@ use crate::msg::build::Writer;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::scan::Message;
+use crate::msg::uri::Uri;
 use crate::pool::{BufId, Draft, Pool};
 
 /// The text of a dialog, each part raw as it stands in a message. Parts may be empty.
@@ -195,6 +196,17 @@ impl<'a> Parts<'a> {
         let first = self.first_route()?;
         let is_loose = first.uri().is_ok_and(|uri| uri.param(b"lr").is_some());
         if is_loose { None } else { Some(first) }
+    }
+}
+
+/// What of a Contact's URI is a remote target: RFC 3261 §19.1.1, table 1 keeps headers out of a Request-URI.
+pub fn target_of(uri: &[u8]) -> &[u8] {
+    match Uri::parse(uri) {
+        Ok(parsed) if !parsed.headers.is_empty() => {
+            let before = uri.len() - parsed.headers.len();
+            uri[..before].strip_suffix(b"?").unwrap_or(uri)
+        }
+        Ok(_) | Err(_) => uri,
     }
 }
 

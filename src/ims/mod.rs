@@ -95,13 +95,14 @@ impl Ims {
         };
         match self.check(stack, request, tx, now, out) {
             Verdict::Done => None,
-            Verdict::Subscriber(aor) => match self.calls.begin(stack, request, tx, now, out) {
-                Begun::Waiting(exchange) => Some(LookUp {
-                    aor: self.aors.key(&aor),
-                    exchange,
-                }),
-                Begun::Answered => None,
-            },
+            Verdict::Subscriber(aor) => {
+                let aor = self.aors.key(&aor);
+                let is_near = aor.shard(stack.shards) == stack.shard;
+                match self.calls.begin(stack, request, tx, is_near, now, out) {
+                    Begun::Waiting(exchange) => Some(LookUp { aor, exchange }),
+                    Begun::Answered => None,
+                }
+            }
         }
     }
 
@@ -149,10 +150,7 @@ impl Ims {
             | Method::Other => {}
         }
         // §8.2.2.1: the Request-URI.
-        let Ok(uri) = Uri::parse(request.uri) else {
-            stack.respond_because(tx, request, (400, "Bad Request-URI"), None, |_| {}, now, out);
-            return Verdict::Done;
-        };
+        let uri = &request.request_uri;
         match uri.scheme {
             Scheme::Sip | Scheme::Tel => {}
             // Without TLS a `sips:` request could not be kept secure as it asks (§26.2.2).
@@ -216,7 +214,7 @@ impl Ims {
             | Method::Publish
             | Method::Other => {}
         }
-        match Aor::from_uri(&uri, &stack.cfg) {
+        match Aor::from_uri(uri, &stack.cfg) {
             Ok(aor) => Verdict::Subscriber(aor),
             // The server itself takes neither calls nor messages.
             Err(AorError::NoUser) => {
@@ -298,17 +296,19 @@ impl Ims {
         }) && !request.msg.value(Name::Event).is_some_and(is_reg)
     }
 
-    /// The answer to a [`LookUp`]: `None` when it could not be made.
+    /// The answer to a [`LookUp`]: `None` when it could not be made. `request` must be given if the subscriber is this
+    /// shard's own, and the answer comes at once.
     pub fn found(
         &mut self,
         stack: &mut Stack,
         exchange: ExchangeId,
         contacts: Option<&ContactSet>,
+        request: Option<&Request<'_>>,
         now: Instant,
         out: &mut Effects,
     ) {
         match contacts {
-            Some(contacts) => self.calls.found(stack, exchange, contacts, now, out),
+            Some(contacts) => self.calls.found(stack, exchange, contacts, request, now, out),
             None => self.calls.not_found(stack, exchange, now, out),
         }
     }
@@ -369,9 +369,7 @@ impl Ims {
                 .calls
                 .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
-            TimerKind::Subscription => self
-                .reg_event
-                .on_timer(stack, &self.location, timer, now, out),
+            TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
             TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
         }
     }

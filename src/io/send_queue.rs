@@ -60,7 +60,13 @@ pub(super) struct SendQueue {
     /// Bytes ever queued and ever sent: positions in the stream.
     queued_total: u64,
     sent_total: u64,
+    /// The last requests that were sent since anything was heard from the peer, oldest first.
+    unheard: [Option<TxOp>; UNHEARD_MAX],
 }
+
+/// A peer that closes its connection may never have read what was sent last. Of so many requests their senders are told,
+/// which then need not wait for a time-out (RFC 3261 §18.4); a phone has seldom more than one under way.
+const UNHEARD_MAX: usize = 4;
 
 pub(super) struct Message {
     /// Position in the stream after the message's last byte.
@@ -78,6 +84,7 @@ impl SendQueue {
             messages: VecDeque::new(),
             queued_total: 0,
             sent_total: 0,
+            unheard: [None; UNHEARD_MAX],
         }
     }
 
@@ -143,7 +150,10 @@ impl SendQueue {
             .front()
             .is_some_and(|message| message.end <= self.sent_total)
         {
-            self.messages.pop_front();
+            if let Some(Message { op: Some(op), .. }) = self.messages.pop_front() {
+                self.unheard.rotate_left(1);
+                self.unheard[UNHEARD_MAX - 1] = Some(op);
+            }
         }
         let whole = self.sent == self.leaving.len();
         if whole {
@@ -161,6 +171,16 @@ impl SendQueue {
     pub(super) fn take_failed(&mut self) -> Option<Option<TxOp>> {
         let message = self.messages.pop_front()?;
         Some(message.op)
+    }
+
+    /// Bytes came from the peer: it was alive, and what it was sent has most likely arrived.
+    pub(super) fn heard(&mut self) {
+        self.unheard = [None; UNHEARD_MAX];
+    }
+
+    /// Requests that were sent whole and that the peer may not have read, now that the connection has ended.
+    pub(super) fn take_unheard(&mut self) -> [Option<TxOp>; UNHEARD_MAX] {
+        std::mem::take(&mut self.unheard)
     }
 
     /// Gives the buffers back: nothing is on the ring any more.

@@ -24,8 +24,6 @@ const UDP_BUFFER_BYTES: usize = 4 << 20;
 const BACKLOG: i32 = 4_096;
 /// How often another port is tried when the one that the kernel chose for UDP is taken for TCP, or the other way round.
 const PORT_TRIES: usize = 32;
-/// Descriptors besides connections: listeners, rings, files.
-const OTHER_FILES: u64 = 1_024;
 
 /// The listening sockets of one shard, in the order of the listeners.
 pub struct ShardSockets {
@@ -344,7 +342,7 @@ impl BufferSizes {
 }
 
 fn raise_open_files(cfg: &Config) {
-    let wanted = cfg.limits.connections_max as u64 + OTHER_FILES;
+    let wanted = crate::config::resolve::files_max(cfg);
     let has_tcp = cfg
         .listeners
         .iter()

@@ -351,6 +351,9 @@ impl Tcp {
             self.metrics.dropped(DropReason::ConnectionLost);
             cx.notices.send_failed(op, reason);
         }
+        for op in connection.queue.take_unheard() {
+            cx.notices.send_failed(op, reason);
+        }
         if let Some(conn) = connection.flow.conn {
             cx.notices.closed(conn, reason);
         }

@@ -224,6 +224,7 @@ fn hand_over(
     match found {
         Found::Bytes(bytes) => {
             connection.heard_at = now;
+            connection.queue.heard();
             // What comes while the connection is being closed is thrown away.
             if connection.phase == Phase::Open {
                 let flow = connection.flow;

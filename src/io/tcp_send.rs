@@ -121,8 +121,9 @@ impl Tcp {
         }
     }
 
-    /// Starts to send what this turn has queued: one SEND a connection, for all of it.
-    pub(super) fn flush(&mut self, ring: &mut Ring) {
+    /// Starts to send what this turn has queued: one SEND a connection, for all of it. Returns whether there was anything.
+    pub(super) fn flush(&mut self, ring: &mut Ring) -> bool {
+        let any = !self.dirty.is_empty();
         for index in 0..self.dirty.len() {
             let slot = self.dirty[index];
             if let Some(connection) = self.connection(slot)
@@ -132,6 +133,7 @@ impl Tcp {
             }
         }
         self.dirty.clear();
+        any
     }
 
     fn start_send(&mut self, slot: u32, ring: &mut Ring) {

@@ -342,10 +342,19 @@ impl Reactor for Uring {
             }
         }
         effects.clear();
+        // Streams and wake-ups leave before the datagrams, whose sends take the longest: a caller's 100 does not wait for
+        // them, and neither does another shard. Where there are none, nothing is submitted before the next turn does.
+        let has_streams = self.tcp.flush(&mut self.ring);
+        let has_wakes = self.to_wake != 0;
+        self.wake_others();
+        if (has_streams || has_wakes)
+            && let Err(error) = self.ring.enter(Wait::No)
+        {
+            // What is queued stays so, and the next turn meets the same error with somebody to tell.
+            tracing::debug!(%error, "an early submission failed");
+        }
         self.udp
             .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
-        self.tcp.flush(&mut self.ring);
-        self.wake_others();
     }
 
     fn now(&self) -> Instant {

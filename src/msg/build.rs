@@ -46,6 +46,9 @@ impl<'b> Writer<'b> {
 
     /// A number in decimal.
     pub fn num(&mut self, mut value: u64) -> &mut Self {
+        if value < 10 {
+            return self.put(&[b'0' + value as u8]);
+        }
         let mut digits = [0; 20];
         let mut at = digits.len();
         loop {
@@ -228,7 +231,8 @@ fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
     let raw = via.raw;
     let mut copied = 0;
     let mut rport_written = false;
-    for param in Params::new(via.params) {
+    let changes = via.rport.is_some() || via.received.is_some();
+    for param in Params::new(if changes { via.params } else { b"" }) {
         let start = param.raw.as_ptr() as usize - raw.as_ptr() as usize;
         let kept = &raw[copied..start];
         if param.is(b"rport") && !rport_written {

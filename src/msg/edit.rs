@@ -224,6 +224,7 @@ impl fmt::Write for Piece<'_> {
 mod tests {
     use core::fmt::Write as _;
 
+    use super::super::scan::{Table, scan};
     use super::*;
 
     fn applied(edits: &Edits, src: &[u8]) -> Result<String, EditError> {
@@ -264,6 +265,29 @@ mod tests {
                 Err(EditError::Overlap),
                 "{one:?} {two:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_message_leaves_what_its_datagram_holds_around_it() {
+        let src = b"\r\nBYE sip:a SIP/2.0\r\nTo: b\r\nl: 1\r\n\r\nxyz";
+        let mut table = Table::new();
+        scan(src, &mut table).expect("well-formed");
+        let msg = Message::new(src, &table);
+        let mut edits = Edits::new();
+        edits.insert(msg.first_line_start()).header(Name::Via, b"v");
+        edits.delete_lines(msg, Name::To);
+        let mut dst = [0; 64];
+        let len = edits.apply_message(msg, &mut dst).expect("room");
+        assert_eq!(&dst[..len], b"BYE sip:a SIP/2.0\r\nVia: v\r\nl: 1\r\n\r\nx");
+        for outside in [
+            Span::new(0, 1),
+            Span::new(1, 1),
+            Span::new(msg.len() as u32, src.len() as u32),
+        ] {
+            let mut edits = Edits::new();
+            edits.replace(outside).put(b"z");
+            assert_eq!(edits.apply_message(msg, &mut dst), Err(EditError::OutOfRange));
         }
     }
 

@@ -32,6 +32,21 @@ impl<'a> NameAddr<'a> {
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
     }
 
+    /// The URI of an element, without a look at its parameters: for one that was parsed before, or is only passed on.
+    pub fn uri_of(element: &'a [u8]) -> Option<&'a [u8]> {
+        let raw = lex::trim(element);
+        let open = match raw.first() {
+            Some(b'"') => lex::skip_lws(raw, lex::skip_quoted(raw, 0)?),
+            Some(_) | None => match tokens_before_bracket(raw).ok()? {
+                Some(open) => open,
+                None => return Some(&raw[..addr_spec_len(raw)]).filter(|uri| !uri.is_empty()),
+            },
+        };
+        let end = lex::skip(raw, open + 1, ADDR);
+        (raw.get(open) == Some(&b'<') && raw.get(end) == Some(&b'>') && end > open + 1)
+            .then(|| &raw[open + 1..end])
+    }
+
     fn parse_trimmed(raw: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
         let (display, open) = match raw.first() {
             Some(b'"') => {
@@ -63,10 +78,7 @@ impl<'a> NameAddr<'a> {
     /// RFC 3261 §20.10: without `<>` the parameters belong to the header field, not to the URI; and a URI that holds a
     /// comma, question mark or semicolon must have them.
     fn parse_addr_spec(raw: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
-        let uri_end = raw
-            .iter()
-            .position(|&byte| !lex::is(byte, ADDR) || matches!(byte, b';' | b',' | b'?'))
-            .unwrap_or(raw.len());
+        let uri_end = addr_spec_len(raw);
         if uri_end == 0 {
             return Err(Malformed::at(0));
         }
@@ -97,6 +109,13 @@ impl<'a> NameAddr<'a> {
     pub fn uri(&self) -> Result<Uri<'a>, Malformed> {
         Uri::parse(self.uri)
     }
+}
+
+/// Length of the URI that `raw` begins with, where it stands without brackets.
+fn addr_spec_len(raw: &[u8]) -> usize {
+    raw.iter()
+        .position(|&byte| !lex::is(byte, ADDR) || matches!(byte, b';' | b',' | b'?'))
+        .unwrap_or(raw.len())
 }
 
 /// Index of the `<` that follows a display name of tokens or nothing; `None` when what begins here is an addr-spec.

@@ -140,9 +140,8 @@ impl<'a> Common<'a> {
         let (to, to_tag) = party(msg, Name::To)?;
         let call_id_line = single(msg, Name::CallId)?;
         let call_id = msg.value_of(call_id_line);
-        let visible = lex::skip(call_id, 0, VISIBLE);
-        if call_id.is_empty() || visible < call_id.len() {
-            let at = call_id_line.value.start + visible as u32;
+        if call_id.is_empty() || !lex::all_visible(call_id) {
+            let at = call_id_line.value.start + lex::skip(call_id, 0, VISIBLE) as u32;
             return Err(ParseError::new(ErrorKind::BadCallId, at));
         }
         let cseq_line = single(msg, Name::CSeq)?;
@@ -236,7 +235,9 @@ impl<'a> Salvage<'a> {
                 !is_status_line(line) && !line.starts_with(b"ACK ")
             }
         };
-        let method = msg.value(Name::CSeq).and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
+        let method = msg
+            .value(Name::CSeq)
+            .and_then(|cseq| cseq.rsplit(|&byte| lex::is(byte, LWS)).next());
         if !answerable || method == Some(b"ACK") {
             return None;
         }
@@ -369,6 +370,28 @@ mod tests {
                 salvaged,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_expiry_is_digits_or_a_mistake() {
+        for (lines, expiry) in [
+            ("", Ok(None)),
+            ("Expires: 0\r\n", Ok(Some(0))),
+            ("EXPIRES : 600000\r\n", Ok(Some(600_000))),
+            ("Expires: 99999999999999\r\n", Ok(Some(u32::MAX))),
+            ("Expires:\r\n", Err(ErrorKind::BadExpires)),
+            ("Expires: -1\r\n", Err(ErrorKind::BadExpires)),
+            (
+                "Expires: Thu, 01 Dec 1994 16:00:00 GMT\r\n",
+                Err(ErrorKind::BadExpires),
+            ),
+        ] {
+            let text = format!("REGISTER sip:b SIP/2.0\r\n{lines}\r\n");
+            let mut table = Table::new();
+            scan(text.as_bytes(), &mut table).expect("well-formed");
+            let found = expires(Message::new(text.as_bytes(), &table));
+            assert_eq!(found.map_err(|error| error.kind), expiry, "{lines}");
         }
     }
 }

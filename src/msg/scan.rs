@@ -166,6 +166,7 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
     let read = start_line(&bytes[start..first.content_end], start as u32);
     table.start = read.start;
     let mut error = FirstError(read.error);
+    // A request line that holds a CR is malformed no later than there: so this says what is wrong with a status line.
     if let Some(bare_cr) = bare_cr.0 {
         error.set(ErrorKind::StartLine, bare_cr.at as usize);
     }
@@ -180,9 +181,7 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
             table.body.end = (head_end + len) as u32;
         }
     }
-    // What is not SIP at all is not answered, whatever else is wrong with it.
-    let not_sip = read.error.filter(|error| error.kind == ErrorKind::NotSip);
-    match not_sip.or(error.0) {
+    match error.0 {
         None => Ok(()),
         Some(error) => Err(error),
     }

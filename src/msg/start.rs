@@ -101,9 +101,10 @@ fn request_line(line: &[u8], at: u32) -> StartLine {
         return malformed(method_end);
     }
     let uri_start = method_end + 1;
-    let uri_end = lex::skip(line, uri_start, VISIBLE);
-    if uri_end == uri_start || line.get(uri_end) != Some(&b' ') {
-        return malformed(uri_end);
+    let uri_len = memchr::memchr(b' ', &line[uri_start..]).unwrap_or(0);
+    let uri_end = uri_start + uri_len;
+    if uri_len == 0 || !lex::all_visible(&line[uri_start..uri_end]) {
+        return malformed(lex::skip(line, uri_start, VISIBLE));
     }
     let method_text = &line[..method_end];
     let start = Start::Request {

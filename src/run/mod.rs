@@ -13,10 +13,10 @@ use hdrhistogram::Histogram;
 use crate::config::{Config, Listener};
 use crate::control::summary::{Histograms, Report};
 use crate::io::clock::Clock;
+use crate::io::connections::Connections;
 use crate::io::probe::Features;
 use crate::io::reactor::Reactor;
 use crate::io::socket::{ShardSockets, bind_all};
-use crate::io::connections::Connections;
 use crate::io::uring::Uring;
 use crate::io::waker::Wakers;
 use crate::location::AorHasher;
@@ -103,7 +103,14 @@ impl Server {
             threads.push(thread);
         }
         drop(ready_in);
-        let server = Server { listeners, metrics, features, threads, order, wakers };
+        let server = Server {
+            listeners,
+            metrics,
+            features,
+            threads,
+            order,
+            wakers,
+        };
         for _ in 0..server.threads.len() {
             match ready_out.recv() {
                 Ok(Ok(())) => {}
@@ -159,7 +166,11 @@ impl Server {
             }
             leftovers.add(&report.leftovers);
         }
-        Ok(Report { metrics: self.metrics, histograms, leftovers })
+        Ok(Report {
+            metrics: self.metrics,
+            histograms,
+            leftovers,
+        })
     }
 }
 
@@ -266,8 +277,14 @@ fn turn_until_stopped(
     loop {
         let now = reactor.now();
         let idle_until = now + LOOK_UP_INTERVAL;
-        let deadline = if is_busy { now } else { shard.next_deadline().map_or(idle_until, |at| at.min(idle_until)) };
-        let now = reactor.turn(Some(deadline), &mut |event, now| shard.handle(event, now, &mut out))?;
+        let deadline = if is_busy {
+            now
+        } else {
+            shard.next_deadline().map_or(idle_until, |at| at.min(idle_until))
+        };
+        let now = reactor.turn(Some(deadline), &mut |event, now| {
+            shard.handle(event, now, &mut out)
+        })?;
         is_busy = shard.read_mail(now, &mut out);
         is_busy |= shard.run_timers(now, &mut out);
         let ordered = order.load(Ordering::Acquire);
@@ -292,5 +309,8 @@ fn turn_until_stopped(
         }
     }
     let leftovers = shard.end(&mut out);
-    Ok(ShardReport { histograms, leftovers })
+    Ok(ShardReport {
+        histograms,
+        leftovers,
+    })
 }

@@ -43,16 +43,20 @@ pub fn serve(cfg: Config) -> ExitCode {
 }
 
 async fn supervise(server: Server, drain: Duration) -> ExitCode {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals can't be received");
-            return ExitCode::FAILURE;
-        }
-    };
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "signals can't be received");
+                return ExitCode::FAILURE;
+            }
+        };
     tracing::info!("ready");
     loop {
-        if tokio::time::timeout(LOOK_INTERVAL, either(&mut terminate, &mut interrupt)).await.is_ok() {
+        if tokio::time::timeout(LOOK_INTERVAL, either(&mut terminate, &mut interrupt))
+            .await
+            .is_ok()
+        {
             break;
         }
         if server.has_failed() {
@@ -61,7 +65,11 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
         }
     }
     let calls = server.calls();
-    tracing::info!(calls, drain_s = drain.as_secs(), "draining: new calls get 503; a second signal hangs up");
+    tracing::info!(
+        calls,
+        drain_s = drain.as_secs(),
+        "draining: new calls get 503; a second signal hangs up"
+    );
     server.drain();
     let until_empty = async {
         // A shard publishes its calls at the end of a turn: one more look than seems needed.
@@ -92,7 +100,11 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
     match server.stop() {
         Ok(report) => {
             print!("{}", Summary(&report));
-            if report.leftovers.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if report.leftovers.is_none() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             tracing::error!("{error}");

@@ -18,6 +18,7 @@ use crate::ims::reg_event::RegEvent;
 use crate::ims::{Ims, LookUp};
 use crate::location::{AorHasher, ContactSet, Location};
 use crate::metrics::{DropReason, MessageKind, Metrics};
+use crate::msg::request::Request;
 use crate::msg::scan::Table;
 use crate::pool::{CLASS_BYTES, Pool};
 use crate::slots::{Id, Slots};
@@ -146,13 +147,11 @@ impl Shard {
     pub fn handle(&mut self, event: Event<'_>, now: Instant, out: &mut Effects) {
         match event {
             Event::Datagram { flow, bytes } => {
-                self.stack.metrics.datagrams_in.inc();
                 out.received_at = now;
                 self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
             }
             Event::Opened { flow } => self.on_opened(flow, now),
             Event::Stream { flow, bytes } => {
-                self.stack.metrics.stream_bytes_in.add(bytes.len() as u64);
                 out.received_at = now;
                 self.on_stream(flow, bytes, now, out);
             }
@@ -248,14 +247,14 @@ impl Shard {
                 };
                 contacts.set_from_bytes(bytes);
                 self.ims
-                    .found(&mut self.stack, exchange, Some(&contacts), now, out);
+                    .found(&mut self.stack, exchange, Some(&contacts), None, now, out);
                 self.contacts = Some(contacts);
             }
         }
     }
 
     /// Asks who a subscriber is: here, or at the shard that owns it.
-    fn look_up(&mut self, look_up: LookUp, now: Instant, out: &mut Effects) {
+    fn look_up(&mut self, look_up: LookUp, request: &Request<'_>, now: Instant, out: &mut Effects) {
         let LookUp { aor, exchange } = look_up;
         let owner = aor.shard(self.stack.shards);
         if owner == self.stack.shard {
@@ -263,14 +262,20 @@ impl Shard {
                 return;
             };
             self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-            self.ims
-                .found(&mut self.stack, exchange, Some(&contacts), now, out);
+            self.ims.found(
+                &mut self.stack,
+                exchange,
+                Some(&contacts),
+                Some(request),
+                now,
+                out,
+            );
             self.contacts = Some(contacts);
             return;
         }
         let from = self.stack.shard;
         if !self.post(owner, Letter::LookUp { from, exchange, aor }, b"") {
-            self.ims.found(&mut self.stack, exchange, None, now, out);
+            self.ims.found(&mut self.stack, exchange, None, None, now, out);
         }
     }
 
@@ -361,6 +366,11 @@ impl Shard {
 
     pub fn calls(&self) -> usize {
         self.ims.calls.len()
+    }
+
+    /// Legs, exchanges and branches of those calls.
+    pub fn call_parts(&self) -> usize {
+        self.ims.calls.parts_in_use()
     }
 
     /// The time for draining is over: both sides of every call get a BYE.

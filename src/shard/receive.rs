@@ -5,6 +5,7 @@ use crate::metrics::{DropReason, MessageKind};
 use crate::msg::build::{self, Writer};
 use crate::msg::error::ParseError;
 use crate::msg::method::Method;
+use crate::msg::name::Name;
 use crate::msg::request::{Request, Response, Salvage};
 use crate::msg::scan::{Message, Start, scan};
 use crate::msg::status::reason_phrase;
@@ -27,6 +28,9 @@ pub(super) enum Framed {
     /// Another shard sent it here: it is ours.
     Mail,
 }
+
+/// A refused message is read to its end and thrown away if its body is no longer; else its connection is closed.
+const SKIP_BYTES_MAX: usize = 1 << 20;
 
 /// RFC 5626 §3.5.1: the answer to a double CRLF.
 const PONG: &[u8] = b"\r\n";
@@ -92,8 +96,8 @@ impl Shard {
         self.stack.metrics.received[kind as usize].inc();
         self.handled.push((kind, out.received_at));
         tracing::debug!(
-            call_id = %text(request.call_id),
-            method = %text(request.method_text),
+            call_id = %request.call_id.escape_ascii(),
+            method = %request.method_text.escape_ascii(),
             cseq = request.cseq.number,
             peer = %flow.peer,
             transport = flow.transport.name(),
@@ -112,7 +116,7 @@ impl Shard {
         }
         let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
         if let Some(look_up) = look_up {
-            self.look_up(look_up, now, out);
+            self.look_up(look_up, request, now, out);
         }
     }
 
@@ -149,10 +153,10 @@ impl Shard {
         self.stack.metrics.received[kind as usize].inc();
         self.handled.push((kind, out.received_at));
         tracing::debug!(
-            call_id = %text(response.call_id),
+            call_id = %response.call_id.escape_ascii(),
             status = response.status,
             cseq = response.cseq.number,
-            method = %text(response.cseq.method_text),
+            method = %response.cseq.method_text.escape_ascii(),
             peer = %flow.peer,
             transport = flow.transport.name(),
             "response"
@@ -230,6 +234,7 @@ impl Shard {
             flow,
             partial: None,
             searched: 0,
+            to_skip: 0,
             partial_since: now,
             last_received: now,
             timer: None,
@@ -316,11 +321,18 @@ impl Shard {
     fn frames(&mut self, id: StreamId, bytes: &[u8], now: Instant, out: &mut Effects) {
         let limits = self.frame_limits();
         let mut at = 0;
+        let mut has_answered_ping = false;
         while at < bytes.len() {
             let Some(stream) = self.streams.get_mut(id) else {
                 return;
             };
             let flow = stream.flow;
+            if stream.to_skip > 0 {
+                let skipped = stream.to_skip.min(bytes.len() - at);
+                stream.to_skip -= skipped;
+                at += skipped;
+                continue;
+            }
             let rest = &bytes[at..];
             let framed = frame(rest, &mut stream.searched, limits);
             match framed {
@@ -332,9 +344,12 @@ impl Shard {
                 Frame::Ping { len } => {
                     stream.searched = 0;
                     self.stack.metrics.keepalives.inc();
-                    if let Some(buf) = out.pool.put(PONG) {
+                    // Whoever pings waits for the answer (RFC 5626 §4.4.1): one is enough for all that came at once, and a
+                    // chunk of nothing else takes one buffer rather than a thousand.
+                    if !has_answered_ping && let Some(buf) = out.pool.put(PONG) {
                         out.send(flow, buf, None);
                     }
+                    has_answered_ping = true;
                     at += len;
                 }
                 Frame::Skip { len } => {
@@ -351,11 +366,28 @@ impl Shard {
                     self.schedule_stream(id);
                     return;
                 }
-                Frame::TooLarge { head, body } => {
-                    match head {
-                        Some(head) => self.refuse_large(&rest[..head], body, flow, out),
-                        None => self.stack.metrics.dropped(DropReason::Framing),
+                Frame::TooLarge {
+                    head: Some(head),
+                    body,
+                } => {
+                    stream.searched = 0;
+                    let body_len = self.refuse_large(&rest[..head], body, flow, out);
+                    let Some(stream) = self.streams.get_mut(id) else {
+                        return;
+                    };
+                    match body_len.filter(|len| *len <= SKIP_BYTES_MAX) {
+                        Some(len) => {
+                            at += head;
+                            stream.to_skip = len;
+                        }
+                        None => {
+                            self.close_stream(id, CloseReason::Framing, out);
+                            return;
+                        }
                     }
+                }
+                Frame::TooLarge { head: None, body: _ } => {
+                    self.stack.metrics.dropped(DropReason::Framing);
                     self.close_stream(id, CloseReason::Framing, out);
                     return;
                 }
@@ -382,16 +414,14 @@ impl Shard {
         }
     }
 
-    /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7).
-    fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) {
-        let Some(mut table) = self.table.take() else {
-            return;
-        };
+    /// 413 for a body, 513 for a message over the limit (RFC 3261 §21.4.11, §21.5.7). Returns the length of the body that
+    /// follows, if that can be told.
+    fn refuse_large(&mut self, head: &[u8], body: bool, flow: Flow, out: &mut Effects) -> Option<usize> {
+        let mut table = self.table.take()?;
+        // The body is not looked at, so that it is missing is no matter.
         _ = scan(head, &mut table);
-        match Salvage::of(Message {
-            bytes: head,
-            table: &table,
-        }) {
+        let msg = Message::new(head, &table);
+        match Salvage::of(msg) {
             Some(salvage) => {
                 let status = if body { 413 } else { 513 };
                 let reason = |w: &mut Writer<'_>| _ = w.put(reason_phrase(status).as_bytes());
@@ -399,7 +429,11 @@ impl Shard {
             }
             None => self.stack.metrics.dropped(DropReason::Framing),
         }
+        let len = msg
+            .value(Name::ContentLength)
+            .map_or(Some(0), |text| std::str::from_utf8(text).ok()?.parse().ok());
         self.table = Some(table);
+        len
     }
 
     fn close_stream(&mut self, id: StreamId, reason: CloseReason, out: &mut Effects) {
@@ -455,11 +489,6 @@ impl Shard {
         };
         stream.timer = Some(self.stack.wheel.insert(stream.deadline(idle, partial), timer));
     }
-}
-
-/// For log lines only.
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }
 
 /// Salvaged requests are answered where RFC 3261 §18.2.2 says, as whole ones are.

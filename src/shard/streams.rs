@@ -19,6 +19,8 @@ pub struct Stream {
     pub partial: Option<BufId>,
     /// How far the end of the header section has been looked for in it.
     pub searched: usize,
+    /// Bytes still to come of a message that was refused for its size.
+    pub to_skip: usize,
     pub partial_since: Instant,
     pub last_received: Instant,
     pub timer: Option<TimerId>,

@@ -18,6 +18,8 @@ pub enum RouteError {
     NoListener,
     /// The target is a listener of ours.
     Ourselves,
+    /// No one host: port 0, the unspecified address, a broadcast or multicast address.
+    NotOneHost,
 }
 
 /// The port of SIP over UDP and TCP (RFC 3261 §19.1.2).
@@ -41,6 +43,9 @@ pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, 
         None => uri.host_ip().ok_or(RouteError::HostName)?,
     };
     let peer = SocketAddr::new(ip, uri.port.unwrap_or(PORT_DEFAULT));
+    if peer.port() == 0 || !is_one_host(ip.to_canonical()) {
+        return Err(RouteError::NotOneHost);
+    }
     if cfg
         .listeners
         .iter()
@@ -60,6 +65,14 @@ pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, 
         peer,
         conn,
     })
+}
+
+fn is_one_host(ip: IpAddr) -> bool {
+    let is_broadcast = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast(),
+        IpAddr::V6(_) => false,
+    };
+    !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
 }
 
 fn parse_ip(text: &[u8]) -> Option<IpAddr> {
@@ -164,6 +177,17 @@ mod tests {
             Err(RouteError::NoListener)
         );
         assert_eq!(to("sip:a@127.0.0.2:5070", None), Err(RouteError::Ourselves));
+        for nobody in [
+            "sip:a@0.0.0.0",
+            "sip:a@255.255.255.255",
+            "sip:a@224.0.1.75",
+            "sip:a@127.0.0.9;maddr=239.255.255.1",
+            "sip:a@[::]",
+            "sip:a@[ff02::1]",
+            "sip:a@[::ffff:224.0.1.75]",
+        ] {
+            assert_eq!(to(nobody, None), Err(RouteError::NotOneHost), "{nobody}");
+        }
     }
 
     #[test]

@@ -44,9 +44,9 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.1.2: Timer A doubles without a cap; Timer B ends the attempt.
         (Calling, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::Double),
         (Calling, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Calling | Proceeding | Cancelling, Input::TransportError) => {
-            stay.to(Terminated).notify(Notice::Unreachable)
-        }
+        (Calling, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        // The request has arrived, for it was answered; what comes next may come over another connection (§18.2.2).
+        (Proceeding | Cancelling, Input::TransportError) => stay,
         // §17.1.1.2: any provisional stops the retransmissions. §16.6 step 11: Timer C bounds the ringing.
         (Calling, Input::Trying | Input::Provisional) => stay
             .to(Proceeding)
@@ -109,10 +109,13 @@ mod tests {
     use super::State::*;
     use super::*;
 
+    /// State and input; next state, what is sent, what is told.
+    type Row = (State, I, State, Option<Output>, Option<Notice>);
+
     /// Every row of figure 5 of RFC 3261 as RFC 6026 §8.4 changes it, and ours for CANCEL and Timer C.
     #[test]
     fn every_row_of_the_table_holds() {
-        let rows: &[(State, I, State, Option<Output>, Option<Notice>)] = &[
+        let rows: &[Row] = &[
             (Calling, I::Trying, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Provisional, Proceeding, None, Some(Notice::Message)),
             (Calling, I::Success, Accepted, None, Some(Notice::Message)),
@@ -152,13 +155,7 @@ mod tests {
             (Proceeding, I::Retransmit, Proceeding, None, None),
             (Proceeding, I::End, Cancelling, None, Some(Notice::Timeout)),
             (Proceeding, I::Cancel, Cancelling, None, None),
-            (
-                Proceeding,
-                I::TransportError,
-                Terminated,
-                None,
-                Some(Notice::Unreachable),
-            ),
+            (Proceeding, I::TransportError, Proceeding, None, None),
             (Cancelling, I::Trying, Cancelling, None, None),
             (Cancelling, I::Provisional, Cancelling, None, None),
             (Cancelling, I::Success, Accepted, None, Some(Notice::Message)),
@@ -172,13 +169,7 @@ mod tests {
             (Cancelling, I::Retransmit, Cancelling, None, None),
             (Cancelling, I::End, Terminated, None, Some(Notice::Ended)),
             (Cancelling, I::Cancel, Cancelling, None, None),
-            (
-                Cancelling,
-                I::TransportError,
-                Terminated,
-                None,
-                Some(Notice::Unreachable),
-            ),
+            (Cancelling, I::TransportError, Cancelling, None, None),
             (Completed, I::Trying, Completed, None, None),
             (Completed, I::Provisional, Completed, None, None),
             (Completed, I::Success, Completed, None, None),

@@ -99,10 +99,13 @@ mod tests {
     use super::State::*;
     use super::*;
 
+    /// State and input; next state, what is sent, what is told.
+    type Row = (State, I, State, Option<Output>, Option<Notice>);
+
     /// Every row of figure 7 of RFC 3261 as RFC 6026 §8.5 changes it.
     #[test]
     fn every_row_of_the_table_holds() {
-        let rows: &[(State, I, State, Option<Output>, Option<Notice>)] = &[
+        let rows: &[Row] = &[
             (Proceeding, I::Request, Proceeding, Some(Output::Kept), None),
             (Proceeding, I::Ack, Proceeding, None, None),
             (

@@ -41,7 +41,9 @@ pub fn step(state: State, input: Input) -> Step<State> {
             .end(End::TimerK)
             .drop_kept(),
         (Trying | Proceeding, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Trying | Proceeding, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Trying, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        // The request has arrived, for it was answered; what comes next may come over another connection (§18.2.2).
+        (Proceeding, Input::TransportError) => stay,
         (Completed, Input::End) => stay.to(Terminated),
         (Completed, Input::Retransmit) => stay.retransmit(Retransmit::Stop),
         // §17.1.2.2: Completed exists to absorb what is retransmitted.
@@ -59,10 +61,13 @@ mod tests {
     use super::State::*;
     use super::*;
 
+    /// State and input; next state, what is sent, what is told.
+    type Row = (State, I, State, Option<Output>, Option<Notice>, Retransmit);
+
     /// Every row of figure 6 of RFC 3261.
     #[test]
     fn every_row_of_the_table_holds() {
-        let rows: &[(State, I, State, Option<Output>, Option<Notice>, Retransmit)] = &[
+        let rows: &[Row] = &[
             (
                 Trying,
                 I::Provisional,
@@ -138,9 +143,9 @@ mod tests {
             (
                 Proceeding,
                 I::TransportError,
-                Terminated,
+                Proceeding,
                 None,
-                Some(Notice::Unreachable),
+                None,
                 Retransmit::Keep,
             ),
             (Completed, I::Provisional, Completed, None, None, Retransmit::Keep),

@@ -19,7 +19,7 @@ use crate::timer::{Timer, TimerKind, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKey, TokenKind};
 use crate::wire::{Effects, Flow, ShardId, Transport, TxOp};
 
-use super::key::{KeyMap, Keyer};
+use super::key::{KeyIndex, Keyer};
 use super::{
     End, Machine, Notice, Output, Retransmit, Step, Transaction, TxId, User, UserEvent, ict, ist, nict, nist,
 };
@@ -51,7 +51,7 @@ pub struct Stack {
     pub keyer: Keyer,
     pub wheel: Wheel<Timer>,
     txs: Slots<Transaction>,
-    by_key: KeyMap<TxId>,
+    by_key: KeyIndex,
     /// For a message of ours that is read again while a received one is still in the shard's own table.
     scratch: Option<Box<Table>>,
     stateless_serial: u64,
@@ -68,8 +68,10 @@ impl Stack {
         now: Instant,
     ) -> Stack {
         let shards = cfg.shards;
+        let transactions_max = cfg.limits.transactions_max.div_ceil(shards);
         Stack {
-            txs: Slots::new(cfg.limits.transactions_max.div_ceil(shards)),
+            txs: Slots::new(transactions_max),
+            by_key: KeyIndex::new(transactions_max),
             cfg,
             metrics,
             shard,
@@ -77,7 +79,6 @@ impl Stack {
             key,
             keyer,
             wheel: Wheel::new(now),
-            by_key: KeyMap::default(),
             scratch: Some(Box::new(Table::new())),
             stateless_serial: 0,
         }
@@ -119,7 +120,7 @@ impl Stack {
         out: &mut Effects,
     ) -> Received {
         let key = self.keyer.server(request, request.method, request.method_text);
-        if let Some(&id) = self.by_key.get(&key) {
+        if let Some(id) = self.by_key.get(key).and_then(|slot| self.txs.id_at(slot)) {
             let is_ack = request.method == Method::Ack;
             let Some(tx) = self.txs.get(id) else {
                 return Received::Absorbed;
@@ -173,7 +174,7 @@ impl Stack {
         };
         match self.txs.insert(tx) {
             Some(id) => {
-                self.by_key.insert(key, id);
+                self.by_key.insert(key, id.slot);
                 Received::New(id)
             }
             None => Received::Full,
@@ -183,7 +184,7 @@ impl Stack {
     /// The INVITE server transaction that a CANCEL is about (RFC 3261 §9.2).
     pub fn find_invite(&self, cancel: &Request<'_>) -> Option<TxId> {
         let key = self.keyer.server(cancel, Method::Invite, b"INVITE");
-        self.by_key.get(&key).copied()
+        self.by_key.get(key).and_then(|slot| self.txs.id_at(slot))
     }
 
     pub fn user_of(&self, id: TxId) -> Option<User> {
@@ -243,9 +244,18 @@ impl Stack {
         now: Instant,
         out: &mut Effects,
     ) {
+        tracing::debug!(
+            call_id = %request.call_id.escape_ascii(),
+            method = %request.method_text.escape_ascii(),
+            status,
+            reason,
+            "answer"
+        );
         let Some(source) = self.source_of(id) else { return };
         match self.write_response(request, (status, reason), to_tag, source, extra, out) {
             Some(buf) => self.send_response(id, status, buf, now, out),
+            // The final response may still find a buffer.
+            None if status < 200 => {}
             None => self.abandon(id, out),
         }
     }
@@ -366,7 +376,9 @@ impl Stack {
 
     /// Whether this INVITE was answered with a 2xx whose ACK has not come.
     pub fn awaits_ack(&self, id: TxId) -> bool {
-        self.txs.get(id).is_some_and(|tx| tx.machine == Machine::Ist(ist::State::Accepted))
+        self.txs
+            .get(id)
+            .is_some_and(|tx| tx.machine == Machine::Ist(ist::State::Accepted))
     }
 
     // ---- Client side -----------------------------------------------------------------------------------------------
@@ -407,13 +419,18 @@ impl Stack {
 
     /// A Via line of ours for a message that goes over `flow`.
     pub fn put_via_line(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        w.put(b"Via: SIP/2.0/")
-            .put(flow.transport.name().as_bytes())
-            .put(b" ");
-        w.put(self.advertised(flow).as_bytes())
-            .put(b";branch=")
-            .put(&self.key.branch(token))
-            .crlf();
+        self.via_line(flow, token, |text| _ = w.put(text));
+    }
+
+    /// The same piece by piece.
+    pub fn via_line(&self, flow: Flow, token: Token, mut put: impl FnMut(&[u8])) {
+        put(b"Via: SIP/2.0/");
+        put(flow.transport.name().as_bytes());
+        put(b" ");
+        put(self.advertised(flow).as_bytes());
+        put(b";branch=");
+        put(&self.key.branch(token));
+        put(b"\r\n");
     }
 
     /// What stands for us in a Via or Contact on `flow`: `host:port`.
@@ -545,7 +562,11 @@ impl Stack {
                 .line(Name::To)
                 .map(|line| response.msg.line_bytes(line));
             new = self.write_from_invite(kept, Method::Ack, to, b"", out);
-            self.count_request(Method::Ack);
+            match new {
+                Some(_) => self.count_request(Method::Ack),
+                // Without an ACK there is nothing to send again: the INVITE would have the failure come again, and again.
+                None => self.drop_kept(id, out),
+            }
         }
         match self.carry_out(id, step, new, now, out) {
             Some(Notice::Message) => Some((user, id)),
@@ -679,6 +700,13 @@ impl Stack {
         Some(UserEvent { user, tx: id, notice })
     }
 
+    /// Lets go of what would be sent again.
+    fn drop_kept(&mut self, id: TxId, out: &mut Effects) {
+        if let Some(kept) = self.txs.get_mut(id).and_then(|tx| tx.kept.take()) {
+            out.pool.release(kept);
+        }
+    }
+
     /// Ends a transaction at once, whatever its state.
     pub fn abandon(&mut self, id: TxId, out: &mut Effects) {
         let Some(tx) = self.txs.remove(id) else { return };
@@ -689,7 +717,7 @@ impl Stack {
             self.wheel.cancel(timer);
         }
         if let Some(key) = tx.key {
-            self.by_key.remove(&key);
+            self.by_key.remove(key, id.slot);
         }
     }
 

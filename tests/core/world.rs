@@ -12,7 +12,7 @@ use bench_harness::sip::Message;
 use ringway::config::{Config, Listener};
 use ringway::location::AorHasher;
 use ringway::metrics::{DropReason, Metrics};
-use ringway::pool::Pool;
+use ringway::pool::{CLASS_BYTES, Draft, Pool};
 use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
@@ -33,6 +33,32 @@ pub struct World {
     next_arrival: usize,
     /// Damaged messages go round: what a strict reader can't make out of them is passed over.
     pub is_damaged: bool,
+    /// Answers to keep-alives on connections.
+    pub pongs: usize,
+    /// How many buffers each step of a shard finds free, rather than all.
+    pub buffers_per_step: Option<usize>,
+}
+
+/// Leaves a shard so many buffers for one step: the others are taken away, and come back when this is given to [`restore`].
+fn withhold(out: &mut Effects, left: Option<usize>) -> Vec<Draft> {
+    let Some(left) = left else { return Vec::new() };
+    // The largest stand in for every size once the pool is at its limit.
+    let mut taken = Vec::new();
+    for bytes in CLASS_BYTES.iter().rev() {
+        while let Some(draft) = out.pool.draft(*bytes) {
+            taken.push(draft);
+        }
+    }
+    for _ in 0..left.min(taken.len()) {
+        out.pool.discard(taken.remove(0));
+    }
+    taken
+}
+
+fn restore(out: &mut Effects, taken: Vec<Draft>) {
+    for draft in taken {
+        out.pool.discard(draft);
+    }
 }
 
 impl World {
@@ -94,6 +120,8 @@ impl World {
             closed: Vec::new(),
             next_arrival: 0,
             is_damaged: false,
+            pongs: 0,
+            buffers_per_step: None,
         }
     }
 
@@ -111,11 +139,10 @@ impl World {
             peer: addr(from),
             conn: None,
         };
-        self.shards[index].handle(
-            Event::Datagram { flow, bytes },
-            self.now,
-            &mut self.effects[index],
-        );
+        let out = &mut self.effects[index];
+        let taken = withhold(out, self.buffers_per_step);
+        self.shards[index].handle(Event::Datagram { flow, bytes }, self.now, out);
+        restore(out, taken);
         self.settle();
     }
 
@@ -143,7 +170,10 @@ impl World {
             self.conns.insert(peer, conn);
             self.shards[index].handle(Event::Opened { flow }, self.now, &mut self.effects[index]);
         }
-        self.shards[index].handle(Event::Stream { flow, bytes }, self.now, &mut self.effects[index]);
+        let out = &mut self.effects[index];
+        let taken = withhold(out, self.buffers_per_step);
+        self.shards[index].handle(Event::Stream { flow, bytes }, self.now, out);
+        restore(out, taken);
         self.settle();
     }
 
@@ -164,7 +194,9 @@ impl World {
             let Some(at) = next else { break };
             self.now = at.max(self.now + Duration::from_micros(1));
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+                let taken = withhold(out, self.buffers_per_step);
                 while shard.run_timers(self.now, out) {}
+                restore(out, taken);
             }
             self.settle();
         }
@@ -176,7 +208,9 @@ impl World {
         loop {
             let mut moved = false;
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+                let taken = withhold(out, self.buffers_per_step);
                 shard.read_mail(self.now, out);
+                restore(out, taken);
                 shard.export(out);
                 for index in 0..out.len() {
                     moved = true;
@@ -190,6 +224,10 @@ impl World {
                                     shard.id(),
                                     "only its own shard sends on a connection"
                                 );
+                            }
+                            if bytes == b"\r\n" {
+                                self.pongs += 1;
+                                continue;
                             }
                             match Message::parse(&bytes) {
                                 Ok(message) => self.inbox.entry(flow.peer).or_default().push_back(message),
@@ -264,6 +302,11 @@ impl World {
 
     pub fn calls(&self) -> usize {
         self.shards.iter().map(Shard::calls).sum()
+    }
+
+    /// Parts of calls: legs, exchanges, branches.
+    pub fn parts(&self) -> usize {
+        self.shards.iter().map(Shard::call_parts).sum()
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {

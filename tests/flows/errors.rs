@@ -184,6 +184,8 @@ fn a_message_beyond_the_limit_gets_a_513() {
             let big = big.inserting("X-Padding", "x".repeat(4_000));
             s.ue1.ask_for(&big, transport, 513)?;
         }
+        // That connection may be closed now; the next is served.
+        s.ue1.connect_anew()?;
         alive(&mut s.ue1, Tcp)?;
         Ok(())
     });

@@ -10,8 +10,8 @@ use bench_harness::sip::Message;
 use bench_harness::{contract, seed};
 
 use crate::support::{
-    Scene, Setup, bindings, nothing_more, on_every_server, refused, register, register_contact, registered,
-    scene,
+    Scene, Setup, alive, bindings, nothing_more, on_every_server, refused, register, register_contact,
+    registered, scene,
 };
 
 on_every_server![the_first_that_answers_has_the_call];
@@ -180,6 +180,25 @@ fn a_caller_that_gives_up_stops_every_phone() {
         stops_ringing(ue3, &at_ue3)?;
         refused(&mut s.ue1, &invite, 487, Tcp)?;
         Ok(())
+    });
+}
+
+#[test]
+fn a_message_goes_to_every_phone_and_is_answered_once() {
+    two_phones_of_one_subscriber(Setup::new(), |s, ue3| {
+        let message = s
+            .ue1
+            .request("MESSAGE", &s.ue2.aor(), Udp)
+            .with_body("text/plain", "to all");
+        s.ue1.send(&message, Udp)?;
+        for phone in [&mut s.ue2, ue3] {
+            let got = phone.expect("MESSAGE")?;
+            assert_eq!(got.body, message.body);
+            phone.answers(&got, 200, "OK")?;
+        }
+        s.ue1.response(&message, 200)?;
+        alive(&mut s.ue1, Udp)?;
+        nothing_more(&mut s.ue1)
     });
 }
 

@@ -1,6 +1,7 @@
 //! Datagrams and streams: sizes, splits, keepalives, addresses, and connections that die (RFC 3261 §18, RFC 3581).
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use bench_harness::call::{self, invite_reply};
 use bench_harness::dialog::Dialog;
@@ -271,7 +272,7 @@ fn an_answer_finds_the_caller_whose_connection_died_while_it_rang() {
         let ringing = invite_reply(&mut s.ue2, &leg_b, 180, "Ringing");
         s.ue2.respond(&leg_b, &ringing)?;
         s.ue1.response(&invite, 180)?;
-        s.ue1.hang_up_connection();
+        s.ue1.hang_up_connection()?;
         let accepted = invite_reply(&mut s.ue2, &leg_b, 200, "OK");
         s.ue2.respond(&leg_b, &accepted)?;
         let ok = s.ue1.response(&invite, 200)?;
@@ -291,7 +292,7 @@ fn a_phone_whose_connection_died_is_called_at_its_contact() {
         register(&mut s.ue1, Tcp)?;
         register_for_tcp(&mut s.ue2)?;
         let old = s.ue2.connection()?;
-        s.ue2.hang_up_connection();
+        s.ue2.hang_up_connection()?;
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         assert_eq!(call.leg_b.transport, Tcp);
         assert_ne!(call.leg_b.conn, Some(old));
@@ -332,6 +333,46 @@ fn connections_beyond_the_limit_of_one_source_are_closed() {
         s.ue1.wait_closed(third)?;
         // Others are not concerned.
         alive(&mut s.ue2, Tcp)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_phone_that_stops_reading_costs_one_connection() {
+    let setup = Setup::new().key("limits", "send_queue_bytes_max", "65536");
+    scene(setup, |s| {
+        register(&mut s.ue1, Udp)?;
+        // Not one of ours: those always read.
+        let mut stalled = TcpStream::connect(s.server.tcp)?;
+        let contact = format!("<sip:{}@{};transport=tcp>", seed::CALLEE, stalled.local_addr()?);
+        let register = seed::register(&mut s.ue2, Tcp).setting("Contact", contact);
+        stalled.write_all(&register.to_bytes())?;
+        let mut answer = [0; 12];
+        stalled.read_exact(&mut answer)?;
+        assert_eq!(&answer, b"SIP/2.0 200 ");
+        // Far more than the kernel's own buffers of the connection take.
+        let mut sent = Vec::new();
+        for _ in 0..400 {
+            let message = s
+                .ue1
+                .request("MESSAGE", &s.ue2.aor(), Udp)
+                .with_body("application/octet-stream", vec![b'x'; 60_000]);
+            s.ue1.send(&message, Udp)?;
+            alive(&mut s.ue1, Udp)?;
+            sent.push(message);
+        }
+        for message in &sent {
+            let end = s.ue1.final_response(message)?;
+            assert!(end.status() >= Some(400), "{}", end.message);
+        }
+        stalled.set_read_timeout(Some(s.ue1.patience))?;
+        let mut rest = Vec::new();
+        match stalled.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("the connection is still there: {error}"),
+        }
+        assert!(rest.len() < 400 * 60_000, "everything was kept for it");
         Ok(())
     });
 }

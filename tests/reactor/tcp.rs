@@ -22,6 +22,7 @@ at_every_level!(
     a_stalled_reader_costs_only_its_own_connection,
     a_peer_that_closes_its_side_still_gets_its_answer,
     a_reset_closes_the_connection_and_fails_what_was_queued,
+    what_a_closing_peer_may_not_have_read_fails,
     closing_sends_what_is_queued_first,
     nothing_is_heard_of_a_connection_after_it_was_closed,
     a_message_for_a_connection_that_is_gone_goes_to_its_peer,
@@ -218,6 +219,26 @@ fn a_refused_connection_fails_every_message_and_then_closes(level: Level) {
     // Nothing stays behind that would keep the next attempt from being made.
     server.order(0, vec![send(flow, b"again", Some(op(4)))]);
     assert_eq!(server.send_failed(0), (op(4), CloseReason::ConnectFailed));
+    server.stop();
+}
+
+fn what_a_closing_peer_may_not_have_read_fails(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let mut client = tcp_client(&server);
+    client.write_all(b"hello").expect("sent");
+    let flow = server.opened(0);
+    assert_eq!(server.stream(0, 5), b"hello");
+    // Of the first it hears something afterwards; the second may never have been read.
+    server.order(0, vec![send(flow, b"one", Some(op(1)))]);
+    let mut back = [0; 3];
+    client.read_exact(&mut back).expect("the first");
+    client.write_all(b"heard").expect("sent");
+    assert_eq!(server.stream(0, 5), b"heard");
+    server.order(0, vec![send(flow, b"two", Some(op(2)))]);
+    client.read_exact(&mut back).expect("the second");
+    drop(client);
+    assert_eq!(server.send_failed(0), (op(2), CloseReason::PeerClosed));
+    assert_eq!(server.closed(0).1, CloseReason::PeerClosed);
     server.stop();
 }
 

@@ -168,6 +168,24 @@ fn put_contact(
 /// Writes `text` as XML character data or attribute value. What is not UTF-8, and characters that XML 1.0 §2.2 does not
 /// allow, become U+FFFD.
 pub fn put_text(text: &[u8], w: &mut Writer<'_>) {
+    let mut rest = text;
+    while !rest.is_empty() {
+        // What stands for itself goes in one piece. It is ASCII, so no character of more bytes is cut in two.
+        let plain = rest.iter().position(|byte| !is_plain(*byte));
+        let (run, odd) = rest.split_at(plain.unwrap_or(rest.len()));
+        w.put(run);
+        let odd_len = odd.iter().position(|byte| is_plain(*byte));
+        let (odd, after) = odd.split_at(odd_len.unwrap_or(odd.len()));
+        put_escaped(odd, w);
+        rest = after;
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'<' | b'>' | b'&' | b'"' | b'\'')
+}
+
+fn put_escaped(text: &[u8], w: &mut Writer<'_>) {
     for chunk in text.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {

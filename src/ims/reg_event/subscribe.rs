@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set};
+use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Aor, AorError, AorHasher, Location};
 use crate::msg::build::{self, Writer};
 use crate::msg::lex;
@@ -183,7 +183,7 @@ impl RegEvent {
             local_tag: &tag,
             remote: request.from.raw,
             remote_tag: request.from_tag.unwrap_or_default(),
-            target: contact.uri,
+            target: target_of(contact.uri),
             routes: &routes[..routes_len],
         };
         if parts.len() + asked.event.len() > TEXTS_MAX {
@@ -253,16 +253,16 @@ impl RegEvent {
         // RFC 3261 §12.2.2: a SUBSCRIBE is a target refresh request; the route set stays.
         if let Some(contact) = contact_of(request)? {
             let new = Parts {
-                target: contact.uri,
+                target: target_of(contact.uri),
                 ..parts
             };
             if new.len() + asked.event.len() > TEXTS_MAX {
                 return Err(Refusal::TooLong);
             }
             let flow = flow_to(stack, request, tx, &new)?;
-            if contact.uri != parts.target {
+            if target_of(contact.uri) != parts.target {
                 let change = Change {
-                    target: Some(contact.uri),
+                    target: Some(target_of(contact.uri)),
                     ..Change::default()
                 };
                 if !subscription.dialog.change(&change, &mut out.pool) {
@@ -413,8 +413,12 @@ fn flow_to(stack: &Stack, request: &Request<'_>, tx: TxId, parts: &Parts<'_>) ->
         }
         // No name is resolved here; the way that the SUBSCRIBE came is the one that is known.
         Err(RouteError::HostName) => Ok(came_over),
-        Err(RouteError::Scheme | RouteError::Transport | RouteError::NoListener | RouteError::Ourselves) => {
-            Err(Refusal::Unreachable)
-        }
+        Err(
+            RouteError::Scheme
+            | RouteError::Transport
+            | RouteError::NoListener
+            | RouteError::Ourselves
+            | RouteError::NotOneHost,
+        ) => Err(Refusal::Unreachable),
     }
 }

@@ -165,17 +165,16 @@ fn read(bytes: &[u8]) -> Twin {
     at = line.next;
 
     // Header fields: each is its line and those that begin with a blank behind it.
-    let mut is_first = true;
+    // Nothing is there yet that the first of them could continue, whole or not.
+    if at < bytes.len() && b" \t".contains(&bytes[at]) {
+        errors.push((at, ErrorKind::HeaderLine));
+    }
     let mut head_end = None;
     'fields: while let Some(line) = next_physical(bytes, at) {
         if line.content_end == line.start {
             head_end = Some(line.next);
             break;
         }
-        if is_first && b" \t".contains(&bytes[at]) {
-            errors.push((at, ErrorKind::HeaderLine));
-        }
-        is_first = false;
         let mut content_end = line.content_end;
         let mut next = line.next;
         if let Some(cr) = first_bare_cr(bytes, &line) {

@@ -1,0 +1,149 @@
+//! What phones say in the tests of the core, and a call that stands.
+
+// Each test takes what it needs.
+#![allow(dead_code)]
+
+use bench_harness::sip::Message;
+
+use crate::world::World;
+
+pub const ALICE: &str = "127.0.0.2:5062";
+pub const BOB: &str = "127.0.0.3:5063";
+pub const BOB_TABLET: &str = "127.0.0.4:5064";
+
+pub fn via(at: &str, branch: &str) -> String {
+    format!("SIP/2.0/UDP {at};branch=z9hG4bK{branch}")
+}
+
+pub fn register(user: &str, at: &str, call_id: &str) -> Message {
+    Message::request("REGISTER", "sip:one.att.net")
+        .with("Via", via(at, &format!("r{call_id}{user}")))
+        .with("From", format!("<sip:{user}@one.att.net>;tag=r{call_id}"))
+        .with("To", format!("<sip:{user}@one.att.net>"))
+        .with("Call-ID", call_id)
+        .with("CSeq", "1 REGISTER")
+        .with("Contact", format!("<sip:{user}@{at}>;+g.3gpp.smsip;audio"))
+        .with("Content-Length", 0)
+}
+
+pub fn invite(from: &str, at: &str, to: &str, call_id: &str) -> Message {
+    Message::request("INVITE", to)
+        .with("Via", via(at, &format!("i{call_id}")))
+        .with("From", format!("<sip:{from}@one.att.net>;tag=f{call_id}"))
+        .with("To", format!("<{to}>"))
+        .with("Call-ID", call_id)
+        .with("CSeq", "33302 INVITE")
+        .with("Max-Forwards", 70)
+        .with("Contact", format!("<sip:{from}@{at}>;+g.3gpp.mid-call;audio"))
+        .with("X-Unknown", "stays as it is")
+        .with_body("application/sdp", "v=0\r\n")
+}
+
+pub fn answer(request: &Message, status: u16, reason: &str, tag: &str, at: &str) -> Message {
+    let mut response = Message::response(status, reason);
+    for via in request.lines("Via") {
+        response.insert("Via", via.split_once(':').expect("a header line").1.trim());
+    }
+    let to = request.text("To");
+    let to = if to.contains(";tag=") || status == 100 {
+        to.to_owned()
+    } else {
+        format!("{to};tag={tag}")
+    };
+    response
+        .with("From", request.text("From"))
+        .with("To", to)
+        .with("Call-ID", request.text("Call-ID"))
+        .with("CSeq", request.text("CSeq"))
+        .with("Contact", format!("<sip:bob@{at}>;video"))
+        .with("Content-Length", 0)
+}
+
+pub fn in_dialog(method: &str, cseq: u32, at: &str, invite: &Message, response: &Message) -> Message {
+    let contact = bench_harness::sip::uri(response.text("Contact"));
+    Message::request(method, contact)
+        .with(
+            "Via",
+            via(at, &format!("{method}{cseq}{}", invite.text("Call-ID"))),
+        )
+        .with("From", invite.text("From"))
+        .with("To", response.text("To"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{cseq} {method}"))
+        .with("Max-Forwards", 70)
+        .with("Content-Length", 0)
+}
+
+/// The other way round: from the phone that was called.
+pub fn in_dialog_from_callee(
+    method: &str,
+    cseq: u32,
+    at: &str,
+    invite: &Message,
+    answer: &Message,
+) -> Message {
+    Message::request(method, bench_harness::sip::uri(invite.text("Contact")))
+        .with(
+            "Via",
+            via(at, &format!("{method}{cseq}callee{}", invite.text("Call-ID"))),
+        )
+        .with("From", answer.text("To"))
+        .with("To", invite.text("From"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{cseq} {method}"))
+        .with("Max-Forwards", 70)
+        .with("Content-Length", 0)
+}
+
+/// A call between ALICE and BOB that stands: the INVITEs and 200s of both legs.
+pub struct Standing {
+    pub invite_a: Message,
+    pub invite_b: Message,
+    pub ok_a: Message,
+    pub ok_b: Message,
+}
+
+pub fn with_bob(shards: usize) -> World {
+    let mut world = World::new(shards);
+    world.udp(BOB, &register("bob", BOB, "reg-bob"));
+    let ok = world.response(BOB, 200);
+    assert!(
+        ok.text("Contact").contains(";expires=600000"),
+        "{}",
+        ok.text("Contact")
+    );
+    world
+}
+
+pub fn call(world: &mut World, call_id: &str) -> Standing {
+    let invite_a = invite("alice", ALICE, "tel:bob;phone-context=one.att.net", call_id);
+    let invite_a = invite_a.setting("To", "<sip:bob@one.att.net>");
+    let mut invite_a = invite_a;
+    // A number as the captured flow has it needs a subscriber that is one.
+    invite_a = Message::parse(
+        String::from_utf8(invite_a.to_bytes())
+            .expect("text")
+            .replace("tel:bob;phone-context=one.att.net", "sip:bob@one.att.net")
+            .as_bytes(),
+    )
+    .expect("a message");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&invite_b, 100, "Trying", "", BOB));
+    world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
+    world.response(ALICE, 180);
+    let ok_b = answer(&invite_b, 200, "OK", "b1", BOB);
+    world.udp(BOB, &ok_b);
+    let ok_a = world.response(ALICE, 200);
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+    let ack = world.request(BOB, "ACK");
+    assert_eq!(ack.text("CSeq"), "1 ACK");
+    world.silent();
+    Standing {
+        invite_a,
+        invite_b,
+        ok_a,
+        ok_b,
+    }
+}
