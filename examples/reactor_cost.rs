@@ -1,8 +1,9 @@
 //! What the reactor alone costs a message: an echo without any SIP, at each kernel level, in CPU time of its thread.
 //!
-//! `cargo run --release --example reactor_cost [ROUNDS [SECONDS]]` (default 5 rounds of 2 seconds). The reactor is pinned to
-//! the first CPU, the load to the second; levels take turns within a round, and the median of the rounds is shown. Run it on a
-//! machine that does nothing else. The last lines are memory of idle connections, without the kernel's own.
+//! `cargo run --release --example reactor_cost [ROUNDS [SECONDS [LOAD [LEVEL]]]]`: 5 rounds of 2 seconds of all loads whose name
+//! contains LOAD, at all levels or the one. The reactor is pinned to the first CPU, the load to the second; levels take turns
+//! within a round, and the median of the rounds is shown. Run it on a machine that does nothing else. The last lines are memory
+//! of idle connections, without the kernel's own.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -29,11 +30,20 @@ const WINDOW: usize = 64;
 const CONNECTIONS: usize = 1_000;
 const PIPELINED: usize = 16;
 
-const LEVELS: [(&str, Option<(u16, u16)>); 4] = [
-    ("5.10", Some((5, 10))),
-    ("5.19", Some((5, 19))),
-    ("6.0", Some((6, 0))),
-    ("native", None),
+/// Who serves the load.
+#[derive(Clone, Copy)]
+enum Subject {
+    /// One blocking `recvfrom` and `sendto` a datagram: what there is to compare with. UDP only.
+    Blocking,
+    Reactor(Option<(u16, u16)>),
+}
+
+const SUBJECTS: [(&str, Subject); 5] = [
+    ("blocking", Subject::Blocking),
+    ("5.10", Subject::Reactor(Some((5, 10)))),
+    ("5.19", Subject::Reactor(Some((5, 19)))),
+    ("6.0", Subject::Reactor(Some((6, 0)))),
+    ("native", Subject::Reactor(None)),
 ];
 
 #[derive(Clone, Copy)]
@@ -64,49 +74,93 @@ struct Measured {
 }
 
 fn main() {
-    let mut args = std::env::args()
-        .skip(1)
-        .map(|arg| arg.parse::<u64>().expect("a number"));
-    let rounds = args.next().unwrap_or(5).max(1);
-    let time = Duration::from_secs(args.next().unwrap_or(2).max(1));
+    let mut args = std::env::args().skip(1);
+    let mut number = |default| {
+        args.next()
+            .map_or(default, |arg| arg.parse::<u64>().expect("a number").max(1))
+    };
+    let (rounds, time) = (number(5), Duration::from_secs(number(2)));
+    let (only_load, only_level) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
     let features = Features::probe().expect("io_uring");
     println!(
         "{:<26} {:<8} {:>10} {:>12} {:>14}",
         "load", "level", "CPU ns", "messages/s", "turns/message"
     );
-    for (load_name, load) in LOADS {
-        let mut measured: [Vec<Measured>; LEVELS.len()] = Default::default();
+    for (load_name, load) in LOADS.into_iter().filter(|(name, _)| name.contains(&only_load)) {
+        let mut measured: [Vec<Measured>; SUBJECTS.len()] = Default::default();
         for _ in 0..rounds {
-            for ((_, level), measured) in LEVELS.iter().zip(&mut measured) {
-                let features = level.map_or(features, |(major, minor)| {
-                    features.limited_to(KernelLevel { major, minor })
-                });
-                measured.push(match load {
-                    Load::Wake => measure_wakes(features, time),
-                    Load::UdpSaturated | Load::UdpPingPong | Load::Tcp | Load::TcpPipelined => {
-                        measure(features, load, time)
-                    }
-                });
+            for (&(name, subject), measured) in SUBJECTS.iter().zip(&mut measured) {
+                if name.contains(&only_level) {
+                    measured.extend(measure(features, subject, load, time));
+                }
             }
         }
-        for ((level, _), mut measured) in LEVELS.iter().zip(measured) {
+        for ((level, _), mut measured) in SUBJECTS.iter().zip(measured) {
             measured.sort_by_key(|measured| measured.cpu_ns);
-            let median = &measured[measured.len() / 2];
+            let Some(median) = measured.get(measured.len() / 2) else {
+                continue;
+            };
             println!(
                 "{load_name:<26} {level:<8} {:>10} {:>12} {:>14.3}",
                 median.cpu_ns, median.messages_a_second, median.turns_a_message
             );
         }
     }
-    for (level, limit) in LEVELS {
-        let features = limit.map_or(features, |(major, minor)| {
-            features.limited_to(KernelLevel { major, minor })
-        });
-        println!(
-            "an idle TCP connection at level {level}: {} bytes",
-            idle_bytes(features)
-        );
+    if !only_load.is_empty() {
+        return;
     }
+    for (level, subject) in SUBJECTS {
+        if let Subject::Reactor(limit) = subject {
+            println!(
+                "an idle TCP connection at level {level}: {} bytes",
+                idle_bytes(limited(features, limit))
+            );
+        }
+    }
+}
+
+fn limited(features: Features, limit: Option<(u16, u16)>) -> Features {
+    limit.map_or(features, |(major, minor)| {
+        features.limited_to(KernelLevel { major, minor })
+    })
+}
+
+/// `None` where the subject can't serve the load.
+fn measure(features: Features, subject: Subject, load: Load, time: Duration) -> Option<Measured> {
+    match (subject, load) {
+        (Subject::Blocking, Load::UdpSaturated | Load::UdpPingPong) => Some(measure_blocking(load, time)),
+        (Subject::Blocking, Load::Tcp | Load::TcpPipelined | Load::Wake) => None,
+        (Subject::Reactor(limit), Load::Wake) => Some(measure_wakes(limited(features, limit), time)),
+        (
+            Subject::Reactor(limit),
+            Load::UdpSaturated | Load::UdpPingPong | Load::Tcp | Load::TcpPipelined,
+        ) => Some(measure_reactor(limited(features, limit), load, time)),
+    }
+}
+
+fn measure_blocking(load: Load, time: Duration) -> Measured {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let addr = socket.local_addr().expect("an address");
+    let (cpu_out, cpu) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let _ = pin_to(0);
+        let mut bytes = [0; 2_000];
+        loop {
+            let (count, peer) = socket.recv_from(&mut bytes).expect("a datagram");
+            if count == 0 {
+                return;
+            }
+            if count == 1 {
+                cpu_out.send(thread_cpu_ns()).expect("the load waits");
+            }
+            socket.send_to(&bytes[..count], peer).expect("sent");
+        }
+    });
+    let measured = drive(load, time, addr, &cpu, || 0);
+    let end = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    end.send_to(&[], addr).expect("sent");
+    server.join().expect("no panic");
+    measured
 }
 
 fn config() -> Config {
@@ -247,7 +301,7 @@ fn resident_bytes() -> usize {
     pages.expect("a number") * 4_096
 }
 
-fn measure(features: Features, load: Load, time: Duration) -> Measured {
+fn measure_reactor(features: Features, load: Load, time: Duration) -> Measured {
     let cfg = config();
     let (listeners, mut sockets) = bind_all(&cfg).expect("sockets");
     let addr = listeners[0].addr;
@@ -294,7 +348,23 @@ fn measure(features: Features, load: Load, time: Duration) -> Measured {
             }
         }
     });
+    let measured = drive(load, time, addr, &cpu, || metrics.turns.get());
+    stop.store(true, Ordering::Relaxed);
+    wakers.wake(ShardId(0));
+    shard.join().expect("no panic");
+    measured
+}
+
+/// Loads whoever serves `addr`, who sends the CPU time used so far to `cpu` when a datagram of one byte comes.
+fn drive(
+    load: Load,
+    time: Duration,
+    addr: SocketAddr,
+    cpu: &mpsc::Receiver<u64>,
+    turns: impl Fn() -> u64,
+) -> Measured {
     let _ = pin_to(1);
+    let clock = Clock::start();
     let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let cpu_now = || {
         probe.send_to(b"?", addr).expect("sent");
@@ -303,17 +373,13 @@ fn measure(features: Features, load: Load, time: Duration) -> Measured {
     };
     let mut run = Run::new(load, addr);
     run.once();
-    let (cpu_before, turns_before, start) = (cpu_now(), metrics.turns.get(), clock.now());
+    let (cpu_before, turns_before, start) = (cpu_now(), turns(), clock.now());
     let mut messages = 0;
     while clock.now().since(start) < time {
         messages += run.once();
     }
     let elapsed = clock.now().since(start);
-    let (cpu_after, turns) = (cpu_now(), metrics.turns.get() - turns_before);
-    drop(run);
-    stop.store(true, Ordering::Relaxed);
-    wakers.wake(ShardId(0));
-    shard.join().expect("no panic");
+    let (cpu_after, turns) = (cpu_now(), turns() - turns_before);
     Measured {
         cpu_ns: (cpu_after - cpu_before) / messages,
         messages_a_second: (messages as f64 / elapsed.as_secs_f64()) as u64,
