@@ -77,7 +77,7 @@ const STARTS_A_TURN: u32 = 64;
 const PRELOAD_WINDOW: u32 = 128;
 const INTERVAL: u64 = 1_000_000_000;
 /// From the last registration to the first start, in which a reading of the server's CPU time is taken.
-const PAUSE: u64 = 100_000_000;
+pub const PAUSE: u64 = 100_000_000;
 
 pub struct Engine {
     plan: Plan,

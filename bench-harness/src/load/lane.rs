@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -63,7 +64,10 @@ impl Lane {
             let count = if plan.peers == Peers::Trunk { 1 } else { phones };
             for phone in 0..count {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-                socket.bind(&SocketAddr::from((address(plan.peers, side, phone), 0)).into())?;
+                // The same address in every run, so that a phone's contact stays one; closing by a reset leaves it free.
+                socket.set_reuse_address(true)?;
+                socket.set_linger(Some(Duration::ZERO))?;
+                socket.bind(&SocketAddr::from((address(plan.peers, side, phone), port)).into())?;
                 socket.connect(&SocketAddr::V4(target).into())?;
                 let stream = TcpStream::from(socket);
                 stream.set_nonblocking(true)?;

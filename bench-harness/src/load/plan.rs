@@ -174,6 +174,21 @@ impl Plan {
         Ok(())
     }
 
+    /// What the callees' names begin with. Phones that are reached in another way are other users, so that no server forks
+    /// a call to addresses of an earlier run.
+    pub fn callee_prefix(&self) -> u8 {
+        let peers = match self.peers {
+            Peers::Trunk => b'a',
+            Peers::Phones => b'd',
+        };
+        peers
+            + match self.transport {
+                Transport::Udp => 0,
+                Transport::Tcp => 1,
+                Transport::TcpUdp => 2,
+            }
+    }
+
     pub fn is_tcp(&self, side: Side) -> bool {
         match self.transport {
             Transport::Udp => false,

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::cpu;
-use super::engine::{Engine, Report};
+use super::engine::{Engine, PAUSE, Report};
 use super::plan::{Plan, Scenario};
 use super::report;
 use super::stats::{COUNTS, Count, METRICS, Metric, Stats};
@@ -104,7 +104,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
                 ready += 1;
                 if ready == plan.threads {
                     barrier.wait();
-                    (before, began) = (meter.read(), sys::now());
+                    (before, began) = (meter.read(), sys::now() + PAUSE);
                     for spare in &spares {
                         // A thread that has ended needs none.
                         let _ = spare.send(Box::new(Stats::new()));
@@ -138,7 +138,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
         .read()
         .zip(before)
         .map(|(after, before)| after.saturating_sub(before));
-    let seconds = (sys::now() - began) as f64 / 1e9;
+    let seconds = sys::now().saturating_sub(began) as f64 / 1e9;
     if live {
         eprint!("\r\x1b[K");
     }
@@ -154,7 +154,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
 }
 
 fn progress(total: &Stats, last: &Stats, began: u64) {
-    let seconds = (sys::now() - began) as f64 / 1e9;
+    let seconds = sys::now().saturating_sub(began) as f64 / 1e9;
     let busiest = METRICS.iter().filter(|(metric, _)| *metric != Metric::Late);
     let busiest = busiest.max_by_key(|(metric, _)| last.histograms[*metric as usize].len());
     let (metric, name) = busiest.copied().unwrap_or(METRICS[0]);

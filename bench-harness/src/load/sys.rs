@@ -418,6 +418,11 @@ impl Epoll {
         }
     }
 
+    pub fn remove(&self, socket: RawFd) {
+        // SAFETY: EPOLL_CTL_DEL reads no event.
+        unsafe { libc::epoll_ctl(self.fd(), libc::EPOLL_CTL_DEL, socket, ptr::null_mut()) };
+    }
+
     /// Appends the keys of what can be read now.
     pub fn ready(&mut self, keys: &mut Vec<u64>) {
         // SAFETY: events has the length that is told and outlives the call.

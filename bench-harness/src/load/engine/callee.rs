@@ -136,7 +136,7 @@ impl Engine {
         let mut text = std::mem::take(&mut self.answers[answer as usize].text);
         text.clear();
         self.ring(answer, generation, phone, way, message, scan);
-        let callee = user(b'2', self.number(phone));
+        let callee = user(self.plan.callee_prefix(), self.number(phone));
         let values = Values::default()
             .with(Field::Callee, &callee)
             .with(Field::Local, self.callees.text(phone));
@@ -173,7 +173,7 @@ impl Engine {
     }
 
     fn ring(&mut self, answer: u32, generation: u32, phone: u32, way: u32, message: &[u8], scan: &Scan) {
-        let callee = user(b'2', self.number(phone));
+        let callee = user(self.plan.callee_prefix(), self.number(phone));
         let values = Values::default()
             .with(Field::Callee, &callee)
             .with(Field::Local, self.callees.text(phone));

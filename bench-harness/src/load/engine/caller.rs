@@ -119,7 +119,7 @@ impl Engine {
         let identity = self.identity(attempt, generation, if call { mark::INVITE } else { mark::OTHER });
         let number = self.number(phone);
         let caller = user(b'1', number);
-        let mut callee = user(b'2', number);
+        let mut callee = user(self.plan.callee_prefix(), number);
         let mut values = Values::default()
             .with(Field::Branch, &identity)
             .with(Field::CallId, &identity[..24])
@@ -327,7 +327,8 @@ impl Engine {
             let callee = it.callee;
             let number = self.number(callee);
             let it = &mut self.attempts[attempt as usize];
-            it.target.extend_from_slice(&user(b'2', number));
+            it.target
+                .extend_from_slice(&user(self.plan.callee_prefix(), number));
             it.target.push(b'@');
             it.target.extend_from_slice(self.texts.domain.as_bytes());
             self.acknowledge(attempt, mark::INVITE);
