@@ -343,6 +343,10 @@ impl Engine {
 
     fn message(&mut self, side: Side, connection: Option<u32>, message: &[u8], now: u64) {
         self.stats.count(Count::Received);
+        if message.starts_with(b"\r\n\r\n") {
+            // A keep-alive (RFC 5626 §3.5.1), or what stands for a 100 in the relay.
+            return;
+        }
         let Ok(scan) = wire::scan(message) else {
             self.stats.count(Count::ParseFailures);
             return;

@@ -2,7 +2,7 @@
 //!
 //! UDP: one socket. What comes from a caller's address goes to the callee's and back: 127.1.x.y and 127.2.x.y are each
 //! other's partner (127.0.0.1 its own), and so are the two ports of a thread of the generator. An INVITE brings one more
-//! datagram, to its sender, as long as a 100 is: so a call costs the relay as many messages as it costs a server.
+//! datagram, to its sender, as long as a 100 is but of line ends alone, which the generator reads past: so a call costs the relay as many messages as it costs a server.
 //! TCP: two listeners; connection number n of one is joined to number n of the other.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -37,6 +37,7 @@ pub fn udp(socket: &UdpSocket, port: u16, segment: bool, stop: &AtomicBool) -> i
     let fd = socket.as_raw_fd();
     let mut inbox = Inbox::new();
     let mut outbox = Outbox::new(segment);
+    let trying = b"\r\n".repeat(TRYING / 2);
     while !stop.load(Ordering::Relaxed) {
         let count = inbox.receive(fd);
         for at in 0..count {
@@ -49,12 +50,7 @@ pub fn udp(socket: &UdpSocket, port: u16, segment: bool, stop: &AtomicBool) -> i
                 Some(b"SIP/2.0 1") => 4,
                 Some(b"SIP/2.0 2") => 5,
                 Some(start) if start.starts_with(b"INVITE") => {
-                    outbox.push(
-                        &message[..TRYING.min(message.len())],
-                        Ipv4Addr::UNSPECIFIED,
-                        source,
-                        0,
-                    );
+                    outbox.push(&trying, Ipv4Addr::UNSPECIFIED, source, 0);
                     1
                 }
                 Some(start) if start.starts_with(b"ACK") => 2,
