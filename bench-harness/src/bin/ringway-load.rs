@@ -43,6 +43,9 @@ enum Command {
         /// Seconds that each trial takes
         #[arg(long, default_value_t = 5.0)]
         trial: f64,
+        /// Leaves out the runs at 25, 50, 75 and 90 %
+        #[arg(long)]
+        search_only: bool,
         #[command(flatten)]
         plan: Plan,
     },
@@ -72,6 +75,9 @@ enum Command {
         /// Searches the highest rate, in trials of so many seconds
         #[arg(long)]
         find_max: Option<f64>,
+        /// Leaves out the runs at 25, 50, 75 and 90 % of it
+        #[arg(long, requires = "find_max")]
+        search_only: bool,
         #[command(flatten)]
         plan: Plan,
     },
@@ -87,8 +93,11 @@ fn main() -> ExitCode {
         Command::FindMax {
             scenario,
             trial,
+            search_only,
             plan,
-        } => find_max(&plan, scenario, trial),
+        } => plan
+            .check()
+            .and_then(|()| find_max(&plan, scenario, &Meter::of(&plan), trial, search_only)),
         Command::Relay {
             listen,
             port,
@@ -99,8 +108,14 @@ fn main() -> ExitCode {
             segment,
             relay_cpu,
             find_max,
+            search_only,
             plan,
-        } => floor(plan, segment, relay_cpu, find_max),
+        } => floor(
+            plan,
+            segment,
+            relay_cpu,
+            find_max.map(|seconds| (seconds, search_only)),
+        ),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -145,13 +160,15 @@ fn one_metered(plan: &Plan, scenario: Scenario, meter: &Meter) -> Result<bool, S
     Ok(!outcome.stats.failed())
 }
 
-fn find_max(plan: &Plan, scenario: Scenario, seconds: f64) -> Result<bool, String> {
-    plan.check()?;
-    find_max_metered(plan, scenario, &Meter::of(plan), seconds)
-}
-
-fn find_max_metered(plan: &Plan, scenario: Scenario, meter: &Meter, seconds: f64) -> Result<bool, String> {
-    let found = search::find_max(plan, scenario, meter, seconds).map_err(|error| error.to_string())?;
+fn find_max(
+    plan: &Plan,
+    scenario: Scenario,
+    meter: &Meter,
+    seconds: f64,
+    search_only: bool,
+) -> Result<bool, String> {
+    let parts = if search_only { &[][..] } else { &search::PARTS[..] };
+    let found = search::find_max(plan, scenario, meter, seconds, parts).map_err(|error| error.to_string())?;
     for (part, outcome) in &found.at_part {
         let rate = found.rate * part;
         let heading = format!("at {:.0} % of the highest rate: {rate:.0} a second", part * 100.0);
@@ -229,7 +246,12 @@ fn start_relay(
     Ok((told.iter().take(2).collect(), stop))
 }
 
-fn floor(mut plan: Plan, segment: bool, cpu: Option<usize>, trial: Option<f64>) -> Result<bool, String> {
+fn floor(
+    mut plan: Plan,
+    segment: bool,
+    cpu: Option<usize>,
+    trial: Option<(f64, bool)>,
+) -> Result<bool, String> {
     plan.check()?;
     if plan.transport == Transport::TcpUdp {
         return Err("--transport: a relay carries udp to udp or tcp to tcp".to_string());
@@ -242,7 +264,7 @@ fn floor(mut plan: Plan, segment: bool, cpu: Option<usize>, trial: Option<f64>) 
     let (threads, stop) = start_relay(plan.target, plan.port, segment, cpu)?;
     let meter = Meter::Threads(threads);
     let done = match trial {
-        Some(seconds) => find_max_metered(&plan, Scenario::Call, &meter, seconds),
+        Some((seconds, search_only)) => find_max(&plan, Scenario::Call, &meter, seconds, search_only),
         None => one_metered(&plan, Scenario::Call, &meter),
     };
     stop.store(true, Ordering::Relaxed);

@@ -29,8 +29,17 @@ fn passes(outcome: &Outcome) -> bool {
     stats.get(Count::SentAgain) * 1000 <= stats.get(Count::Started) && !stats.failed()
 }
 
-/// Searches from `plan.rate` upwards; each trial takes `seconds`.
-pub fn find_max(plan: &Plan, scenario: Scenario, meter: &Meter, seconds: f64) -> io::Result<Found> {
+/// The parts of the highest rate at which latency is measured, unless only the rate is asked for.
+pub const PARTS: [f64; 4] = [0.25, 0.5, 0.75, 0.9];
+
+/// Searches from `plan.rate` upwards, then runs at `parts` of what was found; each trial and run takes `seconds`.
+pub fn find_max(
+    plan: &Plan,
+    scenario: Scenario,
+    meter: &Meter,
+    seconds: f64,
+    parts: &[f64],
+) -> io::Result<Found> {
     let mut trial = plan.clone();
     trial.duration = seconds;
     trial.quiet = true;
@@ -90,7 +99,7 @@ pub fn find_max(plan: &Plan, scenario: Scenario, meter: &Meter, seconds: f64) ->
         low *= 0.97;
     }
     let mut at_part = Vec::new();
-    for part in [0.25, 0.5, 0.75, 0.9] {
+    for &part in parts {
         if low <= 0.0 {
             break;
         }
