@@ -105,6 +105,7 @@ pub struct Engine {
     register_cseq: u32,
     preloading: bool,
     scratch: Vec<u8>,
+    second_scratch: Vec<u8>,
     spans: Vec<Span>,
 }
 
@@ -128,12 +129,13 @@ impl Engine {
             wheel: Wheel::new(sys::now()),
             hang_ups: VecDeque::new(),
             stats: Box::new(Stats::new()),
-            random: u64::from(run) << 20 | thread as u64 + 1,
+            random: (u64::from(run) << 20) | (thread as u64 + 1),
             next_phone: 0,
             next_fresh: 0,
             register_cseq: 1_000_000_000,
             preloading: false,
             scratch: Vec::new(),
+            second_scratch: Vec::new(),
             spans: Vec::new(),
             plan: plan.clone(),
         })

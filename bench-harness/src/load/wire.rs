@@ -288,10 +288,10 @@ pub fn write_routes(message: &[u8], scan: &Scan, spans: &mut Vec<Span>, out: &mu
         let Some(colon) = memchr(b':', line.of(message)) else {
             continue;
         };
-        let mut begin = line.start as usize + colon + 1;
-        let mut bracketed = false;
-        for at in begin..line.end as usize {
-            match message[at] {
+        let start = line.start as usize + colon + 1;
+        let (mut begin, mut bracketed) = (start, false);
+        for (at, byte) in message.iter().enumerate().take(line.end as usize).skip(start) {
+            match byte {
                 b'<' => bracketed = true,
                 b'>' => bracketed = false,
                 b',' if !bracketed => {
@@ -410,7 +410,7 @@ impl Template {
                 .filter_map(|(name, field)| Some((rest.find(name)?, *name, *field)))
                 .min_by_key(|it| it.0);
             let Some((at, name, field)) = next else { break };
-            pieces.push(Piece::Literal(rest[..at].as_bytes().to_vec()));
+            pieces.push(Piece::Literal(rest.as_bytes()[..at].to_vec()));
             pieces.push(Piece::Field(field));
             rest = &rest[at + name.len()..];
         }

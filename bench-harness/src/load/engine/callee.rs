@@ -179,7 +179,8 @@ impl Engine {
             .with(Field::Local, self.callees.text(phone));
         self.scratch.clear();
         self.texts.ringing_end.write(&values, &mut self.scratch);
-        let mut out = Vec::with_capacity(message.len() + 256);
+        let mut out = std::mem::take(&mut self.second_scratch);
+        out.clear();
         wire::write_response(
             message,
             scan,
@@ -189,6 +190,7 @@ impl Engine {
             &mut out,
         );
         self.send(Side::Callee, way, class::PROVISIONAL, &out);
+        self.second_scratch = out;
     }
 
     /// Sends the 200 for the first time, or again as long as no ACK came (RFC 3261 §13.3.1.4, on every transport).
