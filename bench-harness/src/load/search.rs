@@ -56,7 +56,9 @@ pub fn find_max(
         trial.no_register |= !trial.is_tcp(super::plan::Side::Callee);
         let late = outcome.stats.own_limit();
         let passed = passes(&outcome);
-        *own_limit = !passed && late.is_some();
+        if !passed {
+            *own_limit = late.is_some();
+        }
         let stats = &outcome.stats;
         println!(
             "{rate:>10.0} a second: {}  lost {} of {}, sent again {}, INVITE to 200 p99 {}{}{}",
