@@ -9,6 +9,7 @@
 //! - [`ladder`]: what went over the wire, drawn.
 //! - [`seed`]: the messages of the captured call flows; [`contract`]: what ringway must make of them.
 //! - [`demo`]: the flows shown once, then some thousand calls.
+//! - `load` (feature `load`): the load generator, which is written to be fast and shares nothing with the rest.
 
 // Phones live in real time: they read the clock themselves, unlike the server's core, which is handed it.
 #![allow(clippy::disallowed_methods)]
@@ -21,6 +22,8 @@ pub mod failure;
 pub mod ids;
 pub mod ladder;
 pub mod links;
+#[cfg(feature = "load")]
+pub mod load;
 mod memory;
 pub mod phone;
 pub mod seed;

@@ -1,0 +1,126 @@
+//! The load generator against itself: its callers call its callees through its own relay, no server between.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use bench_harness::load::plan::{Plan, Scenario};
+use bench_harness::load::relay;
+use bench_harness::load::run::{Meter, Outcome, run};
+use bench_harness::load::stats::{Count, Metric};
+use clap::{Args, FromArgMatches};
+
+/// The plan that a command line of options makes.
+fn plan(options: &[&str]) -> Plan {
+    let command = Plan::augment_args(clap::Command::new("load").no_binary_name(true));
+    Plan::from_arg_matches(&command.get_matches_from(options)).unwrap()
+}
+
+/// A second of calls through a relay, which loses none.
+fn second_of_calls(port: u16, tcp: bool, options: &[&str]) -> Outcome {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let (target, other) = if tcp {
+        let (one, two) = (TcpListener::bind(any).unwrap(), TcpListener::bind(any).unwrap());
+        let ports = (
+            one.local_addr().unwrap().to_string(),
+            two.local_addr().unwrap().to_string(),
+        );
+        thread::spawn(move || relay::tcp(&one, &two, &flag));
+        ports
+    } else {
+        let socket = UdpSocket::bind(any).unwrap();
+        let at = socket.local_addr().unwrap().to_string();
+        thread::spawn(move || relay::udp(&socket, port, true, &flag));
+        (at.clone(), at)
+    };
+    let port = port.to_string();
+    let mut all = vec![
+        "--target",
+        &target,
+        "--callee-target",
+        &other,
+        "--port",
+        &port,
+        "--rate",
+        "200",
+        "--duration",
+        "1",
+    ];
+    all.extend(["--no-register", "--sleep", "--quiet"]);
+    all.extend(options);
+    let plan = plan(&all);
+    plan.check().unwrap();
+    let outcome = run(&plan, Scenario::Call, &Meter::None).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    outcome
+}
+
+fn all_completed(outcome: &Outcome) {
+    let stats = &outcome.stats;
+    assert_eq!(stats.get(Count::Started), 200);
+    assert_eq!(stats.get(Count::Completed), 200);
+    assert_eq!(stats.histograms[Metric::To180 as usize].len(), 200);
+    assert_eq!(stats.histograms[Metric::To200 as usize].len(), 200);
+    assert_eq!(stats.histograms[Metric::Bye as usize].len(), 200);
+    assert_eq!(stats.get(Count::UnackedAnswers), 0);
+    assert_eq!(stats.get(Count::Unexpected), 0);
+}
+
+#[test]
+fn a_second_of_calls_between_trunks_completes() {
+    let outcome = second_of_calls(26_100, false, &["--calls", "200", "--hold", "20", "--ring", "5"]);
+    all_completed(&outcome);
+}
+
+#[test]
+fn a_second_of_calls_between_phones_of_their_own_addresses_completes() {
+    all_completed(&second_of_calls(
+        26_110,
+        false,
+        &["--calls", "200", "--peers", "phones", "--phones", "100"],
+    ));
+}
+
+#[test]
+fn a_second_of_calls_over_streams_completes() {
+    all_completed(&second_of_calls(
+        26_120,
+        true,
+        &["--calls", "200", "--transport", "tcp"],
+    ));
+}
+
+#[test]
+fn calls_that_nobody_answers_are_counted_as_lost_and_as_sent_again() {
+    // A socket that is bound and never read.
+    let silent = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = silent.local_addr().unwrap().to_string();
+    let plan = plan(&[
+        "--target",
+        &target,
+        "--port",
+        "26130",
+        "--rate",
+        "100",
+        "--duration",
+        "1",
+        "--calls",
+        "10",
+        "--t1",
+        "10",
+        "--timeout",
+        "100",
+        "--no-register",
+        "--sleep",
+        "--quiet",
+    ]);
+    let stats = run(&plan, Scenario::Call, &Meter::None).unwrap().stats;
+    assert_eq!(stats.get(Count::Started), 10);
+    assert_eq!(stats.get(Count::TimedOutInvite), 10);
+    assert_eq!(stats.lost(), 10);
+    assert!(stats.get(Count::SentAgain) >= 10);
+    assert!(stats.failed());
+}
