@@ -24,10 +24,8 @@ pub struct Timer {
 pub enum TimerKind {
     /// A transaction: one of the timers of RFC 3261 table 4.
     Transaction,
-    /// A call as a whole: its longest duration.
+    /// A call as a whole: its look-up, its longest duration.
     Call,
-    /// A leg of a call: timer C, a session that was not refreshed, a 2xx without its ACK.
-    Leg,
     /// The earliest expiry among the bindings of a subscriber (RFC 3261 §10.3).
     Binding,
     /// A subscription's expiry (RFC 6665 §4.2.1).
@@ -36,8 +34,6 @@ pub enum TimerKind {
     Aor,
     /// A TCP connection: idle, or a message that was begun.
     Stream,
-    /// The end of the time that calls are given at shutdown.
-    Drain,
 }
 
 /// Names an entry of a [`Wheel`] until it is popped or cancelled; afterwards it names nothing.

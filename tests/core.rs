@@ -174,8 +174,9 @@ fn a_cancelled_call_stops_ringing() {
             .with("Reason", "SIP;cause=487;text=\"changed my mind\"")
             .with("Content-Length", 0);
         world.udp(ALICE, &cancel);
-        world.response(ALICE, 200);
-        world.response(ALICE, 487);
+        let ok = world.response(ALICE, 200);
+        let terminated = world.response(ALICE, 487);
+        assert_eq!(terminated.text("To"), ok.text("To"), "RFC 3261 §9.2");
         let cancel_b = world.request(BOB, "CANCEL");
         assert_eq!(cancel_b.text("Via"), invite_b.text("Via"));
         assert_eq!(cancel_b.text("CSeq"), "1 CANCEL");

@@ -25,7 +25,7 @@ impl B2bua {
         let Some(invite) = stack.find_invite(request) else {
             return false;
         };
-        // §9.2: the To tag of both answers should be the same.
+        // §9.2: the To tag of both answers, this one and that of the INVITE, should be the same.
         let tag = stack.stateless_tag();
         stack.respond(tx, request, 200, Some(&tag), |_| {}, now, out);
         let Some(User::Exchange { slot, generation }) = stack.user_of(invite) else {
@@ -47,7 +47,7 @@ impl B2bua {
         }
         let reason_len = w.finish().unwrap_or(0);
         let call = exchange.call;
-        self.reject(stack, id, (487, "Request Terminated"), b"", now, out);
+        self.reject_as(stack, id, (487, "Request Terminated"), &tag, b"", now, out);
         self.cancel_branches(stack, id, None, &reason[..reason_len], now, out);
         if let Some(call) = self.calls.get_mut(call)
             && call.phase == Phase::Ringing

@@ -310,12 +310,28 @@ impl B2bua {
         call.timer = Some(stack.wheel.insert(at, timer));
     }
 
-    /// Answers an exchange with a failure of our own.
+    /// Answers an exchange with a failure of our own, under a fresh To tag.
     fn reject(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
         status: (u16, &str),
+        extra: &[u8],
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let tag = stack.stateless_tag();
+        self.reject_as(stack, id, status, &tag, extra, now, out);
+    }
+
+    /// As [`B2bua::reject`], with `tag` for a To that has none.
+    #[allow(clippy::too_many_arguments)]
+    fn reject_as(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        status: (u16, &str),
+        tag: &[u8],
         extra: &[u8],
         now: Instant,
         out: &mut Effects,
@@ -327,13 +343,7 @@ impl B2bua {
         let (Some(server), Some(asked)) = (exchange.server, exchange.asked.take()) else {
             return;
         };
-        let fresh;
-        let to_tag = if asked.has_to_tag() {
-            &b""[..]
-        } else {
-            fresh = stack.stateless_tag();
-            &fresh
-        };
+        let to_tag = if asked.has_to_tag() { b"" } else { tag };
         let len = asked.len() + write::FORWARD_SLACK;
         let written = stack.write(len, out, |w, pool| {
             asked.lines(pool).put_head(w, status, to_tag);

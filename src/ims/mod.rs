@@ -370,7 +370,7 @@ impl Ims {
                 .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
             TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
-            TimerKind::Transaction | TimerKind::Leg | TimerKind::Stream | TimerKind::Drain => {}
+            TimerKind::Transaction | TimerKind::Stream => {}
         }
     }
 }

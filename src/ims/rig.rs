@@ -159,12 +159,10 @@ impl Rig {
                         }
                     }
                     TimerKind::Call
-                    | TimerKind::Leg
                     | TimerKind::Binding
                     | TimerKind::Subscription
                     | TimerKind::Aor
-                    | TimerKind::Stream
-                    | TimerKind::Drain => self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out),
+                    | TimerKind::Stream => self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out),
                 }
             }
             sent.append(&mut self.sent());

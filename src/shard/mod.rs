@@ -183,12 +183,9 @@ impl Shard {
                     }
                 }
                 TimerKind::Stream => self.on_stream_timer(Id::new(timer.slot, timer.generation), now, out),
-                TimerKind::Call
-                | TimerKind::Leg
-                | TimerKind::Binding
-                | TimerKind::Subscription
-                | TimerKind::Aor
-                | TimerKind::Drain => self.ims.on_timer(&mut self.stack, timer, now, out),
+                TimerKind::Call | TimerKind::Binding | TimerKind::Subscription | TimerKind::Aor => {
+                    self.ims.on_timer(&mut self.stack, timer, now, out)
+                }
             }
         }
         true
