@@ -347,11 +347,12 @@ impl Tcp {
         if connection.phase == Phase::Gone {
             return;
         }
-        while let Some(op) = connection.queue.take_failed() {
-            self.metrics.dropped(DropReason::ConnectionLost);
+        // In the order in which they were sent.
+        for op in connection.queue.take_unheard() {
             cx.notices.send_failed(op, reason);
         }
-        for op in connection.queue.take_unheard() {
+        while let Some(op) = connection.queue.take_failed() {
+            self.metrics.dropped(DropReason::ConnectionLost);
             cx.notices.send_failed(op, reason);
         }
         if let Some(conn) = connection.flow.conn {
