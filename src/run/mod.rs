@@ -262,7 +262,7 @@ impl ShardSetup {
 }
 
 /// How often a shard publishes its gauges while nothing happens, and looks whether it has orders.
-const LOOK_UP_INTERVAL: Duration = Duration::from_millis(500);
+const IDLE_TURN_MAX: Duration = Duration::from_millis(500);
 
 /// The loop of one shard.
 fn turn_until_stopped(
@@ -276,7 +276,7 @@ fn turn_until_stopped(
     let mut is_busy = false;
     loop {
         let now = reactor.now();
-        let idle_until = now + LOOK_UP_INTERVAL;
+        let idle_until = now + IDLE_TURN_MAX;
         let deadline = if is_busy {
             now
         } else {
