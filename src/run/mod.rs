@@ -1,17 +1,15 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
 mod serve;
+mod shard_loop;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use hdrhistogram::Histogram;
 
 use crate::config::{Config, Listener};
-use crate::control::summary::{Histograms, Report};
+use crate::control::summary::Report;
 use crate::io::clock::Clock;
 use crate::io::connections::Connections;
 use crate::io::probe::Features;
@@ -20,36 +18,17 @@ use crate::io::socket::{ShardSockets, bind_all};
 use crate::io::uring::Uring;
 use crate::io::waker::Wakers;
 use crate::location::AorHasher;
-use crate::metrics::{MessageKind, Metrics};
+use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
 use crate::wire::{Effects, ShardId};
 
-/// Shortest and longest time that is told apart, nanoseconds; what is longer counts as the longest.
-const TIME_MIN_NS: u64 = 100;
-const TIME_MAX_NS: u64 = 60_000_000_000;
-
 pub use serve::serve;
-
-/// What the control thread has told the shards.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-enum Order {
-    Serve,
-    /// No new calls.
-    Drain,
-    /// A BYE to both sides of every call.
-    HangUp,
-    Stop,
-}
-
-/// What one shard says when it has ended.
-pub struct ShardReport {
-    pub histograms: Histograms,
-    pub leftovers: Leftovers,
-}
+pub use shard_loop::ShardReport;
+use shard_loop::new_histograms;
+pub(crate) use shard_loop::{Order, ShardLoop, turn_until_stopped};
 
 /// A running server.
 pub struct Server {
@@ -193,7 +172,7 @@ fn draw_keys() -> Result<Keys, getrandom::Error> {
 }
 
 /// A mailbox from each shard to each other one.
-fn mailboxes(cfg: &Config) -> Vec<Mail> {
+pub(crate) fn mailboxes(cfg: &Config) -> Vec<Mail> {
     let mut all: Vec<Mail> = (0..cfg.shards).map(|_| Mail::default()).collect();
     for from in 0..cfg.shards {
         for to in 0..cfg.shards {
@@ -204,13 +183,6 @@ fn mailboxes(cfg: &Config) -> Vec<Mail> {
         }
     }
     all
-}
-
-fn new_histograms() -> Histograms {
-    MessageKind::ALL
-        .iter()
-        .map(|_| Histogram::new_with_bounds(TIME_MIN_NS, TIME_MAX_NS, 3).expect("the bounds are right"))
-        .collect()
 }
 
 /// All that a shard's thread needs.
@@ -257,60 +229,6 @@ impl ShardSetup {
         let shard = Shard::new(self.cfg.clone(), self.metrics, self.id, self.keys, self.mail, now);
         _ = ready.send(Ok(()));
         let out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
-        turn_until_stopped(&mut reactor, shard, out, &self.order)
+        turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), &self.order)
     }
-}
-
-/// How often a shard publishes its gauges while nothing happens, and looks whether it has orders.
-const IDLE_TURN_MAX: Duration = Duration::from_millis(500);
-
-/// The loop of one shard.
-fn turn_until_stopped(
-    reactor: &mut impl Reactor,
-    mut shard: Shard,
-    mut out: Effects,
-    order: &AtomicU8,
-) -> io::Result<ShardReport> {
-    let mut histograms = new_histograms();
-    let mut obeyed = Order::Serve as u8;
-    let mut is_busy = false;
-    loop {
-        let now = reactor.now();
-        let idle_until = now + IDLE_TURN_MAX;
-        let deadline = if is_busy {
-            now
-        } else {
-            shard.next_deadline().map_or(idle_until, |at| at.min(idle_until))
-        };
-        let now = reactor.turn(Some(deadline), &mut |event, now| {
-            shard.handle(event, now, &mut out)
-        })?;
-        is_busy = shard.read_mail(now, &mut out);
-        is_busy |= shard.run_timers(now, &mut out);
-        let ordered = order.load(Ordering::Acquire);
-        if ordered != obeyed {
-            obeyed = ordered;
-            if ordered >= Order::Drain as u8 {
-                shard.drain();
-            }
-            if ordered >= Order::HangUp as u8 {
-                shard.hang_up_all(now, &mut out);
-            }
-        }
-        shard.export(&mut out);
-        reactor.flush(&mut out);
-        let sent_at = reactor.now();
-        for (kind, received_at) in shard.drain_handled() {
-            histograms[kind as usize].saturating_record(sent_at.since(received_at).as_nanos() as u64);
-        }
-        shard.publish(&out.pool);
-        if ordered == Order::Stop as u8 {
-            break;
-        }
-    }
-    let leftovers = shard.end(&mut out);
-    Ok(ShardReport {
-        histograms,
-        leftovers,
-    })
 }

@@ -382,6 +382,11 @@ impl Shard {
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);
+        self.in_use(&out.pool)
+    }
+
+    /// What the shard holds now, of every kind that it can run out of.
+    pub fn in_use(&self, pool: &Pool) -> Leftovers {
         Leftovers {
             transactions: self.stack.len(),
             calls: self.ims.calls.len(),
@@ -390,7 +395,7 @@ impl Shard {
             subscriptions: self.ims.reg_event.len(),
             streams: self.streams.len(),
             timers: self.stack.wheel.len(),
-            buffers: out.pool.in_use(),
+            buffers: pool.in_use(),
         }
     }
 }
