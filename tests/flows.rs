@@ -28,5 +28,7 @@ mod seed;
 mod stopping;
 #[path = "flows/support.rs"]
 mod support;
+#[path = "flows/torture.rs"]
+mod torture;
 #[path = "flows/transports.rs"]
 mod transports;

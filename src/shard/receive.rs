@@ -66,6 +66,11 @@ impl Shard {
             },
             (Err(error), Start::Request { .. }) => self.refuse(msg, error, flow, out),
             (Err(_), Start::Response { .. }) => self.stack.metrics.dropped(DropReason::BadResponse),
+            // RFC 4475 §3.1.2.7 to §3.1.2.9: whose first line alone is wrong has a right to hear so. A response has no Via and
+            // CSeq to be answered by.
+            (Err(error), Start::Unreadable) if Salvage::of(msg).is_some() => {
+                self.refuse(msg, error, flow, out);
+            }
             (_, Start::Unreadable) => self.stack.metrics.dropped(DropReason::Garbage),
         }
         self.table = Some(table);
