@@ -328,7 +328,8 @@ impl B2bua {
         let is_better = exchange.best.is_none_or(|best| rank(status) < rank(best.status));
         if is_open {
             if is_better {
-                let response = response.and_then(|response| out.pool.put(response.msg.bytes));
+                let response =
+                    response.and_then(|response| out.pool.put(&response.msg.bytes[..response.msg.len()]));
                 self.set_best(id, Some(Best { status, response }), out);
             }
             // RFC 3261 §16.7 step 5: a 6xx ends the search.
@@ -612,7 +613,7 @@ impl B2bua {
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
         edit_response(&mut self.edits, stack, response, &asked.lines(&out.pool), flow);
-        match self.edits.apply(response.msg.bytes, &mut draft.bytes) {
+        match self.edits.apply_message(response.msg, &mut draft.bytes) {
             Ok(len) => Some(out.pool.commit(draft, len)),
             Err(_) => {
                 out.pool.discard(draft);

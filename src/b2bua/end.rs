@@ -74,6 +74,8 @@ impl B2bua {
             Notice::Timeout => {
                 let call = exchange.call;
                 self.hang_up(stack, call, now, out);
+                // A call that had ended before has waited for this ACK alone.
+                self.finish(stack, id, out);
             }
             Notice::Message | Notice::Unreachable | Notice::Ended => {}
         }

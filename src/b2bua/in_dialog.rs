@@ -17,7 +17,7 @@ use super::asked::Asked;
 use super::call::{Exchange, Phase, Side};
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, rack_cseq};
-use super::{B2bua, ExchangeId, LegId, token_of};
+use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
 impl B2bua {
     /// A request with a To tag, on its server transaction. `false`: no dialog here has it.
@@ -32,10 +32,20 @@ impl B2bua {
         let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {
             return false;
         };
+        let Some(call_id) = self.legs.get(from).map(|leg| leg.call) else {
+            return false;
+        };
+        if !self.is_joined(call_id, from, to) {
+            // The caller has no dialog with this phone, or none any more. §15.1.2: its BYE is right, for it meets ours.
+            let is_bye = request.method == Method::Bye;
+            if is_bye {
+                stack.respond(tx, request, 200, None, |_| {}, now, out);
+            }
+            return is_bye;
+        }
         let Some(leg) = self.legs.get_mut(from) else {
             return false;
         };
-        let call_id = leg.call;
         // RFC 3261 §12.2.2: a number lower than the last is out of order.
         if request.cseq.number < leg.remote_cseq {
             stack.respond_because(tx, request, (500, "CSeq Out Of Order"), None, |_| {}, now, out);
@@ -72,6 +82,17 @@ impl B2bua {
         true
     }
 
+    /// Whether what comes on one of these legs of a call is for the other: while it rings any early dialog is, then that of the
+    /// phone that answered alone (RFC 3261 §13.2.2.4: the others are over).
+    fn is_joined(&self, id: CallId, from: LegId, to: LegId) -> bool {
+        self.calls.get(id).is_some_and(|call| match call.phase {
+            Phase::Locating | Phase::Ringing => true,
+            Phase::Answered | Phase::Ending => {
+                call.answered == Some(if from == call.caller { to } else { from })
+            }
+        })
+    }
+
     /// Makes the exchange and its one branch, and sends the request on.
     #[allow(clippy::too_many_arguments)]
     fn carry(
@@ -85,10 +106,15 @@ impl B2bua {
         out: &mut Effects,
     ) -> Result<(), (u16, &'static str)> {
         const FULL: (u16, &str) = (503, "Limit Reached");
+        const NO_INVITE: (u16, &str) = (481, "Call/Transaction Does Not Exist");
         let call = self.legs.get(from).ok_or(FULL)?.call;
         let rack = match request.method {
             // RFC 3262 §7.2: RAck names the INVITE by its number on this leg; on the other it has another.
-            Method::Prack => rack_cseq(request).and_then(|cseq| self.invite_cseq(from, to, cseq, &out.pool)),
+            Method::Prack => match rack_cseq(request) {
+                // §3: what it acknowledges is over, or never was.
+                Some(cseq) => Some(self.invite_cseq(from, to, cseq, &out.pool).ok_or(NO_INVITE)?),
+                None => None,
+            },
             _ => None,
         };
         let other = self.legs.get_mut(to).ok_or(FULL)?;

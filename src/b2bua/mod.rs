@@ -267,7 +267,7 @@ impl B2bua {
         }
         let mut next = call.first_exchange;
         while let Some(exchange) = next.and_then(|id| self.exchanges.get(id)) {
-            if !self.is_settled(exchange) {
+            if !self.is_settled(stack, exchange) {
                 return;
             }
             next = exchange.next;
@@ -275,9 +275,11 @@ impl B2bua {
         self.remove_call(stack, id, out);
     }
 
-    /// Whether a final response has gone back and every branch has had one.
-    fn is_settled(&self, exchange: &Exchange) -> bool {
-        exchange.is_answered && !self.has_open_branch(exchange)
+    /// Whether a final response has gone back, every branch has had one, and nothing more is to be carried across: the ACK of
+    /// a 2xx may come after a BYE (RFC 3261 §13.2.2.4), and whoever answered repeats its 2xx until it gets it.
+    fn is_settled(&self, stack: &Stack, exchange: &Exchange) -> bool {
+        let awaits_ack = exchange.server.is_some_and(|server| stack.awaits_ack(server));
+        exchange.is_answered && !self.has_open_branch(exchange) && !awaits_ack
     }
 
     fn has_open_branch(&self, exchange: &Exchange) -> bool {
@@ -424,7 +426,8 @@ impl B2bua {
         if !write::edit_request(&mut self.edits, stack, request, &outgoing) {
             return None;
         }
-        self.edits.apply(request.msg.bytes, dst).ok()
+        // RFC 3261 §18.3: what a datagram holds beyond its Content-Length is thrown away.
+        self.edits.apply_message(request.msg, dst).ok()
     }
 
     /// Writes an ACK or BYE of our own on a leg. `branch` is the client transaction's, or a stateless one for an ACK.

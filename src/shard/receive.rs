@@ -219,7 +219,9 @@ impl Shard {
         flow: Flow,
         out: &mut Effects,
     ) {
-        let tag = self.stack.stateless_tag();
+        let tag = self
+            .stack
+            .repeatable_tag(self.stack.keyer.bytes(salvage.msg.bytes));
         let buf = self.stack.write(len + 1_024, out, |w, _| {
             build::response_head_salvaged(w, salvage, status, reason, Some(&tag), flow.peer);
             build::end(w);

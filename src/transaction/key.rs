@@ -71,6 +71,11 @@ impl Keyer {
         }
     }
 
+    /// The key of a message that can't be read well enough to have another.
+    pub fn bytes(&self, bytes: &[u8]) -> Key {
+        self.key(&[b"bytes", bytes])
+    }
+
     /// The key of a dialog's half: Call-ID and the tag of the party that began it.
     pub fn dialog(&self, call_id: &[u8], tag: &[u8]) -> Key {
         self.key(&[b"dialog", call_id, tag])

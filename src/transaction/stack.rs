@@ -19,7 +19,7 @@ use crate::timer::{Timer, TimerKind, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKey, TokenKind};
 use crate::wire::{Effects, Flow, ShardId, Transport, TxOp};
 
-use super::key::{KeyIndex, Keyer};
+use super::key::{Key, KeyIndex, Keyer};
 use super::{
     End, Machine, Notice, Output, Retransmit, Step, Transaction, TxId, User, UserEvent, ict, ist, nict, nist,
 };
@@ -107,6 +107,17 @@ impl Stack {
     pub fn stateless_tag(&mut self) -> [u8; TOKEN_LEN] {
         let token = self.stateless_token();
         self.key.text(token)
+    }
+
+    /// The To tag of an answer without a transaction. RFC 3261 §8.2.7: the same request, coming again, gets the same.
+    pub fn repeatable_tag(&self, key: Key) -> [u8; TOKEN_LEN] {
+        let Key(hash, _) = key;
+        self.key.text(Token {
+            kind: TokenKind::Stateless,
+            shard: self.shard,
+            slot: hash as u32,
+            generation: (hash >> 32) as u32,
+        })
     }
 
     // ---- Server side -----------------------------------------------------------------------------------------------
@@ -270,7 +281,8 @@ impl Stack {
         out: &mut Effects,
     ) {
         let to = reply_flow(request, flow);
-        if let Some(buf) = self.write_response(request, (status, reason), None, flow.peer, extra, out) {
+        let tag = self.repeatable_tag(self.keyer.server(request, request.method, request.method_text));
+        if let Some(buf) = self.write_response(request, (status, reason), Some(&tag), flow.peer, extra, out) {
             self.count_response(status);
             out.send(to, buf, None);
         }

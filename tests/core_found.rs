@@ -1,0 +1,170 @@
+//! What the simulator has found, each as the short flow that shows it.
+
+#[path = "core/messages.rs"]
+mod messages;
+#[path = "core/world.rs"]
+mod world;
+
+use bench_harness::sip::Message;
+use messages::*;
+use world::World;
+
+/// Alice calls Bob, who has two phones; both ring.
+fn two_phones_ring(shards: usize) -> (World, Message, Message, Message) {
+    let mut world = with_bob(shards);
+    world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
+    world.response(BOB_TABLET, 200);
+    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let phone = world.request(BOB, "INVITE");
+    let tablet = world.request(BOB_TABLET, "INVITE");
+    let ring = |request: &Message, tag: &str, at: &str| {
+        answer(request, 180, "Ringing", tag, at)
+            .with("Require", "100rel")
+            .with("RSeq", 7)
+    };
+    world.udp(BOB, &ring(&phone, "p1", BOB));
+    world.udp(BOB_TABLET, &ring(&tablet, "t1", BOB_TABLET));
+    world.response(ALICE, 180);
+    world.response(ALICE, 180);
+    (world, invite_a, phone, tablet)
+}
+
+/// RFC 3261 §18.3: bytes of a datagram beyond its Content-Length are no part of the message. On a stream they would be the
+/// beginning of another.
+#[test]
+fn what_a_datagram_holds_beyond_its_length_goes_no_further() {
+    let mut world = with_bob(1);
+    let mut bytes = invite("alice", ALICE, "sip:bob@one.att.net", "c1").to_bytes();
+    bytes.extend_from_slice(b"BYE sip:bob@one.att.net SIP/2.0\r\n");
+    world.udp_bytes(ALICE, &bytes);
+    world.response(ALICE, 100);
+    // The reader of the world refuses a body of another length.
+    let invite_b = world.request(BOB, "INVITE");
+    assert_eq!(invite_b.body, b"v=0\r\n");
+    let mut bytes = answer(&invite_b, 486, "Busy Here", "b1", BOB).to_bytes();
+    bytes.extend_from_slice(b"more");
+    world.udp_bytes(BOB, &bytes);
+    assert_eq!(world.response(ALICE, 486).body, b"");
+    world.request(BOB, "ACK");
+    world.end();
+}
+
+/// RFC 3261 §8.2.7: without a transaction the same request gets the same answer, To tag and all.
+#[test]
+fn an_answer_without_state_has_the_same_tag_each_time() {
+    let mut world = World::with(1, |cfg| cfg.limits.transactions_max = 1);
+    let occupy = invite("alice", ALICE, "sip:bob@one.att.net", "c0");
+    world.udp(ALICE, &occupy);
+    world.response(ALICE, 100);
+    world.response(ALICE, 404);
+    let refused = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &refused);
+    let first = world.response(ALICE, 503);
+    world.udp(ALICE, &refused);
+    assert_eq!(world.response(ALICE, 503).text("To"), first.text("To"));
+    let unreadable = b"INVITE sip:bob@one.att.net SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.2:5062;branch=z9hG4bKbad\r\n\
+        From: <sip:a@b>;tag=1\r\nTo: <sip:bob@one.att.net>\r\nCall-ID: c2\r\nCSeq: x INVITE\r\nContent-Length: 0\r\n\r\n";
+    world.udp_bytes(ALICE, unreadable);
+    let first = world.response(ALICE, 400);
+    world.udp_bytes(ALICE, unreadable);
+    assert_eq!(world.response(ALICE, 400).text("To"), first.text("To"));
+    world.end();
+}
+
+/// RFC 3261 §13.2.2.4: the phone that answered too late has been told BYE; what it still says in its dialog is not for the
+/// caller, who has none with it.
+#[test]
+fn a_phone_that_lost_the_race_does_not_reach_the_caller() {
+    for shards in [1, 2, 4] {
+        let (mut world, invite_a, phone, tablet) = two_phones_ring(shards);
+        world.udp(BOB_TABLET, &answer(&tablet, 200, "OK", "t1", BOB_TABLET));
+        let ok = world.response(ALICE, 200);
+        world.request(BOB, "CANCEL");
+        world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok));
+        world.request(BOB_TABLET, "ACK");
+        let late = answer(&phone, 200, "OK", "p1", BOB);
+        world.udp(BOB, &late);
+        world.request(BOB, "ACK");
+        let bye = world.request(BOB, "BYE");
+        world.udp(BOB, &in_dialog_from_callee("INFO", 1, BOB, &phone, &late));
+        world.response(BOB, 481);
+        world.udp(BOB, &in_dialog_from_callee("BYE", 2, BOB, &phone, &late));
+        world.response(BOB, 200);
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.silent();
+        world.udp(ALICE, &in_dialog("BYE", 33303, ALICE, &invite_a, &ok));
+        let bye = world.request(BOB_TABLET, "BYE");
+        world.udp(BOB_TABLET, &answer(&bye, 200, "OK", "", BOB_TABLET));
+        world.response(ALICE, 200);
+        world.advance(64_000);
+        assert_eq!((world.calls(), world.parts()), (0, 0));
+        world.end();
+    }
+}
+
+/// RFC 3261 §13.2.2.4: a 2xx has its ACK, also when a BYE has gone before: the phone would repeat it for half a minute.
+#[test]
+fn the_ack_of_a_reinvite_goes_through_after_the_bye() {
+    for shards in [1, 2, 4] {
+        let mut world = with_bob(shards);
+        let standing = call(&mut world, "c1");
+        let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
+        let reinvite = in_dialog("INVITE", 33303, ALICE, a, ok_a)
+            .with("Contact", format!("<sip:alice@{ALICE}>"))
+            .removing("Content-Length")
+            .with_body("application/sdp", "v=0\r\n");
+        world.udp(ALICE, &reinvite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        world.udp(ALICE, &in_dialog("BYE", 33304, ALICE, a, ok_a));
+        let bye = world.request(BOB, "BYE");
+        world.udp(BOB, &answer(&there, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        world.udp(ALICE, &in_dialog("ACK", 33303, ALICE, a, ok_a));
+        assert_eq!(world.request(BOB, "ACK").text("CSeq"), "2 ACK");
+        world.silent();
+        assert_eq!(world.calls(), 0);
+        world.end();
+    }
+}
+
+/// The same where the ACK never comes: the call waits for it no longer than 64*T1.
+#[test]
+fn a_call_that_ended_does_not_wait_for_ever_for_an_ack() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
+    let reinvite = in_dialog("INVITE", 33303, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+    world.udp(ALICE, &reinvite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&there, 200, "OK", "", BOB));
+    world.response(ALICE, 200);
+    world.udp(ALICE, &in_dialog("BYE", 33304, ALICE, a, ok_a));
+    let bye = world.request(BOB, "BYE");
+    world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+    world.advance(33_000);
+    world.forget_waiting();
+    assert_eq!((world.calls(), world.parts()), (0, 0));
+    world.end();
+}
+
+/// RFC 3262 §3: a PRACK for an early dialog that a refusal has ended is answered 481, and never passed on with a number
+/// that the phone has not used.
+#[test]
+fn a_prack_that_crosses_a_refusal_is_told_that_there_is_nothing_to_acknowledge() {
+    let (mut world, invite_a, phone, tablet) = two_phones_ring(1);
+    world.udp(BOB, &answer(&phone, 302, "Moved Temporarily", "p1", BOB));
+    world.request(BOB, "ACK");
+    let ringing = answer(&invite_a, 180, "Ringing", "p1", BOB).setting("Contact", "<sip:127.0.0.1:5060>");
+    let prack = in_dialog("PRACK", 33303, ALICE, &invite_a, &ringing).with("RAck", "7 33302 INVITE");
+    world.udp(ALICE, &prack);
+    world.response(ALICE, 481);
+    world.silent();
+    world.udp(BOB_TABLET, &answer(&tablet, 486, "Busy Here", "t1", BOB_TABLET));
+    world.end();
+}
