@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod msg;
 pub mod pool;
 pub mod registrar;
+pub mod routing;
 pub mod run;
 pub mod shard;
 pub mod slots;

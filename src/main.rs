@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK};
 use ringway::config::{Machine, example};
 use ringway::io::probe::Features;
+use ringway::routing::explain;
 use ringway::{demo, logging, run};
 
 #[global_allocator]
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
                 let effective = example::effective(&loaded.config);
                 print_out(&format!("# {}: ok\n\n{effective}", file.display()))
             } else {
-                print_out(&format!("{}: ok\n", file.display()))
+                let routes = explain::table(&loaded.config);
+                print_out(&format!("{}: ok\n{routes}", file.display()))
             }
         }
         Ok(Command::ExampleConfig) => print_out(&example::example()),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use ringway::config::example::{effective, example};
 use ringway::config::load::load_file;
+use ringway::config::route::Route;
 use ringway::config::schema::{KEYS, Kind, SECTIONS};
-use ringway::config::{Config, Errors, Listener, Loaded, Machine, Notice, Origin, load};
+use ringway::config::{Config, Errors, Listener, Loaded, Machine, Notice, Origin, ROUTE_KEYS, load};
 use ringway::wire::Transport;
 
 /// One CPU and more of everything than the defaults take: nothing is cut down.
@@ -50,8 +51,9 @@ fn uncommented() -> String {
             .any(|key| line.starts_with(&format!("#{} = ", key.name)))
     };
     let lines = example();
-    lines
-        .lines()
+    // Tables that may stand many times follow the keys that stand once.
+    let once = lines.split("#[[").next().unwrap_or_default();
+    once.lines()
         .map(|line| if is_key(line) { &line[1..] } else { line })
         .fold(String::new(), |text, line| text + line + "\n")
 }
@@ -81,6 +83,163 @@ fn the_example_as_it_stands_and_with_every_key_set_is_the_default() {
     );
     assert_eq!(config(&text), Config::default());
     assert_eq!(config(""), Config::default());
+}
+
+/// A rule of the example with the comment sign of every key removed, and what it needs beside.
+#[test]
+fn a_rule_of_the_example_with_every_key_set_is_the_default_one() {
+    let lines = example();
+    let (_, rule) = lines.split_once("#[[route]]").expect("a rule");
+    let is_key = |line: &&str| {
+        ROUTE_KEYS
+            .iter()
+            .any(|key| line.starts_with(&format!("#{} = ", key.name)))
+    };
+    let keys: Vec<&str> = rule.lines().filter(is_key).map(|line| &line[1..]).collect();
+    assert_eq!(keys.len(), ROUTE_KEYS.len(), "every key is in the example once");
+    // What only means something with other actions is told of, and nothing else is.
+    let told = errors(&format!("[[route]]\n{}\n", keys.join("\n")));
+    assert!(
+        told.iter().all(|line| line.contains("where action is \"ims\"")),
+        "{told:#?}"
+    );
+    assert_eq!(config("[[route]]\naction = \"ims\"").routes, [Route::default()]);
+}
+
+const TABLE: &str = r#"
+listen = ["127.0.0.1:5060", "tcp:[::1]:5070"]
+
+[[route]]
+name = "registrations"
+method = ["REGISTER"]
+action = "ims"
+
+[[route]]
+name = "gateway"
+listener = ["udp:127.0.0.1:5060", "[::1]:5070"]
+source = ["10.0.0.0/8", "::1"]
+method = ["INVITE", "FROB"]
+scheme = ["sip", "tel"]
+user = ["alice"]
+user_prefix = ["+49", "0049"]
+user_pattern = '[+]?\d+'
+host = ["Example.com", "*.example.net"]
+from_user = ["bob"]
+from_user_prefix = ["b"]
+from_user_pattern = "bo?b"
+from_host = ["192.0.2.1"]
+header = ["Privacy", 'X-Tenant: "gold"|silver']
+action = "proxy"
+to = ["sip:10.0.0.1:5060", "<sip:x@10.0.0.2;transport=tcp>;q=0.5"]
+fork = "serial"
+ring_s = 20
+record_route = false
+recurse = true
+tcp_when_large = true
+strip = 1
+prefix = "0"
+set_host = "gw.example.com:5080"
+set_header = ['X-A: b\c']
+add_header = ["X-B: d, e"]
+remove_header = ["X-C"]
+
+[[route]]
+action = "redirect"
+to = ["sip:b@192.0.2.9"]
+code = 301
+
+[[route]]
+action = "reject"
+code = 503
+reason = "Not Today"
+retry_after_s = 30
+add_header = ['Warning: 399 a "b"']
+
+[[route]]
+action = "drop"
+"#;
+
+#[test]
+fn a_routing_table_loads_to_itself_from_what_is_printed() {
+    let first = config(TABLE);
+    assert_eq!(first.routes.len(), 5);
+    assert_eq!(first.routes[1].listener_bits, 0b101);
+    let statuses: Vec<u16> = first.routes.iter().map(Route::status).collect();
+    assert_eq!(statuses, [403, 403, 301, 503, 403]);
+    let printed = effective(&first);
+    assert_eq!(config(&printed), first, "{printed}");
+}
+
+#[test]
+fn mistakes_in_a_rule_are_told_as_others_are() {
+    for (text, told) in [
+        (
+            "[[route]]\nmetod = [\"INVITE\"]\naction = \"ims\"",
+            r#"r.toml:2:1: route.metod: expected a key of [[route]], found "metod"; did you mean "method"?"#,
+        ),
+        (
+            "[[route]]\naction = \"imss\"",
+            r#"r.toml:2:10: route.action: expected "ims", "proxy", "redirect", "reject" or "drop", found "imss"; did you mean "ims"?"#,
+        ),
+        (
+            "\n[[route]]\nmethod = [\"INVITE\"]",
+            "r.toml:2:1: route.action: expected what to do with the requests that match, found nothing; action is one of ims, proxy, redirect, reject, drop",
+        ),
+        (
+            "[route]\naction = \"ims\"",
+            "r.toml:1:2: route: expected tables, each beginning with [[route]], found [route]; did you mean [[route]]?",
+        ),
+        (
+            "route = 5",
+            "r.toml:1:1: route: expected tables, each beginning with [[route]], found 5; did you mean [[route]]?",
+        ),
+        (
+            "[[route]]\naction = \"proxy\"",
+            "r.toml:1:1: route.to: expected where to proxy, found nothing",
+        ),
+        (
+            "[[route]]\naction = \"proxy\"\nto = \"registered\"",
+            r#"r.toml:3:6: route.to: expected a list of texts, each "registered", "request-uri", "trunk:NAME", or a URI such as "sip:10.0.0.1:5060" or "<sip:b@10.0.0.1>;q=0.5", found "registered"; did you mean ["registered"]?"#,
+        ),
+        (
+            "[[route]]\naction = \"ims\"\ncode = 404",
+            r#"r.toml:3:8: route.code: expected no code where action is "ims", found one"#,
+        ),
+        (
+            "[[route]]\naction = \"reject\"\ncode = 302",
+            r#"r.toml:3:8: route.code: expected 400 to 699 where action is "reject", found 302"#,
+        ),
+        (
+            "[[route]]\naction = \"redirect\"\nto = [\"registered\"]",
+            "r.toml:3:6: route.to: expected URIs, found registered",
+        ),
+        (
+            "[[route]]\naction = \"proxy\"\nmode = \"stateless\"\nto = [\"registered\"]",
+            r#"r.toml:4:6: route.to: expected "request-uri" or one URI where mode is "stateless", found registered; without state a request goes to one place, and failures are not seen"#,
+        ),
+        (
+            "[[route]]\naction = \"ims\"\nlistener = [\"127.0.0.1:5061\"]",
+            r#"r.toml:3:13: route.listener: expected an address of listen, found "127.0.0.1:5061"; ringway listens on udp:127.0.0.1:5060, tcp:127.0.0.1:5060"#,
+        ),
+        (
+            "[[route]]\naction = \"ims\"\nuser_pattern = \"[0-9\"",
+            r#"r.toml:3:16: route.user_pattern: expected a regular expression for the whole text, such as "[0-9]{4,}", found "[0-9"; unclosed character class"#,
+        ),
+        (
+            "[[route]]\naction = \"proxy\"\nto = [\"trunk:carrier\"]",
+            r#"r.toml:3:6: route.to: expected a trunk of this file, found "trunk:carrier""#,
+        ),
+        (
+            "[[route]]\naction = \"ims\"\nset_header = [\"Via: x\"]",
+            r#"r.toml:3:15: route.set_header: expected "NAME: VALUE", such as "X-Tenant: gold", found "Via: x"; Via is not a rule's to change"#,
+        ),
+        (
+            "[[route]]\naction = \"proxy\"\nto = [\"request-uri\"]\nset_user = \"a\"\nstrip = 1",
+            "r.toml:4:12: route.set_user: expected either set_user, or strip and prefix, found both",
+        ),
+    ] {
+        assert_eq!(errors(text), [told], "{text}");
+    }
 }
 
 #[test]
@@ -676,7 +835,14 @@ fn the_command_checks_a_file_prints_what_it_amounts_to_and_says_so_by_its_exit_c
     )
     .expect("a writable directory");
     let (code, out, err) = ringway(&["check", "-c", file]);
-    assert_eq!((code, out), (Some(0), format!("{file}: ok\n")), "{err}");
+    assert_eq!(
+        (code, out),
+        (
+            Some(0),
+            format!("{file}: ok\nroutes: none, so every request goes to the phone service\n")
+        ),
+        "{err}"
+    );
     assert!(
         err.starts_with(&format!("{file}: warning: timers.timer_c_ms is 9")),
         "{err}"

@@ -23,7 +23,7 @@ const LAYERS: &[(&[&str], Rule)] = &[
     (&["time", "wire", "pool", "slots", "token"], Rule::Together),
     (&["msg"], Rule::Apart),
     (
-        &["timer", "transaction", "dialog", "location", "auth"],
+        &["timer", "transaction", "dialog", "location", "auth", "routing"],
         Rule::Together,
     ),
     (&["registrar", "proxy", "b2bua"], Rule::Apart),
@@ -38,7 +38,7 @@ const LAYERS: &[(&[&str], Rule)] = &[
 ];
 
 /// All may import these, and they import nothing but what stands here.
-const LEAVES: &[(&str, &[&str])] = &[("config", &["wire"]), ("metrics", &[])];
+const LEAVES: &[(&str, &[&str])] = &[("config", &["wire", "msg"]), ("metrics", &[])];
 
 /// It may import all, and nothing imports it.
 const SIMULATOR: &str = "sim";

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Config;
 use super::load::Settings;
+use super::route_keys::{ROUTE_KEYS, TABLE};
 use super::schema::{KEYS, Key, Kind, SECTIONS, number};
 
 const COLUMNS: usize = 100;
@@ -28,11 +29,26 @@ pub fn example() -> String {
             text.push_str(&format!("#{} = {}\n", key.name, key.toml(&settings)));
         }
     }
+    table(&mut text, TABLE, ROUTE_KEYS);
     text
 }
 
+/// The keys of a table that may stand many times, with the values that they have when they are not given.
+fn table<S: Default>(text: &mut String, (name, about): (&str, &str), keys: &[Key<S>]) {
+    let defaults = S::default();
+    text.push('\n');
+    comment(text, about);
+    text.push_str(&format!("#[[{name}]]\n"));
+    for key in keys {
+        text.push('\n');
+        comment(text, key.meaning);
+        comment(text, &value_line(key));
+        text.push_str(&format!("#{} = {}\n", key.name, key.toml(&defaults)));
+    }
+}
+
 /// What the value may be, for the example: with the unit, where there is one.
-fn value_line(key: &Key) -> String {
+fn value_line<S>(key: &Key<S>) -> String {
     match key.kind {
         Kind::Integer { min, max, .. } => {
             let mut unit = key.unit.to_owned();
@@ -75,5 +91,20 @@ pub fn effective(config: &Config) -> String {
             let _ = writeln!(text, "{} = {}", key.name, key.toml(&settings));
         }
     }
+    for route in &config.routes {
+        row(&mut text, TABLE.0, ROUTE_KEYS, route, &["action"]);
+    }
     text
+}
+
+/// One table of several: the keys in `always`, and those that differ from what they are when they are not given.
+fn row<S: Default>(text: &mut String, name: &str, keys: &[Key<S>], value: &S, always: &[&str]) {
+    let defaults = S::default();
+    let _ = writeln!(text, "\n[[{name}]]");
+    for key in keys {
+        let toml = key.toml(value);
+        if always.contains(&key.name) || toml != key.toml(&defaults) {
+            let _ = writeln!(text, "{} = {toml}", key.name);
+        }
+    }
 }

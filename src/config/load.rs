@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::machine::parse_cpu_list;
+use super::route::Route;
+use super::rows::Row;
 use super::schema::{self, KEYS, Key, Kind};
 use super::value::{Advertise, Listen, Wrong};
 use super::{Config, ConfigError, Errors, Machine, Notice, Origin, resolve, toml_file};
@@ -42,14 +44,16 @@ pub enum FlagValue {
 pub struct Settings {
     pub listen: Vec<Listen>,
     pub advertise: Vec<Advertise>,
+    pub routes: Vec<Row<Route>>,
     /// All other keys. The listeners in it mean nothing yet, and `shards` may be 0.
     pub config: Config,
     /// For each of [`KEYS`] whether and where it was given.
     given: Vec<Given>,
 }
 
+/// Whether and where a key was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Given {
+pub(super) enum Given {
     Not,
     At(Origin),
     /// Given, but wrong: an error tells so already.
@@ -71,6 +75,7 @@ impl From<&Config> for Settings {
         let mut settings = Settings {
             listen: Vec::new(),
             advertise: Vec::new(),
+            routes: Vec::new(),
             config: config.clone(),
             given: vec![Given::Not; KEYS.len()],
         };
@@ -142,81 +147,78 @@ impl Settings {
 
     /// Gives the key at `index` of [`KEYS`] a value, or says what is wrong with it.
     pub(super) fn give(&mut self, index: usize, item: &Item, errors: &mut Vec<ConfigError>) {
-        let before = errors.len();
-        self.set(&KEYS[index], item, errors);
-        self.given[index] = if errors.len() == before {
-            Given::At(item.origin)
-        } else {
-            Given::Broken
-        };
+        self.given[index] = set(self, &KEYS[index], item, errors);
     }
+}
 
-    fn set(&mut self, key: &Key, item: &Item, errors: &mut Vec<ConfigError>) {
-        let mut wrong = |item: &Item, expected: String, hint: Wrong| {
-            errors.push(ConfigError {
-                origin: item.origin,
-                key: key.path(),
-                expected,
-                found: item.shown.clone(),
-                hint,
-            });
-        };
-        match (&key.kind, &item.value) {
-            (Kind::Switch { set, .. }, Value::Switch(on)) => set(self, *on),
-            (Kind::Integer { min, max, set, .. }, Value::Integer(Some(n))) if (*min..=*max).contains(n) => {
-                set(self, *n)
-            }
-            (Kind::Integers { min, max, set, .. }, Value::List(items)) => {
-                let mut list = Vec::with_capacity(items.len());
-                for item in items {
-                    match item.value {
-                        Value::Integer(Some(n)) if (*min..=*max).contains(&n) => list.push(n),
-                        Value::Integer(_)
-                        | Value::Switch(_)
-                        | Value::Text(_)
-                        | Value::List(_)
-                        | Value::Other => {
-                            wrong(item, key.expected(), None);
-                        }
-                    }
-                }
-                set(self, list);
-            }
-            (Kind::Text { expected, set, .. }, Value::Text(text)) => {
-                if let Err(hint) = set(self, text) {
-                    wrong(item, (*expected).to_owned(), hint);
-                }
-            }
-            (
-                Kind::Texts {
-                    item: kind,
-                    clear,
-                    push,
-                    ..
-                },
-                Value::List(items),
-            ) => {
-                clear(self);
-                for item in items {
-                    match &item.value {
-                        Value::Text(text) => {
-                            if let Err(hint) = push(self, text, item.origin) {
-                                wrong(item, (*kind).to_owned(), hint);
-                            }
-                        }
-                        Value::Switch(_) | Value::Integer(_) | Value::List(_) | Value::Other => {
-                            wrong(item, (*kind).to_owned(), None);
-                        }
-                    }
-                }
-            }
-            (kind, value) => wrong(item, key.expected(), slip(kind, value, &item.shown)),
+/// Gives `key` of `at` a value, or says what is wrong with it.
+pub(super) fn set<S>(at: &mut S, key: &Key<S>, item: &Item, errors: &mut Vec<ConfigError>) -> Given {
+    let before = errors.len();
+    let mut wrong = |item: &Item, expected: String, hint: Wrong| {
+        errors.push(ConfigError {
+            origin: item.origin,
+            key: key.path(),
+            expected,
+            found: item.shown.clone(),
+            hint,
+        });
+    };
+    match (&key.kind, &item.value) {
+        (Kind::Switch { set, .. }, Value::Switch(on)) => set(at, *on),
+        (Kind::Integer { min, max, set, .. }, Value::Integer(Some(n))) if (*min..=*max).contains(n) => {
+            set(at, *n)
         }
+        (Kind::Integers { min, max, set, .. }, Value::List(items)) => {
+            let mut list = Vec::with_capacity(items.len());
+            for item in items {
+                match item.value {
+                    Value::Integer(Some(n)) if (*min..=*max).contains(&n) => list.push(n),
+                    Value::Integer(_) | Value::Switch(_) | Value::Text(_) | Value::List(_) | Value::Other => {
+                        wrong(item, key.expected(), None);
+                    }
+                }
+            }
+            set(at, list);
+        }
+        (Kind::Text { expected, set, .. }, Value::Text(text)) => {
+            if let Err(hint) = set(at, text) {
+                wrong(item, (*expected).to_owned(), hint);
+            }
+        }
+        (
+            Kind::Texts {
+                item: kind,
+                clear,
+                push,
+                ..
+            },
+            Value::List(items),
+        ) => {
+            clear(at);
+            for item in items {
+                match &item.value {
+                    Value::Text(text) => {
+                        if let Err(hint) = push(at, text, item.origin) {
+                            wrong(item, (*kind).to_owned(), hint);
+                        }
+                    }
+                    Value::Switch(_) | Value::Integer(_) | Value::List(_) | Value::Other => {
+                        wrong(item, (*kind).to_owned(), None);
+                    }
+                }
+            }
+        }
+        (kind, value) => wrong(item, key.expected(), slip(kind, value, &item.shown)),
+    }
+    if errors.len() == before {
+        Given::At(item.origin)
+    } else {
+        Given::Broken
     }
 }
 
 /// What to write instead, where a value has the wrong type.
-fn slip(kind: &Kind, value: &Value, shown: &str) -> Wrong {
+fn slip<S>(kind: &Kind<S>, value: &Value, shown: &str) -> Wrong {
     match (kind, value) {
         (Kind::Texts { .. }, Value::Text(_)) | (Kind::Integers { .. }, Value::Integer(_)) => {
             Some(format!("did you mean [{shown}]?"))

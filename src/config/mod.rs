@@ -15,7 +15,11 @@ mod error;
 pub mod example;
 pub mod load;
 pub mod machine;
+pub mod pattern;
 pub mod resolve;
+pub mod route;
+mod route_keys;
+mod rows;
 pub mod schema;
 mod toml_file;
 mod value;
@@ -23,6 +27,7 @@ mod value;
 pub use error::{ConfigError, Errors, Notice, Origin};
 pub use load::{Flag, FlagValue, Loaded, Settings, load};
 pub use machine::Machine;
+pub use route_keys::ROUTE_KEYS;
 
 /// One local address and transport that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,6 +154,8 @@ pub struct Config {
     pub limits: Limits,
     pub registrar: Registrar,
     pub reg_event: RegEvent,
+    /// The routing table, in its order. Empty: everything goes to the phone service.
+    pub routes: Vec<route::Route>,
 }
 
 impl Default for Config {
@@ -209,6 +216,7 @@ impl Default for Config {
                 expires_min_s: 60,
                 expires_max_s: 600_000,
             },
+            routes: Vec::new(),
         }
     }
 }

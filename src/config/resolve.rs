@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::load::{Loaded, Settings};
+use super::route::ROUTES_MAX;
+use super::route_keys::ROUTE_KEYS;
 use super::schema::{self, KEYS, Kind, number};
 use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};
@@ -36,6 +38,7 @@ pub fn resolve(settings: Settings, machine: &Machine, errors: &mut Vec<ConfigErr
     resolver.shards();
     resolver.listeners();
     resolver.domains();
+    resolver.routes();
     resolver.memory();
     resolver.files();
     resolver.order();
@@ -286,6 +289,31 @@ impl Resolver<'_> {
         if let Some((_, domain)) = twice {
             let found = format!("{domain:?} again");
             self.error(origin, "domains", "each domain once".to_owned(), found, None);
+        }
+    }
+
+    /// Each rule by itself, with the listeners that it names.
+    fn routes(&mut self) {
+        let rows = std::mem::take(&mut self.settings.routes);
+        if let Some(row) = rows.get(ROUTES_MAX) {
+            let expected = format!("at most {} rules", number(ROUTES_MAX as u64));
+            self.error(row.origin, "route", expected, number(rows.len() as u64), None);
+        }
+        self.config.routes.clear();
+        for mut row in rows {
+            let origins: Vec<_> = ROUTE_KEYS
+                .iter()
+                .map(|key| (key.name, row.origin_of(ROUTE_KEYS, key.name)))
+                .collect();
+            let given = |name: &str| {
+                origins
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .and_then(|(_, origin)| *origin)
+            };
+            row.value
+                .resolve(&self.config.listeners, &[], row.origin, &given, self.errors);
+            self.config.routes.push(row.value);
         }
     }
 

@@ -9,52 +9,52 @@ use super::load::Settings;
 use super::value::{self, Advertise, Listen, Wrong};
 use crate::wire::SHARDS_MAX;
 
-/// One key of the file.
-pub struct Key {
+/// One key of the file, or of a table that stands in it more than once; its value lives in an `S`.
+pub struct Key<S = Settings> {
     /// The section; empty for the keys before the first section.
     pub section: &'static str,
     pub name: &'static str,
     /// What a number counts; empty for what is no number.
     pub unit: &'static str,
-    pub kind: Kind,
+    pub kind: Kind<S>,
     pub meaning: &'static str,
 }
 
 /// The type of a key, with how to read and write its place.
-pub enum Kind {
+pub enum Kind<S = Settings> {
     /// True or false.
     Switch {
-        get: fn(&Settings) -> bool,
-        set: fn(&mut Settings, bool),
+        get: fn(&S) -> bool,
+        set: fn(&mut S, bool),
     },
     /// A whole number in the unit of the key; both bounds are legal.
     Integer {
         min: u64,
         max: u64,
-        get: fn(&Settings) -> u64,
-        set: fn(&mut Settings, u64),
+        get: fn(&S) -> u64,
+        set: fn(&mut S, u64),
     },
     Integers {
         min: u64,
         max: u64,
-        get: fn(&Settings) -> Vec<u64>,
-        set: fn(&mut Settings, Vec<u64>),
+        get: fn(&S) -> Vec<u64>,
+        set: fn(&mut S, Vec<u64>),
     },
     Text {
         expected: &'static str,
-        get: fn(&Settings) -> String,
-        set: fn(&mut Settings, &str) -> Result<(), Wrong>,
+        get: fn(&S) -> String,
+        set: fn(&mut S, &str) -> Result<(), Wrong>,
     },
     /// A list of texts, each of which is `item`.
     Texts {
         item: &'static str,
-        get: fn(&Settings) -> Vec<String>,
-        clear: fn(&mut Settings),
-        push: fn(&mut Settings, &str, Origin) -> Result<(), Wrong>,
+        get: fn(&S) -> Vec<String>,
+        clear: fn(&mut S),
+        push: fn(&mut S, &str, Origin) -> Result<(), Wrong>,
     },
 }
 
-impl Key {
+impl<S> Key<S> {
     /// The name with its section, as errors show it.
     pub fn path(&self) -> String {
         match self.section {
@@ -84,7 +84,7 @@ impl Key {
     }
 
     /// The value in `settings` as TOML.
-    pub fn toml(&self, settings: &Settings) -> String {
+    pub fn toml(&self, settings: &S) -> String {
         let list = |items: Vec<String>| format!("[{}]", items.join(", "));
         match self.kind {
             Kind::Switch { get, .. } => get(settings).to_string(),

@@ -7,7 +7,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::load::{Item, Settings, Value};
-use super::schema::{self, KEYS, SECTIONS};
+use super::route_keys::{ROUTE_KEYS, TABLE};
+use super::rows::Row;
+use super::schema::{self, KEYS, Key, SECTIONS};
 use super::value::{Wrong, near_miss};
 use super::{ConfigError, Origin};
 
@@ -26,6 +28,7 @@ pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) 
     for (name, value) in document.get_ref() {
         match value.get_ref() {
             DeValue::Table(table) if is_section(name.get_ref()) => reader.section(name.get_ref(), table),
+            _ if name.get_ref() == TABLE.0 => reader.tables(name, value),
             _ => reader.entry("", name, value),
         }
     }
@@ -169,6 +172,79 @@ impl Reader<'_> {
             found,
             hint: unknown(section, key, value.get_ref()),
         });
+    }
+
+    /// `[[route]]`: each table is a row.
+    fn tables(&mut self, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) {
+        let path = name.get_ref().as_ref();
+        let rows = match value.get_ref() {
+            DeValue::Array(rows) => &rows[..],
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Table(_) => std::slice::from_ref(value),
+        };
+        let is_array = matches!(value.get_ref(), DeValue::Array(_));
+        for row in rows {
+            match row.get_ref() {
+                DeValue::Table(table) if is_array => {
+                    let origin = self.place(row.span().start);
+                    let row = self.row(ROUTE_KEYS, path, table, origin);
+                    self.settings.routes.push(row);
+                }
+                DeValue::Table(_)
+                | DeValue::Array(_)
+                | DeValue::String(_)
+                | DeValue::Integer(_)
+                | DeValue::Float(_)
+                | DeValue::Boolean(_)
+                | DeValue::Datetime(_) => {
+                    let found = self.shown(row.span());
+                    self.errors.push(ConfigError {
+                        origin: self.place(name.span().start),
+                        key: path.to_owned(),
+                        expected: format!("tables, each beginning with [[{path}]]"),
+                        found,
+                        hint: Some(format!("did you mean [[{path}]]?")),
+                    });
+                }
+            }
+        }
+    }
+
+    /// One table of several, by the keys that it may have.
+    fn row<S: Default>(
+        &mut self,
+        keys: &[Key<S>],
+        path: &str,
+        table: &DeTable<'_>,
+        origin: Origin,
+    ) -> Row<S> {
+        let mut row = Row::new(keys, origin);
+        for (name, value) in table {
+            let key = name.get_ref().as_ref();
+            let origin = self.place(name.span().start);
+            if let Origin::File { line, .. } = origin
+                && self.broken_lines.contains(&line)
+            {
+                continue;
+            }
+            let item = self.item(value);
+            if row.give(keys, key, &item, self.errors) {
+                continue;
+            }
+            let near = near_miss(key, keys.iter().map(|key| key.name));
+            self.errors.push(ConfigError {
+                origin,
+                key: format!("{path}.{key}"),
+                expected: format!("a key of [[{path}]]"),
+                found: format!("{key:?}"),
+                hint: near.map(|near| format!("did you mean {near:?}?")),
+            });
+        }
+        row
     }
 
     fn item(&self, value: &Spanned<DeValue<'_>>) -> Item {
