@@ -4,12 +4,15 @@
 //! [`parse`] answers with a [`Command`] that is ready to be carried out, or with a [`Refusal`] that is ready to be printed.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::load::load_file;
 use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
+use crate::help;
 
 /// Done as asked.
 pub const EXIT_OK: u8 = 0;
@@ -41,6 +44,12 @@ pub enum Command {
     Demo(DemoOptions),
     /// Print the example file.
     ExampleConfig,
+    /// Print a text: a page of help.
+    Help(String),
+    /// Print the completion script of a shell.
+    Completions(Shell),
+    /// Write the man pages into a directory.
+    ManPages(PathBuf),
 }
 
 /// What the demo may be told. It chooses its listeners itself.
@@ -61,13 +70,15 @@ pub enum Refusal {
     /// The command line is wrong, or it asks for help or the version: clap's to print.
     Usage(clap::Error),
     Config(Errors),
+    /// Help was asked for on something that there is not.
+    NoTopic(String),
 }
 
 impl Refusal {
     pub fn exit_code(&self) -> u8 {
         match self {
             Refusal::Usage(error) if !error.use_stderr() => EXIT_OK,
-            Refusal::Usage(_) | Refusal::Config(_) => EXIT_USAGE,
+            Refusal::Usage(_) | Refusal::Config(_) | Refusal::NoTopic(_) => EXIT_USAGE,
         }
     }
 
@@ -76,17 +87,15 @@ impl Refusal {
         // With the terminal gone there is nobody left to tell.
         let _ = match self {
             Refusal::Usage(error) => error.print(),
-            Refusal::Config(errors) => {
-                use std::io::Write;
-                writeln!(std::io::stderr(), "{errors}")
-            }
+            Refusal::Config(errors) => writeln!(std::io::stderr(), "{errors}"),
+            Refusal::NoTopic(text) => writeln!(std::io::stderr(), "ringway: {text}"),
         };
     }
 }
 
 /// SIP proxy, registrar and IMS application server on io_uring, one pinned thread a core.
 #[derive(Parser)]
-#[command(name = "ringway", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "ringway", version, after_help = EXIT_CODES, arg_required_else_help = true, disable_help_subcommand = true)]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,
@@ -111,6 +120,19 @@ enum Verb {
     Demo(DemoArgs),
     /// Print a configuration file with every key, its default, unit and meaning
     ExampleConfig,
+    /// Explain a topic or a command; without a name list the topics
+    Help {
+        #[arg(value_name = "TOPIC")]
+        topic: Option<String>,
+    },
+    /// Print the completion script of a shell
+    Completions { shell: Shell },
+    /// Write the man pages into a directory
+    Man {
+        /// Where they go; it must exist
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -183,6 +205,11 @@ struct DemoArgs {
     plain: bool,
 }
 
+/// The command line as clap describes it: what completions and man pages are made from.
+pub fn description() -> clap::Command {
+    CommandLine::command()
+}
+
 /// What the command line `args`, the program's name first, asks for on `machine`.
 ///
 /// # Errors
@@ -216,6 +243,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
             })
         }
         Verb::ExampleConfig => Ok(Command::ExampleConfig),
+        Verb::Help { topic } => {
+            return help::page(CommandLine::command(), topic.as_deref())
+                .map(Command::Help)
+                .map_err(Refusal::NoTopic);
+        }
+        Verb::Completions { shell } => Ok(Command::Completions(shell)),
+        Verb::Man { directory } => Ok(Command::ManPages(directory)),
     }
     .map_err(Refusal::Config)
 }
@@ -289,7 +323,6 @@ mod tests {
     use super::*;
     use crate::config::{Config, Listener, LogFormat, Origin};
     use crate::wire::Transport;
-    use clap::CommandFactory;
 
     fn machine() -> Machine {
         Machine {
@@ -430,6 +463,8 @@ mod tests {
             ("ringway --version", EXIT_OK),
             ("ringway", EXIT_USAGE),
             ("ringway walk", EXIT_USAGE),
+            ("ringway help walk", EXIT_USAGE),
+            ("ringway completions cmd", EXIT_USAGE),
             ("ringway demo --calls x", EXIT_USAGE),
             ("ringway check", EXIT_USAGE),
             ("ringway check -c /nonexistent/ringway.toml", EXIT_USAGE),
@@ -441,7 +476,17 @@ mod tests {
     #[test]
     fn help_names_every_command_and_the_exit_codes() {
         let help = CommandLine::command().render_help().to_string();
-        for name in ["run", "check", "probe", "demo", "example-config", "Exit codes:"] {
+        for name in [
+            "run",
+            "check",
+            "probe",
+            "demo",
+            "example-config",
+            "help",
+            "completions",
+            "man",
+            "Exit codes:",
+        ] {
             assert!(help.contains(name), "{name} in\n{help}");
         }
     }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod dialog;
+pub mod help;
 pub mod ims;
 pub mod io;
 pub mod location;

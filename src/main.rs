@@ -7,7 +7,7 @@ use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK};
 use ringway::config::{Machine, example};
 use ringway::io::probe::Features;
 use ringway::routing::explain;
-use ringway::{demo, logging, run};
+use ringway::{demo, help, logging, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -43,6 +43,15 @@ fn main() -> ExitCode {
             }
         }
         Ok(Command::ExampleConfig) => print_out(&example::example()),
+        Ok(Command::Help(text)) => print_out(&text),
+        Ok(Command::Completions(shell)) => print_out(&String::from_utf8_lossy(&help::completions(
+            &mut cli::description(),
+            shell,
+        ))),
+        Ok(Command::ManPages(directory)) => match help::man_pages(cli::description(), &directory) {
+            Ok(()) => ExitCode::from(EXIT_OK),
+            Err(error) => failed(&format!("{}: {error}", directory.display())),
+        },
         Err(refusal) => {
             refusal.print();
             ExitCode::from(refusal.exit_code())

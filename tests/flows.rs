@@ -24,6 +24,8 @@ mod registrar;
 mod retransmissions;
 #[path = "flows/seed.rs"]
 mod seed;
+#[path = "flows/service.rs"]
+mod service;
 #[path = "flows/stopping.rs"]
 mod stopping;
 #[path = "flows/support.rs"]

@@ -34,7 +34,10 @@ const LAYERS: &[(&[&str], Rule)] = &[
         Rule::Only(&["time", "wire", "pool", "config", "metrics"]),
     ),
     (&["control"], Rule::Apart),
-    (&["run", "demo", "cli", "logging", "lib", "main"], Rule::Together),
+    (
+        &["run", "demo", "cli", "help", "logging", "lib", "main"],
+        Rule::Together,
+    ),
 ];
 
 /// All may import these, and they import nothing but what stands here.

@@ -28,6 +28,7 @@ pub use error::{ConfigError, Errors, Notice, Origin};
 pub use load::{Flag, FlagValue, Loaded, Settings, load};
 pub use machine::Machine;
 pub use route_keys::ROUTE_KEYS;
+pub use value::near_miss;
 
 /// One local address and transport that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]

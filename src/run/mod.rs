@@ -1,6 +1,7 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
 mod serve;
+mod service;
 mod shard_loop;
 
 use std::io;

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::control::summary::Summary;
 
 use super::Server;
+use super::service::Service;
 
 /// How often draining looks whether the last call has ended.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -52,6 +53,8 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
             }
         };
     tracing::info!("ready");
+    let mut service = Service::new();
+    service.ready("serving");
     loop {
         if tokio::time::timeout(LOOK_INTERVAL, either(&mut terminate, &mut interrupt))
             .await
@@ -63,6 +66,7 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
             tracing::error!("a shard has ended by itself");
             break;
         }
+        service.alive(server.metrics.iter().map(AsRef::as_ref));
     }
     let calls = server.calls();
     tracing::info!(
@@ -70,11 +74,13 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
         drain_s = drain.as_secs(),
         "draining: new calls get 503; a second signal hangs up"
     );
+    service.stopping(&format!("draining: {calls} calls in progress"));
     server.drain();
     let until_empty = async {
         // A shard publishes its calls at the end of a turn: one more look than seems needed.
         loop {
             tokio::time::sleep(DRAIN_LOOK_INTERVAL).await;
+            service.alive(server.metrics.iter().map(AsRef::as_ref));
             if server.calls() == 0 || server.has_failed() {
                 return;
             }

@@ -26,6 +26,7 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     flags: Vec<String>,
     keys: BTreeMap<(String, String), String>,
+    env: Vec<(String, String)>,
     ip: IpAddr,
 }
 
@@ -35,6 +36,7 @@ impl Setup {
         let setup = Setup {
             flags: Vec::new(),
             keys: BTreeMap::new(),
+            env: Vec::new(),
             ip: Ipv4Addr::LOCALHOST.into(),
         };
         setup.key("", "drain_s", "20")
@@ -59,6 +61,12 @@ impl Setup {
 
     pub fn flags(mut self, flags: &[&str]) -> Setup {
         self.flags.extend(flags.iter().map(|f| (*f).to_owned()));
+        self
+    }
+
+    /// A variable of the server's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Setup {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -117,6 +125,7 @@ impl Server {
             .args(&setup.flags)
             .args(more)
             .env("NO_COLOR", "1")
+            .envs(setup.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
