@@ -15,6 +15,7 @@ pub mod location;
 pub mod logging;
 pub mod metrics;
 pub mod msg;
+pub mod owner;
 pub mod pool;
 pub mod registrar;
 pub mod routing;

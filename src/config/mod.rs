@@ -124,6 +124,21 @@ pub enum LogFormat {
     Json,
 }
 
+/// How a datagram gets to the shard that owns it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Steering {
+    /// The kernel brings it there, where a program may be loaded that tells it; else the mailbox does.
+    Auto,
+    /// Always the mailbox.
+    Off,
+}
+
+/// What is special to UDP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Udp {
+    pub steering: Steering,
+}
+
 /// Which kernel features the reactor may use: all that it finds, or only those of an older kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct KernelLevel {
@@ -151,6 +166,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Option tags that an INVITE must say it supports: else 421.
     pub extensions_required: Vec<String>,
+    pub udp: Udp,
     pub timers: Timers,
     pub limits: Limits,
     pub registrar: Registrar,
@@ -178,6 +194,9 @@ impl Default for Config {
             log: "info".to_owned(),
             log_format: LogFormat::Human,
             extensions_required: Vec::new(),
+            udp: Udp {
+                steering: Steering::Auto,
+            },
             timers: Timers {
                 t1: Duration::from_millis(500),
                 t2: Duration::from_secs(4),

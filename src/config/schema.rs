@@ -124,6 +124,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "Where ringway listens, what it calls its own, and how it runs.",
     ),
     ("log", "The log goes to standard error."),
+    ("udp", "What is special to UDP."),
     (
         "timers",
         "The timers of RFC 3261 table 4; the others follow from t1_ms.",
@@ -333,6 +334,22 @@ pub static KEYS: &[Key] = &[
             },
         },
         meaning: "Lines for people, or one JSON object a line. Times are UTC in both.",
+    },
+    Key {
+        section: "udp",
+        name: "steering",
+        unit: "",
+        kind: Kind::Text {
+            expected: r#""auto" or "off""#,
+            get: |s| value::steering_text(s.config.udp.steering).to_owned(),
+            set: |s, text| {
+                s.config.udp.steering = value::steering(text)?;
+                Ok(())
+            },
+        },
+        meaning: "\"auto\": with several shards the kernel brings a datagram to the shard that owns it, by an eBPF program, \
+                  where the process may load one (CAP_BPF, before Linux 5.8 CAP_SYS_ADMIN); else, and with \"off\", it goes \
+                  there by mail.",
     },
     Key {
         section: "timers",
@@ -607,7 +624,7 @@ mod tests {
                 }
                 Kind::Integers { set, .. } => set(&mut settings, vec![7]),
                 Kind::Text { set, .. } => {
-                    let other = ["5.15", "debug", "json"]
+                    let other = ["5.15", "debug", "json", "off"]
                         .iter()
                         .find(|text| set(&mut settings, text).is_ok());
                     assert!(other.is_some(), "{}", key.path());

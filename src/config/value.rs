@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{KernelLevel, LogFormat, Origin};
+use super::{KernelLevel, LogFormat, Origin, Steering};
 use crate::wire::Transport;
 
 /// Why a text is no value of its kind, as far as there is more to say than what was expected.
@@ -276,6 +276,23 @@ pub fn log_format_text(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Human => "human",
         LogFormat::Json => "json",
+    }
+}
+
+pub const STEERINGS: &[&str] = &["auto", "off"];
+
+pub fn steering(text: &str) -> Result<Steering, Wrong> {
+    match text {
+        "auto" => Ok(Steering::Auto),
+        "off" => Ok(Steering::Off),
+        _ => Err(near_miss(text, STEERINGS.iter().copied()).and_then(did_you_mean)),
+    }
+}
+
+pub fn steering_text(steering: Steering) -> &'static str {
+    match steering {
+        Steering::Auto => "auto",
+        Steering::Off => "off",
     }
 }
 

@@ -9,7 +9,8 @@
 //!   calls into one shared buffer; one SEND in flight a connection with everything that a turn queued for it.
 //! - One `io_uring_enter` a turn both submits and waits.
 //!
-//! All `unsafe` code of the crate is in this module. It imports `time`, `wire`, `pool`, `config` and `metrics` only.
+//! All `unsafe` code of the crate is in this module. It imports `time`, `wire`, `pool`, `token`, `owner`, `config` and
+//! `metrics` only.
 
 mod accept;
 mod addr;
@@ -27,6 +28,10 @@ mod ring;
 mod send_queue;
 pub mod socket;
 mod socket_options;
+pub mod steer;
+mod steer_asm;
+mod steer_kernel;
+mod steer_program;
 mod tag;
 mod tcp;
 mod tcp_receive;

@@ -59,7 +59,7 @@ features! {
     DeferTaskrun: "completions when asked for (DEFER_TASKRUN)", 6 . 1, USED, "COOP_TASKRUN";
     UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, UNUSED, "sendmmsg";
     UdpGro: "several datagrams in one receive (UDP_GRO)", 5 . 0, UNUSED, "recvmmsg";
-    ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 4 . 19, UNUSED, "mailbox to the owning shard";
+    ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 5 . 3, USED, "mailbox to the owning shard";
     TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, UNUSED, "the time at which the turn began";
 }
 

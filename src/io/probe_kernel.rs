@@ -1,6 +1,5 @@
 //! The trying itself: each function answers whether one thing works here and now.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,12 +11,13 @@ use std::time::Duration;
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{Builder, IoUring, Probe, opcode};
-use socket2::{Domain, Socket, Type};
 
 use super::buf_ring::{self, BufRing};
 use super::probe::{Feature, FeatureSet, SetupError};
 use super::socket_options::{self, raise_memory_lock};
+use super::steer;
 use crate::config::KernelLevel;
+use crate::owner::OwnerKey;
 
 /// Opcodes that everything stands on.
 const REQUIRED: [(u8, &str); 7] = [
@@ -35,10 +35,12 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
     let kernel = version().map_err(SetupError::Other)?;
     // Before 5.12 rings count against it; later it is not looked at.
     raise_memory_lock();
+    let mut found = FeatureSet::default();
+    // First: the end of a ring would disturb it.
+    found.set(Feature::ReuseportEbpf, reuseport_ebpf().unwrap_or(false));
     let ring = IoUring::builder().build(8).map_err(SetupError::explain)?;
     require(&ring)?;
     let params = ring.params();
-    let mut found = FeatureSet::default();
     found.set(Feature::ExtArg, params.is_feature_ext_arg());
     found.set(Feature::CqeSkip, params.is_feature_skip_cqe_on_success());
     found.set(Feature::SubmitAll, sets_up(|builder| builder.setup_submit_all()));
@@ -77,7 +79,6 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
         Feature::TimestampNs,
         option(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1),
     );
-    found.set(Feature::ReuseportEbpf, reuseport_ebpf().unwrap_or(false));
     Ok((kernel, found))
 }
 
@@ -226,49 +227,11 @@ fn multishot_recv() -> io::Result<bool> {
     Ok(works)
 }
 
-/// Loads a program that lets every datagram pass, and attaches it. Needs CAP_BPF or CAP_SYS_ADMIN.
+/// Loads the program that steers, for two sockets. Needs CAP_BPF or CAP_SYS_ADMIN.
 fn reuseport_ebpf() -> io::Result<bool> {
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_PROG_TYPE_SK_REUSEPORT: u32 = 21;
-    /// `r0 = 1` (SK_PASS), `exit`: one instruction is opcode, registers, offset (2), immediate (4).
-    const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    /// The start of `union bpf_attr` for BPF_PROG_LOAD.
-    #[repr(C)]
-    struct Load {
-        prog_type: u32,
-        insn_cnt: u32,
-        insns: u64,
-        license: u64,
-        log: [u32; 2],
-        log_buf: u64,
-        version_and_flags: [u32; 2],
-    }
-    let load = Load {
-        prog_type: BPF_PROG_TYPE_SK_REUSEPORT,
-        insn_cnt: PROGRAM.len() as u32,
-        insns: PROGRAM.as_ptr() as u64,
-        license: c"MIT".as_ptr() as u64,
-        log: [0; 2],
-        log_buf: 0,
-        version_and_flags: [0; 2],
-    };
-    // SAFETY: the attributes, the program and the licence live through the call, which copies them.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-    let program = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-    // SO_REUSEPORT must come before the socket is bound; this one never is.
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    socket.set_reuse_port(true)?;
-    let fd = socket.as_raw_fd();
-    socket_options::set(
-        fd,
-        libc::SOL_SOCKET,
-        libc::SO_ATTACH_REUSEPORT_EBPF,
-        program.as_raw_fd(),
-    )?;
+    let first = steer::sharing((Ipv4Addr::LOCALHOST, 0).into())?;
+    let second = steer::sharing(first.local_addr()?)?;
+    steer::steer_group(&[&first, &second], &OwnerKey::new([0; 16]))?;
     Ok(true)
 }
 

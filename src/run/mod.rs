@@ -9,22 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, Steering};
 use crate::control::summary::Report;
 use crate::io::clock::Clock;
 use crate::io::connections::Connections;
-use crate::io::probe::Features;
+use crate::io::probe::{Feature, Features};
 use crate::io::reactor::Reactor;
 use crate::io::socket::{ShardSockets, bind_all};
+use crate::io::steer::steer;
 use crate::io::uring::Uring;
 use crate::io::waker::Wakers;
 use crate::location::AorHasher;
 use crate::metrics::Metrics;
+use crate::owner::OwnerKey;
 use crate::pool::Pool;
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
-use crate::wire::{Effects, ShardId};
+use crate::wire::{Effects, ShardId, Transport};
 
 pub use serve::serve;
 pub use shard_loop::ShardReport;
@@ -53,6 +55,7 @@ impl Server {
         cfg.listeners = listeners.clone();
         let cfg = Arc::new(cfg);
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
+        steer_datagrams(&cfg, &features, &sockets, &keys);
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
@@ -154,10 +157,34 @@ impl Server {
     }
 }
 
+/// Where the kernel may choose the shard of a datagram, it does from now on; else the mailbox brings it there, and the log says why.
+fn steer_datagrams(cfg: &Config, features: &Features, sockets: &[ShardSockets], keys: &Keys) {
+    let has_udp = cfg
+        .listeners
+        .iter()
+        .any(|listener| listener.transport == Transport::Udp);
+    if cfg.shards < 2 || !has_udp {
+        return;
+    }
+    match cfg.udp.steering {
+        Steering::Off => tracing::info!("steering is off: datagrams go to their shard by mail"),
+        Steering::Auto if !features.has(Feature::ReuseportEbpf) => tracing::info!(
+            "the kernel does not steer datagrams to their shard, mail does: that needs CAP_BPF, before Linux 5.8 CAP_SYS_ADMIN"
+        ),
+        Steering::Auto => match steer(sockets, &keys.owner) {
+            Ok(()) => tracing::info!("the kernel steers datagrams to their shard"),
+            Err(error) => {
+                tracing::warn!(%error, "the kernel does not steer datagrams to their shard, mail does")
+            }
+        },
+    }
+}
+
 fn draw_keys() -> Result<Keys, getrandom::Error> {
-    let mut token = [0; 16];
+    let (mut token, mut owner) = ([0; 16], [0; 16]);
     getrandom::fill(&mut token)?;
-    let mut seeds = [0u64; 20];
+    getrandom::fill(&mut owner)?;
+    let mut seeds = [0u64; 16];
     for seed in &mut seeds {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes)?;
@@ -166,9 +193,9 @@ fn draw_keys() -> Result<Keys, getrandom::Error> {
     let eight = |from: usize| std::array::from_fn(|i| seeds[from + i]);
     Ok(Keys {
         token: TokenKey::new(token),
-        owner: ahash::RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]),
-        aors: AorHasher::new(eight(4)),
-        tables: eight(12),
+        owner: OwnerKey::new(owner),
+        aors: AorHasher::new(eight(0)),
+        tables: eight(8),
     })
 }
 

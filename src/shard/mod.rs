@@ -20,6 +20,7 @@ use crate::location::{AorHasher, ContactSet, Location};
 use crate::metrics::{DropReason, MessageKind, Metrics};
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
+use crate::owner::OwnerKey;
 use crate::pool::{CLASS_BYTES, Pool};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
@@ -37,7 +38,7 @@ use streams::{Stream, StreamId};
 pub struct Keys {
     pub token: TokenKey,
     /// Which shard owns a Call-ID.
-    pub owner: RandomState,
+    pub owner: OwnerKey,
     /// Which shard owns a subscriber.
     pub aors: AorHasher,
     /// For each shard's own tables.
@@ -124,7 +125,10 @@ impl Shard {
             },
             streams: Slots::new(limits.connections_max),
             stack: Stack::new(cfg, metrics, id, keys.token, keyer, now),
-            by_conn: HashMap::with_hasher(keys.owner.clone()),
+            by_conn: HashMap::with_hasher({
+                let [a, b, c, d, ..] = keys.tables;
+                RandomState::with_seeds(a, b, c, d)
+            }),
             keys,
             mail,
             table: Some(Box::new(Table::new())),
@@ -281,7 +285,7 @@ impl Shard {
         if self.stack.shards == 1 {
             return self.stack.shard;
         }
-        ShardId((self.keys.owner.hash_one(call_id) % self.stack.shards as u64) as u8)
+        self.keys.owner.shard(call_id, self.stack.shards)
     }
 
     fn post(&mut self, to: ShardId, letter: Letter, bytes: &[u8]) -> bool {

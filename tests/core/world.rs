@@ -12,6 +12,7 @@ use bench_harness::sip::Message;
 use ringway::config::{Config, Listener};
 use ringway::location::AorHasher;
 use ringway::metrics::{DropReason, Metrics};
+use ringway::owner::OwnerKey;
 use ringway::pool::{CLASS_BYTES, Draft, Pool};
 use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
@@ -83,7 +84,7 @@ impl World {
         let cfg = Arc::new(cfg);
         let keys = Keys {
             token: TokenKey::new([9; 16]),
-            owner: ahash::RandomState::with_seeds(1, 2, 3, 4),
+            owner: OwnerKey::new([4; 16]),
             aors: AorHasher::new([5; 8]),
             tables: [6; 8],
         };
