@@ -125,6 +125,11 @@ pub struct Metrics {
     pub connections_closed: Counter,
     pub datagrams_in: Counter,
     pub datagrams_out: Counter,
+    /// Sends of several datagrams to one peer at once (UDP_SEGMENT), and the datagrams in them.
+    pub runs_out: Counter,
+    pub run_datagrams_out: Counter,
+    /// Such sends that the kernel refused; their datagrams left singly.
+    pub runs_refused: Counter,
     /// Datagrams that waited because the socket's send buffer was full.
     pub datagrams_held: Counter,
     pub stream_bytes_in: Counter,

@@ -17,11 +17,66 @@ const INDEX_MASK: u32 = (1 << CLASS_SHIFT) - 1;
 // An id has three bits for the class.
 const _: () = assert!(CLASS_BYTES.len() <= 1 << (32 - CLASS_SHIFT));
 
+/// What may be known of a message without reading it: where it could be made longer, and what it belongs to.
+///
+/// Places beyond the first 65,535 bytes can't be named; they go unmarked, as do all in [`Marks::default`].
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Marks {
+    pad_at: u16,
+    call_start: u16,
+    call_end: u16,
+}
+
+impl Marks {
+    /// White space may be put in before the byte at `at` without changing what the message says. The first place stays.
+    pub fn mark_padding(&mut self, at: usize) {
+        if self.pad_at == 0 {
+            self.pad_at = u16::try_from(at).unwrap_or(0);
+        }
+    }
+
+    /// The Call-ID stands at `start..end`.
+    pub fn mark_call(&mut self, start: usize, end: usize) {
+        if let (Ok(start), Ok(end)) = (u16::try_from(start), u16::try_from(end)) {
+            (self.call_start, self.call_end) = (start, end);
+        }
+    }
+
+    /// Where white space may be put in.
+    pub fn padding(self) -> Option<usize> {
+        (self.pad_at > 0).then_some(usize::from(self.pad_at))
+    }
+
+    /// The bytes of `message` that name the call which it belongs to; empty where none are marked.
+    pub fn call(self, message: &[u8]) -> &[u8] {
+        message
+            .get(usize::from(self.call_start)..usize::from(self.call_end))
+            .unwrap_or(b"")
+    }
+}
+
+/// How much of a draft was written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Written {
+    pub len: usize,
+    pub marks: Marks,
+}
+
+impl From<usize> for Written {
+    fn from(len: usize) -> Written {
+        Written {
+            len,
+            marks: Marks::default(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Class {
     /// `None` while the buffer is out as a [`Draft`].
     buffers: Vec<Option<Box<[u8]>>>,
     used_bytes: Vec<u32>,
+    marks: Vec<Marks>,
     references: Vec<u16>,
     free: Vec<u32>,
 }
@@ -85,6 +140,7 @@ impl Pool {
             .buffers
             .push(Some(vec![0; CLASS_BYTES[class_index]].into_boxed_slice()));
         class.used_bytes.push(0);
+        class.marks.push(Marks::default());
         class.references.push(0);
         // Room for every buffer at once, so that giving one back never allocates.
         class.free.reserve(class.buffers.len() - class.free.len());
@@ -92,12 +148,14 @@ impl Pool {
         self.allocated_bytes += CLASS_BYTES[class_index];
     }
 
-    /// Puts a written draft in its place with one reference, holding its first `len` bytes.
-    pub fn commit(&mut self, draft: Draft, len: usize) -> BufId {
+    /// Puts a written draft in its place with one reference, holding its first bytes as far as they were written.
+    pub fn commit(&mut self, draft: Draft, written: impl Into<Written>) -> BufId {
+        let Written { len, marks } = written.into();
         assert!(len <= draft.bytes.len());
         let (class, index) = self.place_mut(draft.id);
         class.buffers[index] = Some(draft.bytes);
         class.used_bytes[index] = len as u32;
+        class.marks[index] = marks;
         class.references[index] = 1;
         draft.id
     }
@@ -132,8 +190,9 @@ impl Pool {
         let mut draft = self.draft(len)?;
         draft.bytes[..used].copy_from_slice(self.get(id));
         draft.bytes[used..len].copy_from_slice(bytes);
+        let marks = self.marks(id);
         self.release(id);
-        Some(self.commit(draft, len))
+        Some(self.commit(draft, Written { len, marks }))
     }
 
     pub fn get(&self, id: BufId) -> &[u8] {
@@ -142,6 +201,12 @@ impl Pool {
             .as_deref()
             .expect("a buffer that is referred to is in its place");
         &bytes[..class.used_bytes[index] as usize]
+    }
+
+    /// What whoever wrote the buffer marked in it.
+    pub fn marks(&self, id: BufId) -> Marks {
+        let (class, index) = self.place(id);
+        class.marks[index]
     }
 
     /// One more reference. The id is returned for convenience.

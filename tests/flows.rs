@@ -22,6 +22,8 @@ mod reg_event;
 mod registrar;
 #[path = "flows/retransmissions.rs"]
 mod retransmissions;
+#[path = "flows/runs.rs"]
+mod runs;
 #[path = "flows/seed.rs"]
 mod seed;
 #[path = "flows/service.rs"]

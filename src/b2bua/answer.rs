@@ -613,8 +613,8 @@ impl B2bua {
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
         edit_response(&mut self.edits, stack, response, &asked.lines(&out.pool), flow);
-        match self.edits.apply_message(response.msg, &mut draft.bytes) {
-            Ok(len) => Some(out.pool.commit(draft, len)),
+        match self.edits.write_message(response.msg, &mut draft.bytes) {
+            Ok(written) => Some(out.pool.commit(draft, written)),
             Err(_) => {
                 out.pool.discard(draft);
                 stack.metrics.dropped(DropReason::TooLarge);

@@ -120,6 +120,6 @@ impl Lines<'_> {
         if !to_tag.is_empty() {
             w.put(b";tag=").put(to_tag);
         }
-        w.crlf().put(self.call_id).put(self.cseq);
+        w.crlf().call_id_line(self.call_id).put(self.cseq);
     }
 }

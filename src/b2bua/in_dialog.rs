@@ -218,7 +218,7 @@ impl B2bua {
             &out.pool,
             &mut draft.bytes,
         ) {
-            Some(len) => Some(out.pool.commit(draft, len)),
+            Some(written) => Some(out.pool.commit(draft, written)),
             None => {
                 out.pool.discard(draft);
                 stack.metrics.dropped(DropReason::TooLarge);

@@ -17,7 +17,7 @@ use crate::msg::edit::Edits;
 use crate::msg::method::Method;
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
-use crate::pool::{BufId, CLASS_BYTES, Pool};
+use crate::pool::{BufId, CLASS_BYTES, Pool, Written};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
@@ -412,7 +412,7 @@ impl B2bua {
         rack_cseq: Option<u32>,
         pool: &Pool,
         dst: &mut [u8],
-    ) -> Option<usize> {
+    ) -> Option<Written> {
         let leg = self.legs.get(leg_id)?;
         let parts = leg.dialog.parts(pool);
         let outgoing = Outgoing {
@@ -427,7 +427,7 @@ impl B2bua {
             return None;
         }
         // RFC 3261 §18.3: what a datagram holds beyond its Content-Length is thrown away.
-        self.edits.apply_message(request.msg, dst).ok()
+        self.edits.write_message(request.msg, dst).ok()
     }
 
     /// Writes an ACK or BYE of our own on a leg. `branch` is the client transaction's, or a stateless one for an ACK.
@@ -449,8 +449,8 @@ impl B2bua {
         let parts = leg.dialog.parts(&out.pool);
         let tag = tag_leg.map_or(&b""[..], |callee| callee.dialog.parts(&out.pool).remote_tag);
         write::put_own_request(&mut w, stack, method, &parts, tag, cseq, leg.flow, branch);
-        match w.finish() {
-            Some(len) => Some(out.pool.commit(draft, len)),
+        match w.written() {
+            Some(written) => Some(out.pool.commit(draft, written)),
             None => {
                 out.pool.discard(draft);
                 None

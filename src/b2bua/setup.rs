@@ -424,8 +424,8 @@ impl B2bua {
             (None, None) => None,
         };
         match written {
-            Some(len) => {
-                let buf = out.pool.commit(draft, len);
+            Some(written) => {
+                let buf = out.pool.commit(draft, written);
                 self.log_leg(leg, &out.pool);
                 stack.count_request(method);
                 stack.send_request(tx, buf, now, out);

@@ -65,9 +65,11 @@ pub fn edit_request(
             Name::Via => {
                 has_via = true;
                 let mut piece = edits.replace(whole(line));
-                stack.via_line(outgoing.flow, outgoing.branch, |text| {
+                piece.put(b"Via: ").padding();
+                stack.via_value(outgoing.flow, outgoing.branch, |text| {
                     piece.put(text);
                 });
+                piece.put(b"\r\n");
                 if !outgoing.dialog.routes.is_empty() {
                     let mut bytes = [0; ROUTE_LINE_MAX];
                     let mut w = Writer::new(&mut bytes);
@@ -88,7 +90,7 @@ pub fn edit_request(
                 edits.replace(line.value).put(outgoing.dialog.remote);
             }
             Name::CallId => {
-                edits.replace(line.value).put(outgoing.dialog.call_id);
+                edits.replace(line.value).call_id(outgoing.dialog.call_id);
             }
             Name::CSeq => {
                 edits
@@ -159,7 +161,7 @@ pub fn edit_response(
             }
             Name::RecordRoute => edits.delete(whole(line)),
             Name::From => _ = edits.replace(whole(line)).put(asked.from),
-            Name::CallId => _ = edits.replace(whole(line)).put(asked.call_id),
+            Name::CallId => _ = edits.replace(whole(line)).call_id_line(asked.call_id),
             Name::CSeq => _ = edits.replace(whole(line)).put(asked.cseq),
             Name::To => {
                 let mut piece = edits.replace(whole(line));
@@ -171,6 +173,8 @@ pub fn edit_response(
             }
             Name::Contact if is_our_contact => {
                 has_contact = true;
+                // The only line of a response that is the B2BUA's own: here the white space of `HCOLON` may grow.
+                edits.insert(line.value.start).padding();
                 edit_contact(edits, stack, line.value, msg.bytes, flow);
             }
             Name::ContentLength => has_length = true,
@@ -181,13 +185,14 @@ pub fn edit_response(
     let is_accepted = response.cseq.method == Method::Invite && (200..300).contains(&response.status);
     if is_accepted && !has_contact {
         let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
-        end.put(b"Contact: <");
+        end.put(b"Contact: ").padding().put(b"<");
         put_contact_uri(stack, flow, |text| _ = end.put(text));
         end.put(b">\r\n");
     }
     if !has_length {
         let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
         end.put(b"Content-Length: ")
+            .padding()
             .num(msg.body().len() as u64)
             .put(b"\r\n");
     }
@@ -311,7 +316,7 @@ pub fn put_own_request(
     }
     w.crlf();
     w.put(b"To: ").put(parts.remote).crlf();
-    w.put(b"Call-ID: ").put(parts.call_id).crlf();
+    w.put(b"Call-ID: ").call_id(parts.call_id).crlf();
     w.put(b"CSeq: ")
         .num(u64::from(cseq))
         .put(b" ")

@@ -118,6 +118,20 @@ pub struct RegEvent {
     pub expires_max_s: u32,
 }
 
+/// How datagrams leave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Udp {
+    pub segment: Segment,
+}
+
+/// Whether datagrams for one peer share a send (UDP_SEGMENT).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segment {
+    /// Where two or more wait for one peer.
+    Auto,
+    Off,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     Human,
@@ -169,6 +183,7 @@ pub struct Config {
     pub udp: Udp,
     pub timers: Timers,
     pub limits: Limits,
+    pub udp: Udp,
     pub registrar: Registrar,
     pub reg_event: RegEvent,
     /// The routing table, in its order. Empty: everything goes to the phone service.
@@ -223,6 +238,9 @@ impl Default for Config {
                 connect_timeout: Duration::from_secs(5),
                 buffer_bytes_max: 4 << 30,
                 mailbox_bytes: 1 << 20,
+            },
+            udp: Udp {
+                segment: Segment::Auto,
             },
             registrar: Registrar {
                 expires_default_s: 600_000,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{KernelLevel, LogFormat, Origin, Steering};
+use super::{KernelLevel, LogFormat, Origin, Segment, Steering};
 use crate::wire::Transport;
 
 /// Why a text is no value of its kind, as far as there is more to say than what was expected.
@@ -293,6 +293,25 @@ pub fn steering_text(steering: Steering) -> &'static str {
     match steering {
         Steering::Auto => "auto",
         Steering::Off => "off",
+    }
+}
+
+const SEGMENTS: [&str; 2] = ["auto", "off"];
+/// What is taken for `udp.segment`.
+pub const SEGMENT: &str = r#""auto" or "off""#;
+
+pub fn segment(text: &str) -> Result<Segment, Wrong> {
+    match text {
+        "auto" => Ok(Segment::Auto),
+        "off" => Ok(Segment::Off),
+        _ => Err(near_miss(text, SEGMENTS.iter().copied()).and_then(did_you_mean)),
+    }
+}
+
+pub fn segment_text(segment: Segment) -> &'static str {
+    match segment {
+        Segment::Auto => "auto",
+        Segment::Off => "off",
     }
 }
 

@@ -61,6 +61,15 @@ impl fmt::Display for Summary<'_> {
             sum(|m| &m.connections_opened),
             sum(|m| &m.connections_closed)
         )?;
+        writeln!(
+            f,
+            "datagrams: {} in, {} out, of these {} in {} runs; {} runs refused",
+            sum(|m| &m.datagrams_in),
+            sum(|m| &m.datagrams_out),
+            sum(|m| &m.run_datagrams_out),
+            sum(|m| &m.runs_out),
+            sum(|m| &m.runs_refused)
+        )?;
         if metrics.len() > 1 {
             writeln!(f, "mail between shards: {}", sum(|m| &m.mailbox_sent))?;
         }

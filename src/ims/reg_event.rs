@@ -387,7 +387,7 @@ impl Subscription {
                 .put(b"\r\nTo: ")
                 .put(parts.remote);
             w.put(b"\r\nCall-ID: ")
-                .put(parts.call_id)
+                .call_id(parts.call_id)
                 .put(b"\r\nCSeq: ")
                 .num(u64::from(cseq));
             w.put(b" NOTIFY\r\nContact: <")

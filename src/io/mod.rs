@@ -38,5 +38,6 @@ mod tcp_receive;
 mod tcp_send;
 mod udp;
 mod udp_batch;
+mod udp_runs;
 pub mod uring;
 pub mod waker;

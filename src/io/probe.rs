@@ -57,7 +57,7 @@ features! {
     SingleIssuer: "one submitting thread (SINGLE_ISSUER)", 6 . 0, USED, "nothing";
     MultishotRecv: "multishot RECV", 6 . 0, USED, "POLL_ADD and plain recv";
     DeferTaskrun: "completions when asked for (DEFER_TASKRUN)", 6 . 1, USED, "COOP_TASKRUN";
-    UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, UNUSED, "sendmmsg";
+    UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, USED, "sendmmsg";
     UdpGro: "several datagrams in one receive (UDP_GRO)", 5 . 0, UNUSED, "recvmmsg";
     ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 5 . 3, USED, "mailbox to the owning shard";
     TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, UNUSED, "the time at which the turn began";
@@ -342,7 +342,7 @@ mod tests {
         assert!(line.ends_with("POLL_ADD and plain recv"), "{line}");
         let line = table
             .lines()
-            .find(|line| line.contains("UDP_SEGMENT"))
+            .find(|line| line.contains("UDP_GRO"))
             .expect("a row");
         assert!(line.contains("yes") && line.contains("not yet"), "{line}");
         assert_eq!(

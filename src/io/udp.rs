@@ -1,5 +1,6 @@
 //! UDP, one path for all kernels from 5.10 on: a one-shot poll on the ring says that a socket is readable, `recvmmsg` takes up
-//! to 64 datagrams a turn, and what a turn has to say leaves in `sendmmsg` of up to 64, one run a listener.
+//! to 64 datagrams a turn, and what a turn has to say through a listener leaves in `sendmmsg` of up to 64 entries, each one datagram
+//! or a run of several to one peer ([`udp_runs`](super::udp_runs)).
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use super::notices::Notices;
 use super::ring::Ring;
 use super::tag::{Op, Tag};
-use super::udp_batch::{BATCH, ReceiveBatch, SendBatch};
+use super::udp_batch::{BATCH, ReceiveBatch, SendBatch, ToSend};
+use super::udp_runs::{PLAN_MAX, Plan, Refusals, Shipment, Waiting};
 use crate::metrics::{DropReason, Metrics};
 use crate::pool::{BufId, Pool};
 use crate::time::Instant;
@@ -24,8 +26,17 @@ pub(super) struct Udp {
     /// By listener; `None` where the listener is TCP.
     listeners: Vec<Option<UdpListener>>,
     receive: ReceiveBatch,
-    send: SendBatch,
+    out: Out,
     metrics: Arc<Metrics>,
+}
+
+/// What sending takes, for all listeners of a shard in turn.
+struct Out {
+    batch: SendBatch,
+    plan: Plan,
+    /// Whether datagrams to one peer may leave together.
+    makes_runs: bool,
+    refusals: Refusals,
 }
 
 struct UdpListener {
@@ -33,7 +44,7 @@ struct UdpListener {
     /// There may be datagrams: nothing has said yet that there are none.
     readable: bool,
     /// What this turn sends, in order.
-    run: Vec<Outgoing>,
+    queue: Vec<Outgoing>,
     /// What found the send buffer full, copied out of the pool, in order.
     held: Held,
 }
@@ -58,7 +69,12 @@ struct HeldDatagram {
 }
 
 impl Udp {
-    pub(super) fn new(sockets: Vec<Option<UdpSocket>>, metrics: Arc<Metrics>) -> io::Result<Udp> {
+    /// `makes_runs`: whether datagrams to one peer may leave together.
+    pub(super) fn new(
+        sockets: Vec<Option<UdpSocket>>,
+        makes_runs: bool,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Udp> {
         let listeners = sockets
             .into_iter()
             .map(|socket| {
@@ -66,7 +82,7 @@ impl Udp {
                     socket,
                     // The first turn looks for itself, and then has the ring watch.
                     readable: true,
-                    run: Vec::new(),
+                    queue: Vec::new(),
                     held: Held::default(),
                 })
             })
@@ -74,7 +90,12 @@ impl Udp {
         Ok(Udp {
             listeners,
             receive: ReceiveBatch::new()?,
-            send: SendBatch::new(),
+            out: Out {
+                batch: SendBatch::new(),
+                plan: Plan::new(),
+                makes_runs,
+                refusals: Refusals::default(),
+            },
             metrics,
         })
     }
@@ -140,7 +161,7 @@ impl Udp {
         }
     }
 
-    /// Takes a datagram into this turn's run. The buffer's reference comes with it. `false`: there is no such listener, and the
+    /// Takes a datagram into what this turn sends. The buffer's reference comes with it. `false`: there is no such listener, and the
     /// reference stays with the caller.
     #[must_use]
     pub(super) fn queue(
@@ -152,7 +173,7 @@ impl Udp {
     ) -> bool {
         match self.listeners.get_mut(usize::from(listener.0)) {
             Some(Some(listener)) => {
-                listener.run.push(Outgoing { peer, buf, op });
+                listener.queue.push(Outgoing { peer, buf, op });
                 true
             }
             Some(None) | None => false,
@@ -162,12 +183,12 @@ impl Udp {
     /// Sends what was queued and releases the buffers.
     pub(super) fn flush(&mut self, pool: &mut Pool, ring: &mut Ring, notices: &mut Notices) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(listener) = listener.as_mut().filter(|listener| !listener.run.is_empty()) else {
+            let Some(listener) = listener.as_mut().filter(|listener| !listener.queue.is_empty()) else {
                 continue;
             };
             let held_before = !listener.held.datagrams.is_empty();
-            leave(listener, &mut self.send, pool, &self.metrics, notices);
-            for outgoing in listener.run.drain(..) {
+            leave(listener, &mut self.out, pool, &self.metrics, notices);
+            for outgoing in listener.queue.drain(..) {
                 pool.release(outgoing.buf);
             }
             if !held_before && !listener.held.datagrams.is_empty() {
@@ -198,16 +219,37 @@ impl Udp {
         };
         let fd = listener.socket.as_raw_fd();
         let held = &mut listener.held;
-        let (sent, metrics) = (&mut self.send, &self.metrics);
-        let datagrams = held.datagrams.make_contiguous();
-        let done = send_all(
-            datagrams.len(),
-            |from| sent.send(fd, datagrams[from..].iter().map(|held| (held.peer, &*held.bytes))),
-            |index| not_sent(datagrams[index].op, metrics, notices),
-            metrics,
-        );
-        for datagram in held.datagrams.drain(..done) {
-            held.bytes -= datagram.bytes.len();
+        let (out, metrics) = (&mut self.out, &self.metrics);
+        loop {
+            let datagrams = held.datagrams.make_contiguous();
+            let count = datagrams.len().min(PLAN_MAX);
+            out.plan.singly(count);
+            let index_of = |plan: &Plan, shipment: Shipment| {
+                let index = plan.datagrams(shipment).next();
+                index.expect("a shipment holds a datagram")
+            };
+            let done = send_all(
+                &mut out.plan,
+                |plan, shipments| {
+                    out.batch.send(fd, shipments, |shipment| {
+                        let datagram = &datagrams[index_of(plan, shipment)];
+                        let to_send = ToSend {
+                            bytes: &datagram.bytes,
+                            padding_at: None,
+                        };
+                        (datagram.peer, std::iter::once(to_send))
+                    })
+                },
+                |_, _, _| {},
+                |plan, single| not_sent(datagrams[index_of(plan, single)].op, metrics, notices),
+                metrics,
+            );
+            for datagram in held.datagrams.drain(..done) {
+                held.bytes -= datagram.bytes.len();
+            }
+            if done < count || held.datagrams.is_empty() {
+                break;
+            }
         }
         if !held.datagrams.is_empty() {
             await_room(ring, tag.slot as usize, listener);
@@ -215,34 +257,70 @@ impl Udp {
     }
 }
 
-/// Decides how a run of datagrams leaves: all through the listener's own socket, in order, in as few `sendmmsg` as there are
-/// batches; behind what is held already; held in turn when the send buffer is full.
-///
-/// Trains (UDP_SEGMENT) and connected sockets for busy peers would divide the run here.
-fn leave(
-    listener: &mut UdpListener,
-    batch: &mut SendBatch,
-    pool: &Pool,
-    metrics: &Metrics,
-    notices: &mut Notices,
-) {
+/// Has what a listener queued leave through its own socket: in runs where several datagrams wait for one peer, in as few
+/// `sendmmsg` as there are batches; behind what is held already; held in turn when the send buffer is full.
+fn leave(listener: &mut UdpListener, out: &mut Out, pool: &Pool, metrics: &Metrics, notices: &mut Notices) {
     let fd = listener.socket.as_raw_fd();
-    let run = &listener.run;
-    let sent = if listener.held.datagrams.is_empty() {
-        send_all(
-            run.len(),
-            |from| batch.send(fd, run[from..].iter().map(|out| (out.peer, pool.get(out.buf)))),
-            |index| not_sent(run[index].op, metrics, notices),
-            metrics,
-        )
-    } else {
-        0
-    };
-    for out in &run[sent..] {
-        if listener.held.push(out.peer, pool.get(out.buf), out.op) {
-            metrics.datagrams_held.inc();
+    for queued in listener.queue.chunks(PLAN_MAX) {
+        let waiting = |index: usize| {
+            let outgoing = &queued[index];
+            let (bytes, marks) = (pool.get(outgoing.buf), pool.marks(outgoing.buf));
+            Waiting {
+                peer: outgoing.peer,
+                len: bytes.len(),
+                is_paddable: marks.padding().is_some(),
+                call: marks.call(bytes),
+            }
+        };
+        if out.makes_runs && queued.len() > 1 {
+            out.plan.make(queued.len(), waiting, &out.refusals);
         } else {
-            not_sent(out.op, metrics, notices);
+            out.plan.singly(queued.len());
+        }
+        let sent = if listener.held.datagrams.is_empty() {
+            let to_send = |index: usize| {
+                let buf = queued[index].buf;
+                ToSend {
+                    bytes: pool.get(buf),
+                    padding_at: pool.marks(buf).padding(),
+                }
+            };
+            let of = |plan: &Plan, shipment: Shipment| {
+                let first = plan.datagrams(shipment).next();
+                &queued[first.expect("a shipment holds a datagram")]
+            };
+            send_all(
+                &mut out.plan,
+                |plan, shipments| {
+                    out.batch.send(fd, shipments, |shipment| {
+                        (of(plan, shipment).peer, plan.datagrams(shipment).map(to_send))
+                    })
+                },
+                |plan, run, error| {
+                    metrics.runs_refused.inc();
+                    let peer = of(plan, run).peer;
+                    if out.refusals.note(peer, error) {
+                        tracing::info!(%peer, %error, "no datagrams together to this peer from now on");
+                    }
+                },
+                |plan, single| not_sent(of(plan, single).op, metrics, notices),
+                metrics,
+            )
+        } else {
+            0
+        };
+        for &shipment in &out.plan.shipments[sent..] {
+            for index in out.plan.datagrams(shipment) {
+                let outgoing = &queued[index];
+                if listener
+                    .held
+                    .push(outgoing.peer, pool.get(outgoing.buf), outgoing.op)
+                {
+                    metrics.datagrams_held.inc();
+                } else {
+                    not_sent(outgoing.op, metrics, notices);
+                }
+            }
         }
     }
 }
@@ -262,28 +340,40 @@ impl Held {
     }
 }
 
-/// Sends datagrams `0..len` by calls of `send(from)`, which sends some from there on and says how many. Gives how many are dealt
-/// with: fewer than `len` when the send buffer is full. A datagram that the kernel refuses goes to `failed`, and the rest goes on.
+/// Sends the shipments of `plan` by calls of `send`, which sends some of those that it is given and says how many. Gives how many
+/// are dealt with: fewer than there are when the send buffer is full. A run that the kernel refuses is told to `refused` and leaves
+/// at once as single datagrams; a single one goes to `failed`, and the rest goes on.
 fn send_all(
-    len: usize,
-    mut send: impl FnMut(usize) -> io::Result<usize>,
-    mut failed: impl FnMut(usize),
+    plan: &mut Plan,
+    mut send: impl FnMut(&Plan, &[Shipment]) -> io::Result<usize>,
+    mut refused: impl FnMut(&Plan, Shipment, &io::Error),
+    mut failed: impl FnMut(&Plan, Shipment),
     metrics: &Metrics,
 ) -> usize {
     let mut at = 0;
-    while at < len {
-        match send(at) {
+    while at < plan.shipments.len() {
+        match send(plan, &plan.shipments[at..]) {
             Ok(0) => break,
             Ok(count) => {
-                metrics.datagrams_out.add(count as u64);
+                for shipment in &plan.shipments[at..at + count] {
+                    metrics.datagrams_out.add(u64::from(shipment.count));
+                    if shipment.count > 1 {
+                        metrics.runs_out.inc();
+                        metrics.run_datagrams_out.add(u64::from(shipment.count));
+                    }
+                }
                 at += count;
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock => break,
-                // sendmmsg reports an error only about the first datagram of a call.
+                // sendmmsg reports an error only about the first entry of a call.
+                _ if plan.shipments[at].count > 1 => {
+                    refused(plan, plan.shipments[at], &error);
+                    plan.split(at);
+                }
                 _ => {
-                    failed(at);
+                    failed(plan, plan.shipments[at]);
                     at += 1;
                 }
             },
@@ -306,34 +396,72 @@ fn await_room(ring: &mut Ring, index: usize, listener: &UdpListener) {
 mod tests {
     use super::*;
 
+    /// What came of a plan: shipments dealt with, calls (how many shipments were left), errors about runs and single datagrams (by
+    /// their first datagram), datagrams sent.
+    type Played = (usize, Vec<usize>, Vec<usize>, Vec<usize>, u64);
+
     /// Plays a kernel that answers each call with the next of `answers`: a count, or an errno below zero.
-    fn play(len: usize, answers: &[i32]) -> (usize, Vec<usize>, Vec<usize>, u64) {
-        let (mut calls, mut failed) = (Vec::new(), Vec::new());
+    fn play(plan: &mut Plan, answers: &[i32]) -> Played {
+        let (mut calls, mut refused, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         let metrics = Metrics::default();
         let mut answers = answers.iter();
+        let first = |plan: &Plan, shipment| plan.datagrams(shipment).next().expect("a datagram");
         let done = send_all(
-            len,
-            |from| {
-                calls.push(from);
+            plan,
+            |_, shipments| {
+                calls.push(shipments.len());
                 let answer = *answers.next().expect("no further call");
                 usize::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer))
             },
-            |index| failed.push(index),
+            |plan, run, _| refused.push(first(plan, run)),
+            |plan, single| failed.push(first(plan, single)),
             &metrics,
         );
-        (done, calls, failed, metrics.datagrams_out.get())
+        (done, calls, refused, failed, metrics.datagrams_out.get())
+    }
+
+    fn singles(count: usize) -> Plan {
+        let mut plan = Plan::new();
+        plan.singly(count);
+        plan
     }
 
     #[test]
     fn a_refused_datagram_is_skipped_and_the_rest_goes_on() {
-        let played = play(5, &[2, -libc::ENETUNREACH, -libc::EINTR, 2]);
-        assert_eq!(played, (5, vec![0, 2, 3, 3], vec![2], 4));
+        let played = play(&mut singles(5), &[2, -libc::ENETUNREACH, -libc::EINTR, 2]);
+        assert_eq!(played, (5, vec![5, 3, 2, 2], vec![], vec![2], 4));
     }
 
     #[test]
     fn a_full_send_buffer_leaves_the_rest_for_later() {
-        assert_eq!(play(5, &[3, -libc::EAGAIN]), (3, vec![0, 3], vec![], 3));
-        assert_eq!(play(5, &[-libc::EAGAIN]), (0, vec![0], vec![], 0));
+        let played = play(&mut singles(5), &[3, -libc::EAGAIN]);
+        assert_eq!(played, (3, vec![5, 2], vec![], vec![], 3));
+        let played = play(&mut singles(5), &[-libc::EAGAIN]);
+        assert_eq!(played, (0, vec![5], vec![], vec![], 0));
+    }
+
+    #[test]
+    fn a_refused_run_leaves_as_single_datagrams_at_once() {
+        let mut plan = Plan::new();
+        // One, then a run of three, then one.
+        let waiting = |index: usize| Waiting {
+            peer: (
+                [127, 0, 0, 1],
+                if (1..4).contains(&index) {
+                    5062
+                } else {
+                    5060 + index as u16
+                },
+            )
+                .into(),
+            len: 400,
+            is_paddable: false,
+            call: b"",
+        };
+        plan.make(5, waiting, &Refusals::default());
+        assert_eq!(plan.shipments.len(), 3);
+        let played = play(&mut plan, &[1, -libc::EIO, 2, -libc::EPERM, 1]);
+        assert_eq!(played, (5, vec![3, 2, 4, 2, 1], vec![1], vec![3], 4));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 
 use super::addr::{RAW_ADDR_LEN, RawAddr};
 use super::memory::Pages;
+use super::udp_runs::{PADDING_MAX, PLAN_MAX, Shipment};
 
 /// Datagrams in one call.
 pub(super) const BATCH: usize = 64;
@@ -107,37 +108,124 @@ impl ReceiveBatch {
     }
 }
 
+/// White space to pad with.
+static SPACES: [u8; PADDING_MAX] = [b' '; PADDING_MAX];
+/// Pieces of a datagram at most: what is before the padding, the padding, what is behind it.
+const PIECES: usize = 3;
+
+/// A datagram to send.
+#[derive(Clone, Copy)]
+pub(super) struct ToSend<'a> {
+    pub bytes: &'a [u8],
+    /// Where white space may be put in.
+    pub padding_at: Option<usize>,
+}
+
 /// Sends datagrams.
 pub(super) struct SendBatch {
     headers: Headers,
+    /// The pieces of all datagrams of a call.
+    pieces: Box<[libc::iovec]>,
+    controls: Box<[SegmentControl]>,
+}
+
+/// A control message UDP_SEGMENT.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct SegmentControl([u8; SEGMENT_CONTROL_BYTES]);
+
+// SAFETY: it computes a length.
+const SEGMENT_CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) as usize };
+
+impl SegmentControl {
+    const fn new() -> SegmentControl {
+        SegmentControl([0; SEGMENT_CONTROL_BYTES])
+    }
+
+    fn set(&mut self, segment_bytes: u16) {
+        // SAFETY: the header and the value behind it lie within the array, which has room for both and is aligned for them; they
+        // are integers, for which any bytes are a value.
+        unsafe {
+            let header = self.0.as_mut_ptr().cast::<libc::cmsghdr>();
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
+            libc::CMSG_DATA(header)
+                .cast::<u16>()
+                .write_unaligned(segment_bytes);
+        }
+    }
 }
 
 impl SendBatch {
     pub(super) fn new() -> SendBatch {
+        let empty = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
         SendBatch {
             headers: Headers::new(),
+            pieces: vec![empty; PIECES * PLAN_MAX].into_boxed_slice(),
+            controls: vec![SegmentControl::new(); BATCH].into_boxed_slice(),
         }
     }
 
-    /// Sends up to [`BATCH`] datagrams in order without waiting. Gives how many left; an error is about the first.
-    pub(super) fn send<'a>(
+    /// Sends up to [`BATCH`] shipments of at most [`PLAN_MAX`] datagrams in order, without waiting. Gives how many left; an error is
+    /// about the first. `datagrams` gives those of a shipment with their peer.
+    ///
+    /// A run of which a datagram can't be given its length fails as the kernel would refuse it (EINVAL): one that is longer than
+    /// the others would be split in the wrong place without a word.
+    pub(super) fn send<'a, D>(
         &mut self,
         fd: RawFd,
-        datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
-    ) -> io::Result<usize> {
-        let mut count = 0;
-        for (peer, bytes) in datagrams.take(BATCH) {
+        shipments: &[Shipment],
+        datagrams: impl Fn(Shipment) -> (SocketAddr, D),
+    ) -> io::Result<usize>
+    where
+        D: Iterator<Item = ToSend<'a>>,
+    {
+        let (mut count, mut used) = (0, 0);
+        for &shipment in shipments.iter().take(BATCH) {
+            let (peer, datagrams) = datagrams(shipment);
+            let is_run = shipment.count > 1;
+            let first = used;
+            let mut is_whole = true;
+            for datagram in datagrams {
+                match gather(
+                    &datagram,
+                    is_run.then_some(shipment.len),
+                    &mut self.pieces[used..],
+                ) {
+                    Some(pieces) => used += pieces,
+                    None => is_whole = false,
+                }
+            }
+            if !is_whole {
+                if count == 0 {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                // What is before it leaves, and the next call tells.
+                break;
+            }
             let (name, len) = RawAddr::from_std(&peer);
             self.headers.names[count] = name;
-            self.headers.headers[count].msg_hdr.msg_namelen = len;
-            self.headers.vectors[count] = libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            };
+            let header = &mut self.headers.headers[count].msg_hdr;
+            header.msg_namelen = len;
+            header.msg_iov = self.pieces[first..].as_mut_ptr();
+            header.msg_iovlen = (used - first) as _;
+            if is_run {
+                let control = &mut self.controls[count];
+                control.set(shipment.len);
+                header.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_controllen = SEGMENT_CONTROL_BYTES as _;
+            } else {
+                header.msg_control = std::ptr::null_mut();
+                header.msg_controllen = 0;
+            }
             count += 1;
         }
-        // SAFETY: the first `count` headers point to a name and a vector each that live as long as this value; the vectors point to
-        // bytes that are borrowed for 'a, longer than this call, and are only read.
+        // SAFETY: the first `count` headers point to a name, to pieces and to a control message that live as long as this value;
+        // the pieces point to static spaces and to bytes that are borrowed for 'a, longer than this call, and are only read.
         let sent = unsafe {
             libc::sendmmsg(
                 fd,
@@ -147,5 +235,71 @@ impl SendBatch {
             )
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// Points `pieces` to a datagram, padded to `len` if that is given. Gives how many there are; `None`: it can't be of that
+/// length, or there is no room.
+fn gather(datagram: &ToSend<'_>, len: Option<u16>, pieces: &mut [libc::iovec]) -> Option<usize> {
+    let piece = |bytes: &[u8]| libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let bytes = datagram.bytes;
+    let missing = match len {
+        Some(len) => usize::from(len).checked_sub(bytes.len())?,
+        None => 0,
+    };
+    if missing == 0 {
+        *pieces.first_mut()? = piece(bytes);
+        return Some(1);
+    }
+    let (before, behind) = bytes.split_at_checked(datagram.padding_at?)?;
+    let pieces = pieces.get_mut(..PIECES)?;
+    pieces[0] = piece(before);
+    pieces[1] = piece(SPACES.get(..missing)?);
+    pieces[2] = piece(behind);
+    Some(PIECES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_of_a_run_has_its_length_or_is_refused() {
+        let mut pieces = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; PIECES];
+        let mut gathered = |padding_at, len| {
+            let datagram = ToSend {
+                bytes: b"Via: SIP/2.0/UDP",
+                padding_at,
+            };
+            let count = gather(&datagram, len, &mut pieces)?;
+            Some(
+                pieces[..count]
+                    .iter()
+                    .map(|piece| piece.iov_len)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(gathered(Some(5), None), Some(vec![16]));
+        assert_eq!(gathered(None, Some(16)), Some(vec![16]));
+        assert_eq!(gathered(Some(5), Some(20)), Some(vec![5, 4, 11]));
+        assert_eq!(gathered(Some(16), Some(17)), Some(vec![16, 1, 0]));
+        assert_eq!(
+            gathered(Some(5), Some(16 + PADDING_MAX as u16)),
+            Some(vec![5, PADDING_MAX, 11])
+        );
+        for (padding_at, len) in [
+            (None, 20),
+            (Some(5), 15),
+            (Some(17), 20),
+            (Some(5), 17 + PADDING_MAX as u16),
+        ] {
+            assert_eq!(gathered(padding_at, Some(len)), None, "{padding_at:?} {len}");
+        }
     }
 }

@@ -35,7 +35,7 @@ use super::tcp::{Cx, Tcp};
 use super::tcp_receive::Receiver;
 use super::udp::Udp;
 use super::waker::Wakers;
-use crate::config::Config;
+use crate::config::{Config, Segment};
 use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Effect, Effects, Event, SHARDS_MAX, ShardId, Transport};
@@ -110,7 +110,8 @@ impl Uring {
         } else {
             Receiver::plain()
         };
-        let udp = Udp::new(datagrams, Arc::clone(&metrics))?;
+        let makes_runs = features.has(Feature::UdpSegment) && cfg.udp.segment == Segment::Auto;
+        let udp = Udp::new(datagrams, makes_runs, Arc::clone(&metrics))?;
         let tcp = Tcp::new(
             shard,
             &cfg.limits,

@@ -10,20 +10,23 @@ use super::params::Params;
 use super::request::{Request, Salvage};
 use super::scan::{Line, Message};
 use super::via::Via;
+use crate::pool::{Marks, Written};
 
 /// Writes into borrowed bytes. What does not fit is dropped and remembered: [`Writer::finish`] then says `None`.
 pub struct Writer<'b> {
     buf: &'b mut [u8],
     len: usize,
     overflow: bool,
+    marks: Marks,
 }
 
 impl<'b> Writer<'b> {
-    pub const fn new(buf: &'b mut [u8]) -> Writer<'b> {
+    pub fn new(buf: &'b mut [u8]) -> Writer<'b> {
         Writer {
             buf,
             len: 0,
             overflow: false,
+            marks: Marks::default(),
         }
     }
 
@@ -76,6 +79,26 @@ impl<'b> Writer<'b> {
         self.put(b"\r\n")
     }
 
+    /// What is written next may have white space before it: RFC 3261 §25.1 lets any amount stand behind the colon of a header
+    /// field (HCOLON). Only for lines of our own: what others wrote is passed on as they wrote it.
+    pub fn padding(&mut self) -> &mut Self {
+        self.marks.mark_padding(self.len);
+        self
+    }
+
+    /// The value of a Call-ID line, marked as what the message belongs to.
+    pub fn call_id(&mut self, value: &[u8]) -> &mut Self {
+        self.marks.mark_call(self.len, self.len + value.len());
+        self.put(value)
+    }
+
+    /// A Call-ID line as it stands elsewhere, with its line end or without, marked in the same way.
+    pub fn call_id_line(&mut self, line: &[u8]) -> &mut Self {
+        let value = lex::value_of_line(line);
+        self.marks.mark_call(self.len + value.start, self.len + value.end);
+        self.put(line)
+    }
+
     pub const fn len(&self) -> usize {
         self.len
     }
@@ -92,6 +115,14 @@ impl<'b> Writer<'b> {
     /// How many bytes were written, `None` when some did not fit.
     pub const fn finish(&self) -> Option<usize> {
         if self.overflow { None } else { Some(self.len) }
+    }
+
+    /// The same with what was marked.
+    pub fn written(&self) -> Option<Written> {
+        self.finish().map(|len| Written {
+            len,
+            marks: self.marks,
+        })
     }
 }
 
@@ -151,14 +182,16 @@ pub fn put_via_lines(w: &mut Writer<'_>, req: &Request<'_>, peer: SocketAddr) {
 
 /// Ends a message that has no body.
 pub fn end(w: &mut Writer<'_>) {
-    w.put(b"Content-Length: 0\r\n\r\n");
+    w.put(b"Content-Length: ").padding().put(b"0\r\n\r\n");
 }
 
 /// Ends a message with a body of the media type `content_type`.
 pub fn body(w: &mut Writer<'_>, content_type: &[u8], bytes: &[u8]) {
     w.header(Name::ContentType, content_type)
-        .header_num(Name::ContentLength, bytes.len() as u64)
-        .crlf()
+        .put(b"Content-Length: ")
+        .padding()
+        .num(bytes.len() as u64)
+        .put(b"\r\n\r\n")
         .put(bytes);
 }
 
@@ -180,10 +213,12 @@ fn answer_lines(
             None => line_with(w, msg, to, b"", b""),
         }
     }
-    for name in [Name::CallId, Name::CSeq] {
-        if let Some(line) = msg.line(name) {
-            line_with(w, msg, line, b"", b"");
-        }
+    if let Some(line) = msg.line(Name::CallId) {
+        w.call_id_line(&msg.bytes[line.start as usize..line.value.end as usize])
+            .crlf();
+    }
+    if let Some(line) = msg.line(Name::CSeq) {
+        line_with(w, msg, line, b"", b"");
     }
     // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request. A delay need not be added: there is none to speak of.
     if status == 100

@@ -9,6 +9,7 @@ use super::Span;
 use super::build::Writer;
 use super::name::Name;
 use super::scan::{Line, Message};
+use crate::pool::Written;
 
 /// Edits that one message may need.
 pub const EDITS_MAX: usize = 128;
@@ -33,6 +34,19 @@ pub enum EditError {
 struct Op {
     source: Span,
     text: Span,
+    mark: Mark,
+}
+
+/// What is marked in the text of an edit.
+#[derive(Clone, Copy)]
+enum Mark {
+    None,
+    /// [`Writer::padding`] after so many bytes.
+    Padding(u16),
+    /// [`Writer::call_id_line`]: the text is one.
+    CallIdLine,
+    /// [`Writer::call_id`]: the text is one.
+    CallId,
 }
 
 /// A list of edits. 18 KiB: box it once a shard and use it again.
@@ -50,6 +64,7 @@ impl Edits {
         const NONE: Op = Op {
             source: Span::new(0, 0),
             text: Span::new(0, 0),
+            mark: Mark::None,
         };
         Edits {
             ops: [NONE; EDITS_MAX],
@@ -114,7 +129,11 @@ impl Edits {
         // Most edits come in the order of their places: looking from the end finds the place at once.
         let key = |op: &Op| (op.source.start, !op.source.is_empty());
         let text = Span::new(self.scratch_len as u32, self.scratch_len as u32);
-        let new = Op { source, text };
+        let new = Op {
+            source,
+            text,
+            mark: Mark::None,
+        };
         let mut index = self.op_count;
         while index > 0 && key(&self.ops[index - 1]) > key(&new) {
             self.ops[index] = self.ops[index - 1];
@@ -140,7 +159,27 @@ impl Edits {
         self.apply_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
     }
 
+    /// Writes `src` with all edits to `dst`, and keeps what was marked in them.
+    pub fn write(&self, src: &[u8], dst: &mut [u8]) -> Result<Written, EditError> {
+        self.write_range(src, 0, src.len(), dst)
+    }
+
+    /// As [`Edits::apply_message`], keeping what was marked.
+    pub fn write_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<Written, EditError> {
+        self.write_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
+    }
+
     fn apply_range(&self, src: &[u8], start: usize, end: usize, dst: &mut [u8]) -> Result<usize, EditError> {
+        self.write_range(src, start, end, dst).map(|written| written.len)
+    }
+
+    fn write_range(
+        &self,
+        src: &[u8],
+        start: usize,
+        end: usize,
+        dst: &mut [u8],
+    ) -> Result<Written, EditError> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -152,11 +191,21 @@ impl Edits {
                 return Err(EditError::OutOfRange);
             }
             let kept = src.get(at..from).ok_or(EditError::Overlap)?;
-            w.put(kept).put(op.text.of(&self.scratch));
+            w.put(kept);
+            let text = op.text.of(&self.scratch);
+            match op.mark {
+                Mark::None => _ = w.put(text),
+                Mark::Padding(after) => {
+                    let (before, behind) = text.split_at(usize::from(after).min(text.len()));
+                    w.put(before).padding().put(behind);
+                }
+                Mark::CallIdLine => _ = w.call_id_line(text),
+                Mark::CallId => _ = w.call_id(text),
+            }
             at = to;
         }
         w.put(src.get(at..end).ok_or(EditError::OutOfRange)?);
-        w.finish().ok_or(EditError::Full)
+        w.written().ok_or(EditError::Full)
     }
 }
 
@@ -192,6 +241,33 @@ impl Piece<'_> {
                 op.text.end = *scratch_len as u32;
             }
             None => self.edits.fail(EditError::Full),
+        }
+        self
+    }
+
+    /// As [`Writer::padding`]: at this place of the text.
+    pub fn padding(&mut self) -> &mut Self {
+        let written = self
+            .edits
+            .ops
+            .get(self.op)
+            .map_or(0, |op| op.text.end - op.text.start);
+        self.mark(u16::try_from(written).map_or(Mark::None, Mark::Padding))
+    }
+
+    /// As [`Writer::call_id`]: the whole text.
+    pub fn call_id(&mut self, value: &[u8]) -> &mut Self {
+        self.mark(Mark::CallId).put(value)
+    }
+
+    /// As [`Writer::call_id_line`]: the whole text.
+    pub fn call_id_line(&mut self, line: &[u8]) -> &mut Self {
+        self.mark(Mark::CallIdLine).put(line)
+    }
+
+    fn mark(&mut self, mark: Mark) -> &mut Self {
+        if let Some(op) = self.edits.ops.get_mut(self.op) {
+            op.mark = mark;
         }
         self
     }
@@ -289,6 +365,33 @@ mod tests {
             edits.replace(outside).put(b"z");
             assert_eq!(edits.apply_message(msg, &mut dst), Err(EditError::OutOfRange));
         }
+    }
+
+    #[test]
+    fn what_is_marked_is_found_in_what_is_written() {
+        let src = b"Via: theirs\r\nContact: <a>\r\nCall-ID: one\r\n\r\n";
+        let mut edits = Edits::new();
+        edits.insert(22).padding();
+        edits
+            .replace(Span::new(0, 13))
+            .put(b"Via: ")
+            .padding()
+            .put(b"ours\r\n");
+        edits.replace(Span::new(27, 41)).call_id_line(b"i : two\r\n");
+        let mut dst = [0; 64];
+        let written = edits.write(src, &mut dst).expect("room");
+        let text = &dst[..written.len];
+        assert_eq!(text, b"Via: ours\r\nContact: <a>\r\ni : two\r\n\r\n");
+        // The first place stays: behind the colon of our own line.
+        assert_eq!(written.marks.padding(), Some(5));
+        assert_eq!(written.marks.call(text), b"two");
+        edits.clear();
+        edits.replace(Span::new(36, 39)).call_id(b"three");
+        edits.insert(22).padding();
+        let written = edits.write(src, &mut dst).expect("room");
+        assert_eq!(&dst[22..25], b"<a>");
+        assert_eq!(written.marks.padding(), Some(22));
+        assert_eq!(written.marks.call(&dst[..written.len]), b"three");
     }
 
     #[test]

@@ -120,6 +120,15 @@ pub fn trim(bytes: &[u8]) -> &[u8] {
     trim_end(&bytes[skip_lws(bytes, 0)..])
 }
 
+/// Where the value of a header line stands in it, without the white space around it. Empty for a line without a colon.
+pub fn value_of_line(line: &[u8]) -> core::ops::Range<usize> {
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return 0..0;
+    };
+    let end = trim_end(line).len();
+    skip_lws(line, colon + 1).min(end)..end
+}
+
 /// Without the LWS at the end.
 #[inline]
 pub fn trim_end(mut bytes: &[u8]) -> &[u8] {

@@ -328,8 +328,8 @@ impl Stack {
         };
         let mut w = Writer::new(&mut draft.bytes);
         f(&mut w, &out.pool);
-        match w.finish().filter(|len| *len > 0) {
-            Some(len) => Some(out.pool.commit(draft, len)),
+        match w.written().filter(|written| written.len > 0) {
+            Some(written) => Some(out.pool.commit(draft, written)),
             None => {
                 out.pool.discard(draft);
                 self.metrics.dropped(DropReason::TooLarge);
@@ -431,18 +431,19 @@ impl Stack {
 
     /// A Via line of ours for a message that goes over `flow`.
     pub fn put_via_line(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        self.via_line(flow, token, |text| _ = w.put(text));
+        w.put(b"Via: ").padding();
+        self.via_value(flow, token, |text| _ = w.put(text));
+        w.crlf();
     }
 
-    /// The same piece by piece.
-    pub fn via_line(&self, flow: Flow, token: Token, mut put: impl FnMut(&[u8])) {
-        put(b"Via: SIP/2.0/");
+    /// The value of that line piece by piece.
+    pub fn via_value(&self, flow: Flow, token: Token, mut put: impl FnMut(&[u8])) {
+        put(b"SIP/2.0/");
         put(flow.transport.name().as_bytes());
         put(b" ");
         put(self.advertised(flow).as_bytes());
         put(b";branch=");
         put(&self.key.branch(token));
-        put(b"\r\n");
     }
 
     /// What stands for us in a Via or Contact on `flow`: `host:port`.
@@ -619,9 +620,10 @@ impl Stack {
                 .put(b" SIP/2.0\r\n");
             for line in invite.msg.lines() {
                 match line.name {
-                    Name::Via | Name::From | Name::CallId | Name::Route | Name::MaxForwards => {
+                    Name::Via | Name::From | Name::Route | Name::MaxForwards => {
                         w.put(invite.msg.line_bytes(line));
                     }
+                    Name::CallId => _ = w.call_id_line(invite.msg.line_bytes(line)),
                     Name::To => {
                         w.put(to_line.unwrap_or_else(|| invite.msg.line_bytes(line)));
                     }

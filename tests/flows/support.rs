@@ -186,9 +186,21 @@ impl Server {
 
     /// Asks it to stop, as a service manager does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Holds it still while `f` runs: what comes meanwhile, its next turn finds together.
+    pub fn while_held<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.signal("STOP");
+        let result = f();
+        self.signal("CONT");
+        result
+    }
+
+    fn signal(&self, name: &str) {
         // std has no kill(2), and the shell's own needs no package.
         let killed = Command::new("sh")
-            .args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()])
+            .args(["-c", "kill -\"$1\" \"$0\"", &self.child.id().to_string(), name])
             .status();
         assert!(killed.is_ok_and(|s| s.success()), "ringway was still there");
     }

@@ -16,7 +16,7 @@ use ringway::io::socket::{ShardSockets, bind_all};
 use ringway::io::uring::Uring;
 use ringway::io::waker::Wakers;
 use ringway::metrics::Metrics;
-use ringway::pool::Pool;
+use ringway::pool::{Marks, Pool, Written};
 use ringway::wire::{
     CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport, TxOp,
 };
@@ -97,6 +97,12 @@ pub enum Order {
         flow: Flow,
         bytes: Vec<u8>,
         op: Option<TxOp>,
+    },
+    /// As the SIP core sends: with the place for padding and the call's name marked.
+    SendMarked {
+        flow: Flow,
+        bytes: Vec<u8>,
+        marks: Marks,
     },
     Close(ConnId, CloseReason),
     Wake(ShardId),
@@ -319,6 +325,13 @@ impl Job {
                     Order::Send { flow, bytes, op } => {
                         let buf = effects.pool.put(&bytes).expect("room in the pool");
                         effects.send(flow, buf, op);
+                    }
+                    Order::SendMarked { flow, bytes, marks } => {
+                        let mut draft = effects.pool.draft(bytes.len()).expect("room in the pool");
+                        draft.bytes[..bytes.len()].copy_from_slice(&bytes);
+                        let len = bytes.len();
+                        let buf = effects.pool.commit(draft, Written { len, marks });
+                        effects.send(flow, buf, None);
                     }
                     Order::Close(conn, reason) => effects.push(Effect::Close { conn, reason }),
                     Order::Wake(shard) => effects.push(Effect::Wake { shard }),

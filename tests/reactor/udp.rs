@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use ringway::config::Listener;
+use ringway::config::{Listener, Segment};
 use ringway::metrics::DropReason;
+use ringway::pool::Marks;
 use ringway::wire::{CloseReason, ListenerId, Transport};
 
 use crate::at_every_level;
@@ -17,6 +18,9 @@ at_every_level!(
     a_flood_of_datagrams_does_not_starve_tcp,
     shards_on_one_address_share_the_datagrams,
     what_finds_the_send_buffer_full_leaves_later_and_in_order,
+    what_waits_for_one_peer_leaves_in_runs_and_in_order,
+    lengths_are_made_equal_by_white_space_where_it_is_marked,
+    a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer,
 );
 
 fn echoes_on(ip: IpAddr, level: Level) {
@@ -108,8 +112,9 @@ fn a_datagram_that_cannot_be_sent_is_reported_and_the_rest_goes_on(level: Level)
         });
     }
     server.order(0, orders);
-    assert_eq!(server.send_failed(0), (op(10), CloseReason::Reset));
+    // What waits for one peer leaves before what waits for the next.
     assert_eq!(server.send_failed(0), (op(70), CloseReason::Reset));
+    assert_eq!(server.send_failed(0), (op(10), CloseReason::Reset));
     for number in (0..100u8).filter(|number| ![10, 70, 80].contains(number)) {
         let mut back = [0; 16];
         assert_eq!(client.recv(&mut back).expect("a datagram"), 1);
@@ -200,9 +205,12 @@ fn what_finds_the_send_buffer_full_leaves_later_and_in_order(level: Level) {
             SLOW_LOOPBACK,
         );
     }
-    // The socket's buffer (8 MiB, in which such a datagram takes 2,304 bytes) and what may wait besides (4 MiB) hold it all.
+    // The socket's buffer (8 MiB, in which a datagram that leaves alone takes 2,304 bytes) and what may wait besides (4 MiB) hold it
+    // all.
     const COUNT: u32 = 4_300;
-    let server = Server::start(level, &config(LOOPBACK), listen);
+    let mut cfg = config(LOOPBACK);
+    cfg.udp.segment = Segment::Off;
+    let server = Server::start(level, &cfg, listen);
     let client = udp_client(&server);
     // The reader may be kept waiting on a busy machine.
     let _ = socket2::SockRef::from(&client).set_recv_buffer_size(4 << 20);
@@ -225,5 +233,156 @@ fn what_finds_the_send_buffer_full_leaves_later_and_in_order(level: Level) {
         "the buffer never was full"
     );
     assert_eq!(server.metrics(0).drops[DropReason::SendError as usize].get(), 0);
+    server.stop();
+}
+
+/// What a client receives, `count` datagrams.
+fn received(client: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let mut back = vec![0; 70_000];
+    (0..count)
+        .map(|_| {
+            let len = client.recv(&mut back).expect("a datagram");
+            back[..len].to_vec()
+        })
+        .collect()
+}
+
+fn what_waits_for_one_peer_leaves_in_runs_and_in_order(level: Level) {
+    for segment in [Segment::Auto, Segment::Off] {
+        for ip in [LOOPBACK, LOOPBACK_6] {
+            if ip == LOOPBACK_6 && !has_ipv6() {
+                continue;
+            }
+            let mut cfg = config(ip);
+            cfg.udp.segment = segment;
+            let server = Server::start(level, &cfg, listen);
+            let clients = [udp_client(&server), udp_client(&server)];
+            let flows = clients
+                .each_ref()
+                .map(|client| flow_to(Transport::Udp, client.local_addr().expect("an address")));
+            // Runs of one length, longer and shorter ones in between, and some that are a run with nobody.
+            let message = |number: usize| {
+                pattern(
+                    [500, 500, 500, 1_400, 499, 501, 0, 5_000][number % 29 % 8],
+                    number as u64,
+                )
+            };
+            let orders = (0..120)
+                .map(|number| send(flows[number % 2], &message(number), None))
+                .collect();
+            server.order(0, orders);
+            for (index, client) in clients.iter().enumerate() {
+                let sent: Vec<_> = (0..60).map(|number| message(2 * number + index)).collect();
+                assert!(received(client, 60) == sent, "changed, or in another order");
+            }
+            server.until("counted", |server| server.metrics(0).datagrams_out.get() == 120);
+            let metrics = server.metrics(0);
+            let (runs, in_runs) = (metrics.runs_out.get(), metrics.run_datagrams_out.get());
+            match segment {
+                Segment::Auto => assert!(runs > 0 && in_runs >= 2 * runs, "{runs} {in_runs}"),
+                Segment::Off => assert_eq!((runs, in_runs), (0, 0)),
+            }
+            assert_eq!(metrics.runs_refused.get(), 0);
+            server.stop();
+        }
+    }
+}
+
+/// A message of `len` bytes with its place for white space behind "Via:" and the name of its call.
+fn marked(flow: ringway::wire::Flow, call: u8, len: usize) -> Order {
+    let mut bytes = vec![b'-'; len];
+    bytes[..6].copy_from_slice(b"Via: |");
+    bytes[10] = call;
+    bytes[len - 1] = b'.';
+    let mut marks = Marks::default();
+    marks.mark_padding(5);
+    marks.mark_call(10, 11);
+    Order::SendMarked { flow, bytes, marks }
+}
+
+fn lengths_are_made_equal_by_white_space_where_it_is_marked(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let client = udp_client(&server);
+    let flow = flow_to(Transport::Udp, client.local_addr().expect("an address"));
+    let orders = (0..100u8)
+        .map(|number| marked(flow, number, 400 + usize::from(number) % 50))
+        .collect();
+    server.order(0, orders);
+    let mut calls = Vec::new();
+    for bytes in received(&client, 100) {
+        let rest = bytes.strip_prefix(b"Via: ").expect("the beginning");
+        let spaces = rest.iter().take_while(|&&byte| byte == b' ').count();
+        let (rest, call) = (&rest[spaces..], rest[spaces + 5]);
+        assert_eq!(
+            rest.len() + 5,
+            400 + usize::from(call) % 50,
+            "nothing else is added or lost"
+        );
+        assert!(rest.starts_with(b"|") && rest.ends_with(b"."));
+        // All 64 of a run, and the 36 of the next, are of the length of their longest.
+        assert_eq!(bytes.len(), 449);
+        calls.push(call);
+    }
+    assert!(calls.into_iter().eq(0..100));
+    server.until("counted", |server| {
+        server.metrics(0).run_datagrams_out.get() == 100
+    });
+    assert_eq!(server.metrics(0).runs_out.get(), 2);
+
+    // One alone is sent as it is.
+    server.order(0, vec![marked(flow, 7, 407)]);
+    assert_eq!(received(&client, 1)[0].len(), 407);
+    server.stop();
+}
+
+/// Set in the process whose loopback interface has a small MTU.
+const NARROW_LOOPBACK: &str = "RINGWAY_TEST_NARROW_LOOPBACK";
+
+fn a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer(level: Level) {
+    if std::env::var_os(NARROW_LOOPBACK).is_none() {
+        let narrowed = |then: &str| {
+            let mut command = std::process::Command::new("unshare");
+            let script = format!("ip link set lo up mtu 1280 && {then}");
+            command.args(["--map-root-user", "--net", "sh", "-c", &script]);
+            command
+        };
+        if !narrowed("true")
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            eprintln!("skipped: it takes unshare and ip, and the right to use them");
+            return;
+        }
+        let name = "a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer";
+        let command = narrowed("exec \"$0\" --exact --nocapture \"$1\"");
+        return again(command, "udp", name, level, NARROW_LOOPBACK);
+    }
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let (client, other) = (udp_client(&server), udp_client(&server));
+    let flows =
+        [&client, &other].map(|client| flow_to(Transport::Udp, client.local_addr().expect("an address")));
+    // Segments of 1,400 bytes are none on this interface; alone they are cut into fragments.
+    let message = |number: u64| pattern(1_400, number);
+    for round in [0, 10] {
+        let mut orders: Vec<_> = (round..round + 10)
+            .map(|number| send(flows[0], &message(number), None))
+            .collect();
+        orders.extend((0..10).map(|number| send(flows[1], &pattern(600, number), None)));
+        server.order(0, orders);
+        let sent: Vec<_> = (round..round + 10).map(message).collect();
+        assert!(
+            received(&client, 10) == sent,
+            "changed, lost, or in another order"
+        );
+        let sent: Vec<_> = (0..10).map(|number| pattern(600, number)).collect();
+        assert!(received(&other, 10) == sent, "the other peer still gets runs");
+        server.until("counted", |server| {
+            server.metrics(0).datagrams_out.get() == 2 * (round + 10)
+        });
+        let metrics = server.metrics(0);
+        assert_eq!(metrics.runs_refused.get(), 1, "once, then for good");
+        assert_eq!(metrics.runs_out.get(), 1 + round / 10);
+        assert_eq!(metrics.drops[DropReason::SendError as usize].get(), 0);
+    }
     server.stop();
 }
