@@ -118,12 +118,6 @@ pub struct RegEvent {
     pub expires_max_s: u32,
 }
 
-/// How datagrams leave.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Udp {
-    pub segment: Segment,
-}
-
 /// Whether datagrams for one peer share a send (UDP_SEGMENT).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Segment {
@@ -151,6 +145,7 @@ pub enum Steering {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Udp {
     pub steering: Steering,
+    pub segment: Segment,
 }
 
 /// Which kernel features the reactor may use: all that it finds, or only those of an older kernel.
@@ -183,7 +178,6 @@ pub struct Config {
     pub udp: Udp,
     pub timers: Timers,
     pub limits: Limits,
-    pub udp: Udp,
     pub registrar: Registrar,
     pub reg_event: RegEvent,
     /// The routing table, in its order. Empty: everything goes to the phone service.
@@ -211,6 +205,7 @@ impl Default for Config {
             extensions_required: Vec::new(),
             udp: Udp {
                 steering: Steering::Auto,
+                segment: Segment::Auto,
             },
             timers: Timers {
                 t1: Duration::from_millis(500),
@@ -238,9 +233,6 @@ impl Default for Config {
                 connect_timeout: Duration::from_secs(5),
                 buffer_bytes_max: 4 << 30,
                 mailbox_bytes: 1 << 20,
-            },
-            udp: Udp {
-                segment: Segment::Auto,
             },
             registrar: Registrar {
                 expires_default_s: 600_000,

@@ -134,7 +134,6 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What may be used at most. At a limit a request is refused with 503, or what arrived is dropped and counted. \
          Counts are of the whole process and are shared out evenly to the shards, except where a limit is of one thing.",
     ),
-    ("udp", "How datagrams are sent."),
     ("registrar", "Registrations, RFC 3261 section 10."),
     (
         "reg_event",
@@ -353,6 +352,21 @@ pub static KEYS: &[Key] = &[
                   there by mail.",
     },
     Key {
+        section: "udp",
+        name: "segment",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::SEGMENT,
+            get: |s| value::segment_text(s.config.udp.segment).to_owned(),
+            set: |s, text| {
+                s.config.udp.segment = value::segment(text)?;
+                Ok(())
+            },
+        },
+        meaning: "\"auto\": where two or more messages wait for one peer they leave in one send (UDP_SEGMENT), made equal in length \
+                  by white space in a line of our own. \"off\": each leaves alone, as it was written.",
+    },
+    Key {
         section: "timers",
         name: "t1_ms",
         unit: "milliseconds",
@@ -512,21 +526,6 @@ pub static KEYS: &[Key] = &[
         unit: "bytes",
         kind: count!(limits.mailbox_bytes, 4_096, 1 << 30),
         meaning: "What may wait in the mailbox from one shard to another. Each pair of shards has two, taken at start.",
-    },
-    Key {
-        section: "udp",
-        name: "segment",
-        unit: "",
-        kind: Kind::Text {
-            expected: value::SEGMENT,
-            get: |s| value::segment_text(s.config.udp.segment).to_owned(),
-            set: |s, text| {
-                s.config.udp.segment = value::segment(text)?;
-                Ok(())
-            },
-        },
-        meaning: "\"auto\": where two or more messages wait for one peer they leave in one send (UDP_SEGMENT), made equal in length \
-                  by white space in a line of our own. \"off\": each leaves alone, as it was written.",
     },
     Key {
         section: "registrar",

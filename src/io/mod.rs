@@ -3,7 +3,7 @@
 //!
 //! Which paths are taken and why, with what they were measured to cost, stands in `kernel-notes.md`. In short:
 //!
-//! - UDP: a one-shot POLL_ADD, armed only when a `recvmmsg` came back short; what goes out leaves in one `sendmmsg` a
+//! - UDP: a one-shot POLL_ADD, armed only when a `recvmmsg` came back short; what goes out leaves in runs (UDP_SEGMENT), in one `sendmmsg` a
 //!   listener and turn.
 //! - TCP: multishot ACCEPT and RECV into a ring of provided buffers where the kernel has them, else readiness and plain
 //!   calls into one shared buffer; one SEND in flight a connection with everything that a turn queued for it.
