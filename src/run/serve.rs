@@ -28,6 +28,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         open_registrar = cfg.open_registrar,
         "starting"
     );
+    log_memory(&cfg);
     let server = match Server::start(cfg) {
         Ok(server) => server,
         Err(error) => {
@@ -41,6 +42,18 @@ pub fn serve(cfg: Config) -> ExitCode {
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
     tokio_uring::start(supervise(server, drain))
+}
+
+/// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
+fn log_memory(cfg: &Config) {
+    let (shards, limits) = (cfg.shards, &cfg.limits);
+    tracing::info!(
+        message_buffer_bytes_max = shards * limits.buffer_bytes_max,
+        mailbox_bytes = shards * (shards - 1) * limits.mailbox_bytes,
+        connections_max = limits.connections_max,
+        send_queue_bytes_max_each = limits.send_queue_bytes_max,
+        "memory for messages"
+    );
 }
 
 async fn supervise(server: Server, drain: Duration) -> ExitCode {
