@@ -270,7 +270,7 @@ impl Rig {
                 }
             }
             out.clear();
-            assert!(shard.drain_handled().count() < 1_000);
+            shard.record_handled(self.now);
         }
     }
 

@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
 pub mod b2bua;
+pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod msg;
 pub mod owner;
 pub mod pool;
+pub mod port;
 pub mod registrar;
 pub mod routing;
 pub mod run;

@@ -1,7 +1,11 @@
 //! What one shard counts. The owner writes plainly, anyone may read: a counter is an atomic that only its shard stores to,
 //! so counting costs a load and a store in the shard's own memory and no locked instruction.
 
+mod histograms;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+pub use histograms::{Histograms, Timed};
 
 /// A count written by one thread and read by any.
 #[derive(Default, Debug)]
@@ -102,12 +106,21 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// What a shard tells the control thread.
+    TellKind {
+        Histograms = "histograms",
+    }
+}
+
 /// All counters of one shard.
 #[derive(Default, Debug)]
 pub struct Metrics {
     pub received: [Counter; MessageKind::COUNT],
     pub sent: [Counter; MessageKind::COUNT],
     pub drops: [Counter; DropReason::COUNT],
+    /// What the control thread was not told because it had not yet read so much.
+    pub tells_dropped: [Counter; TellKind::COUNT],
     /// Requests answered by us with 4xx to 6xx, by the hundreds digit less 4.
     pub rejected: [Counter; 3],
     pub retransmissions_sent: Counter,

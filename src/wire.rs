@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::pool::{BufId, Pool};
+use crate::port::{Tell, Teller};
 use crate::time::Instant;
 
 /// Transport protocols that ringway listens on.
@@ -135,6 +136,8 @@ pub struct Effects {
     list: Vec<Effect>,
     /// When the event now being handled was received: the start of the time in the server.
     pub received_at: Instant,
+    /// The way to the control thread, where there is one.
+    pub teller: Option<Teller>,
 }
 
 impl Effects {
@@ -146,7 +149,15 @@ impl Effects {
             pool,
             list: Vec::with_capacity(Self::CAPACITY),
             received_at: Instant::default(),
+            teller: None,
         }
+    }
+
+    /// Tells the control thread. `false`: there was no room, or nobody hears.
+    pub fn tell(&mut self, tell: Tell, bytes: &[u8]) -> bool {
+        self.teller
+            .as_mut()
+            .is_some_and(|teller| teller.tell(tell, bytes))
     }
 
     pub fn push(&mut self, effect: Effect) {

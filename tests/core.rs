@@ -1,5 +1,7 @@
 //! Calls through the sans-IO core, with one shard and with several: no socket, no clock, no thread.
 
+#[path = "core/control.rs"]
+mod control;
 #[path = "core/messages.rs"]
 mod messages;
 #[path = "core/world.rs"]

@@ -21,7 +21,9 @@ enum Rule {
 /// Top to bottom: a file imports from the lines above its own.
 const LAYERS: &[(&[&str], Rule)] = &[
     (
-        &["time", "wire", "pool", "slots", "token", "owner"],
+        &[
+            "time", "channel", "port", "wire", "pool", "slots", "token", "owner",
+        ],
         Rule::Together,
     ),
     (&["msg"], Rule::Apart),

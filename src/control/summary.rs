@@ -3,19 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
-
-use crate::metrics::{Counter, DropReason, MessageKind, Metrics};
+use crate::metrics::{Counter, DropReason, Histograms, MessageKind, Metrics, Timed};
 use crate::shard::Leftovers;
-
-/// Time in the server for each kind of message, in nanoseconds: from the read that brought it to after the send of what came
-/// of it.
-pub type Histograms = Vec<Histogram<u64>>;
 
 /// What the whole server did.
 pub struct Report {
     pub metrics: Vec<Arc<Metrics>>,
-    pub histograms: Histograms,
+    pub histograms: Histograms<u64>,
     pub leftovers: Leftovers,
 }
 
@@ -23,7 +17,7 @@ pub struct Report {
 pub struct Summary<'a>(pub &'a Report);
 
 /// Prints the percentiles of the time in the server, a row a message kind that was seen.
-pub struct Percentiles<'a>(pub &'a Histograms);
+pub struct Percentiles<'a>(pub &'a Histograms<u64>);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,7 +98,8 @@ impl fmt::Display for Percentiles<'_> {
             "  {:<10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "µs", "count", "p50", "p90", "p99", "p99.9", "max"
         )?;
-        for (&kind, histogram) in MessageKind::ALL.iter().zip(self.0) {
+        for &kind in MessageKind::ALL {
+            let histogram = self.0.get(Timed::InServer(kind));
             if histogram.is_empty() {
                 continue;
             }

@@ -78,6 +78,36 @@ impl Wakers {
     }
 }
 
+/// Wakes the control thread, from any shard. The control thread waits until the file can be read, and then reads it.
+pub struct ControlWaker {
+    event: File,
+}
+
+impl ControlWaker {
+    /// # Errors
+    /// No file descriptors are left.
+    pub fn new() -> io::Result<ControlWaker> {
+        Ok(ControlWaker { event: eventfd()? })
+    }
+
+    pub fn wake(&self) {
+        // It fails only when the counter is at its maximum, and then the control thread is being woken anyway.
+        let _ = (&self.event).write(&1u64.to_ne_bytes());
+    }
+
+    /// Takes back the wake-ups that have come so far.
+    pub fn clear(&self) {
+        // Nothing to read means that they were taken before.
+        let _ = (&self.event).read(&mut [0; 8]);
+    }
+}
+
+impl AsRawFd for ControlWaker {
+    fn as_raw_fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+}
+
 fn eventfd() -> io::Result<File> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };

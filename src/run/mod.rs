@@ -4,9 +4,9 @@ mod serve;
 mod service;
 mod shard_loop;
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
 use crate::config::{Config, Listener, Steering};
@@ -18,11 +18,12 @@ use crate::io::reactor::Reactor;
 use crate::io::socket::{ShardSockets, bind_all};
 use crate::io::steer::steer;
 use crate::io::uring::Uring;
-use crate::io::waker::Wakers;
+use crate::io::waker::{ControlWaker, Wakers};
 use crate::location::AorHasher;
-use crate::metrics::Metrics;
+use crate::metrics::{Histograms, Metrics};
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
+use crate::port::{Ask, ControlPort, Teller, port};
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
@@ -30,8 +31,7 @@ use crate::wire::{Effects, ShardId, Transport};
 
 pub use serve::serve;
 pub use shard_loop::ShardReport;
-use shard_loop::new_histograms;
-pub(crate) use shard_loop::{Order, ShardLoop, turn_until_stopped};
+pub(crate) use shard_loop::{ShardLoop, turn_until_stopped};
 
 /// A running server.
 pub struct Server {
@@ -39,7 +39,7 @@ pub struct Server {
     pub metrics: Vec<Arc<Metrics>>,
     pub features: Features,
     threads: Vec<JoinHandle<io::Result<ShardReport>>>,
-    order: Arc<AtomicU8>,
+    ports: RefCell<Vec<ControlPort>>,
     wakers: Arc<Wakers>,
 }
 
@@ -59,11 +59,15 @@ impl Server {
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
-        let order = Arc::new(AtomicU8::new(Order::Serve as u8));
+        let control_waker = Arc::new(ControlWaker::new().map_err(|error| format!("eventfd: {error}"))?);
         let metrics: Vec<Arc<Metrics>> = (0..cfg.shards).map(|_| Arc::default()).collect();
         let mut threads = Vec::new();
+        let mut ports = Vec::new();
         let (ready_in, ready_out) = std::sync::mpsc::channel();
-        for ((index, sockets), mail) in sockets.into_iter().enumerate().zip(mailboxes(&cfg)) {
+        for ((index, sockets), mut mail) in sockets.into_iter().enumerate().zip(mailboxes(&cfg)) {
+            let (control_port, asks, teller) = port(metrics[index].clone());
+            mail.asks = Some(asks);
+            ports.push(control_port);
             let setup = ShardSetup {
                 cfg: cfg.clone(),
                 id: ShardId(index as u8),
@@ -76,7 +80,8 @@ impl Server {
                 wakers: wakers.clone(),
                 connections: connections.clone(),
                 metrics: metrics[index].clone(),
-                order: order.clone(),
+                teller,
+                control_waker: control_waker.clone(),
             };
             let ready = ready_in.clone();
             let thread = std::thread::Builder::new()
@@ -91,14 +96,14 @@ impl Server {
             metrics,
             features,
             threads,
-            order,
+            ports: RefCell::new(ports),
             wakers,
         };
         for _ in 0..server.threads.len() {
             match ready_out.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    server.tell(Order::Stop);
+                    server.order(|| Ask::Stop);
                     return Err(error);
                 }
                 Err(_) => return Err("a shard ended before it was ready".to_owned()),
@@ -107,21 +112,24 @@ impl Server {
         Ok(server)
     }
 
-    fn tell(&self, order: Order) {
-        self.order.store(order as u8, Ordering::Release);
-        for index in 0..self.metrics.len() {
+    /// Asks every shard.
+    fn order(&self, ask: impl Fn() -> Ask) {
+        for (index, port) in self.ports.borrow_mut().iter_mut().enumerate() {
+            if port.ask(ask(), b"").is_err() {
+                tracing::error!(shard = index, "the shard does not listen any more");
+            }
             self.wakers.wake(ShardId(index as u8));
         }
     }
 
     /// From now on new calls get 503.
     pub fn drain(&self) {
-        self.tell(Order::Drain);
+        self.order(|| Ask::Drain);
     }
 
     /// Both sides of every call get a BYE.
     pub fn hang_up(&self) {
-        self.tell(Order::HangUp);
+        self.order(|| Ask::HangUpAll);
     }
 
     /// Calls in progress on all shards.
@@ -136,17 +144,15 @@ impl Server {
 
     /// Stops the shards and gathers what they have to say.
     pub fn stop(self) -> Result<Report, String> {
-        self.tell(Order::Stop);
-        let mut histograms = new_histograms();
+        self.order(|| Ask::Stop);
+        let mut histograms = Histograms::<u64>::default();
         let mut leftovers = Leftovers::default();
         for thread in self.threads {
             let report = thread
                 .join()
                 .map_err(|_| "a shard has panicked".to_owned())?
                 .map_err(|error| format!("a shard has failed: {error}"))?;
-            for (all, one) in histograms.iter_mut().zip(&report.histograms) {
-                all.add(one).map_err(|error| error.to_string())?;
-            }
+            histograms.add(&report.histograms);
             leftovers.add(&report.leftovers);
         }
         Ok(Report {
@@ -226,7 +232,8 @@ struct ShardSetup {
     wakers: Arc<Wakers>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
-    order: Arc<AtomicU8>,
+    teller: Teller,
+    control_waker: Arc<ControlWaker>,
 }
 
 impl ShardSetup {
@@ -256,7 +263,10 @@ impl ShardSetup {
         let now = reactor.now();
         let shard = Shard::new(self.cfg.clone(), self.metrics, self.id, self.keys, self.mail, now);
         _ = ready.send(Ok(()));
-        let out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
-        turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), &self.order)
+        let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
+        out.teller = Some(self.teller);
+        turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), || {
+            self.control_waker.wake()
+        })
     }
 }

@@ -3,6 +3,7 @@
 //! A message belongs to the shard that its token names, else to that of its subscriber (REGISTER, `reg`), else to that of its
 //! Call-ID. One that arrives elsewhere goes there by mail.
 
+mod asks;
 pub mod mailbox;
 mod receive;
 mod streams;
@@ -17,11 +18,12 @@ use crate::config::Config;
 use crate::ims::reg_event::RegEvent;
 use crate::ims::{Ims, LookUp};
 use crate::location::{AorHasher, ContactSet, Location};
-use crate::metrics::{DropReason, MessageKind, Metrics};
+use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
 use crate::owner::OwnerKey;
 use crate::pool::{CLASS_BYTES, Pool};
+use crate::port::Asks;
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::TimerKind;
@@ -45,11 +47,13 @@ pub struct Keys {
     pub tables: [u64; 8],
 }
 
-/// The mail of one shard: for each other one a mailbox to it and one from it; none for itself.
+/// The mail of one shard: for each other one a mailbox to it and one from it; none for itself. And what the control thread
+/// asks, where there is one.
 #[derive(Default)]
 pub struct Mail {
     pub to: Vec<Option<Sender>>,
     pub from: Vec<Option<Receiver>>,
+    pub asks: Option<Asks>,
 }
 
 /// What is left of a shard that has ended; all zero when nothing leaked.
@@ -97,6 +101,8 @@ pub struct Shard {
     woken: u64,
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
+    histograms: Box<Histograms>,
+    is_stopping: bool,
 }
 
 /// Letters taken from one mailbox in a turn, so that a busy neighbour does not starve the sockets.
@@ -136,6 +142,8 @@ impl Shard {
             letter: vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice(),
             woken: 0,
             handled: Vec::with_capacity(1_024),
+            histograms: Box::default(),
+            is_stopping: false,
         }
     }
 
@@ -294,7 +302,7 @@ impl Shard {
             .to
             .get_mut(usize::from(to.0))
             .and_then(Option::as_mut)
-            .is_some_and(|mail| mail.push(letter, bytes));
+            .is_some_and(|mail| mail.push(letter, bytes).is_ok());
         if pushed {
             self.stack.metrics.mailbox_sent.inc();
             self.woken |= 1 << to.0;
@@ -336,9 +344,12 @@ impl Shard {
         }
     }
 
-    /// Kinds and receive times of the messages handled since the last call.
-    pub fn drain_handled(&mut self) -> impl Iterator<Item = (MessageKind, Instant)> + '_ {
-        self.handled.drain(..)
+    /// The effects of the turn have been applied: what was handled has left the server.
+    pub fn record_handled(&mut self, sent_at: Instant) {
+        for (kind, received_at) in self.handled.drain(..) {
+            self.histograms
+                .record(Timed::InServer(kind), sent_at.since(received_at));
+        }
     }
 
     /// When [`Shard::run_timers`] wants to run again.
@@ -360,11 +371,6 @@ impl Shard {
 
     // ---- Stopping --------------------------------------------------------------------------------------------------
 
-    /// No new calls from now on: 503.
-    pub fn drain(&mut self) {
-        self.ims.calls.is_draining = true;
-    }
-
     pub fn calls(&self) -> usize {
         self.ims.calls.len()
     }
@@ -374,9 +380,9 @@ impl Shard {
         self.ims.calls.parts_in_use()
     }
 
-    /// The time for draining is over: both sides of every call get a BYE.
-    pub fn hang_up_all(&mut self, now: Instant, out: &mut Effects) {
-        self.ims.calls.hang_up_all(&mut self.stack, now, out);
+    /// What was recorded since the control thread last asked.
+    pub fn take_histograms(&mut self) -> Box<Histograms> {
+        std::mem::take(&mut self.histograms)
     }
 
     /// Gives back all that the shard holds in good order, and says what is left over then.

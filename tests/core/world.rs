@@ -14,6 +14,7 @@ use ringway::location::AorHasher;
 use ringway::metrics::{DropReason, Metrics};
 use ringway::owner::OwnerKey;
 use ringway::pool::{CLASS_BYTES, Draft, Pool};
+use ringway::port::{Ask, ControlPort, PORT_BYTES_MAX, Tell, port};
 use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
@@ -25,6 +26,7 @@ pub const SERVER: &str = "127.0.0.1:5060";
 pub struct World {
     shards: Vec<Shard>,
     effects: Vec<Effects>,
+    ports: Vec<ControlPort>,
     pub metrics: Vec<Arc<Metrics>>,
     now: Instant,
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
@@ -98,6 +100,16 @@ impl World {
             }
         }
         let metrics: Vec<Arc<Metrics>> = (0..shards).map(|_| Arc::default()).collect();
+        let mut ports = Vec::new();
+        let mut effects = Vec::new();
+        for (mail, metrics) in mails.iter_mut().zip(&metrics) {
+            let (control, asks, teller) = port(metrics.clone());
+            mail.asks = Some(asks);
+            let mut out = Effects::new(Pool::new(cfg.limits.buffer_bytes_max));
+            out.teller = Some(teller);
+            ports.push(control);
+            effects.push(out);
+        }
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
             Shard::new(
@@ -111,9 +123,8 @@ impl World {
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
-            effects: (0..shards)
-                .map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max)))
-                .collect(),
+            effects,
+            ports,
             metrics,
             now,
             inbox: BTreeMap::new(),
@@ -211,6 +222,7 @@ impl World {
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
                 let taken = withhold(out, self.buffers_per_step);
                 shard.read_mail(self.now, out);
+                shard.read_asks(self.now, out);
                 restore(out, taken);
                 shard.export(out);
                 for index in 0..out.len() {
@@ -241,7 +253,7 @@ impl World {
                     }
                 }
                 out.clear();
-                assert!(shard.drain_handled().count() < 100_000);
+                shard.record_handled(self.now);
             }
             if !moved {
                 return;
@@ -318,14 +330,31 @@ impl World {
     }
 
     pub fn drain(&mut self) {
-        self.shards.iter_mut().for_each(Shard::drain);
+        self.ask_all(|| Ask::Drain);
     }
 
     pub fn hang_up_all(&mut self) {
-        for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
-            shard.hang_up_all(self.now, out);
+        self.ask_all(|| Ask::HangUpAll);
+    }
+
+    fn ask_all(&mut self, ask: impl Fn() -> Ask) {
+        for shard in 0..self.shards.len() {
+            self.ask(shard, ask(), b"");
         }
+    }
+
+    /// Asks one shard, as the control thread does.
+    pub fn ask(&mut self, shard: usize, ask: Ask, bytes: &[u8]) {
+        self.ports[shard].ask(ask, bytes).expect("the shard has time");
         self.settle();
+    }
+
+    /// What a shard told the control thread next, with its bytes.
+    pub fn told(&mut self, shard: usize) -> Option<(Tell, Vec<u8>)> {
+        let mut bytes = vec![0; PORT_BYTES_MAX];
+        let (tell, len) = self.ports[shard].next_tell(&mut bytes)?;
+        bytes.truncate(len);
+        Some((tell, bytes))
     }
 
     /// Ends the shards: nothing may be left over.

@@ -1,0 +1,219 @@
+//! The control port: what the control thread asks of a shard, and what a shard tells the control thread. One bounded channel
+//! each way for each shard, so nothing is shared and nobody waits.
+//!
+//! A shard reads its asks once a turn ([`Shard::read_asks`](crate::shard::Shard::read_asks)) and is woken for them through
+//! [`Wakers`](crate::io::waker::Wakers). It tells through [`Effects::tell`](crate::wire::Effects::tell), from wherever in the core something is
+//! to be told; whoever runs the shard wakes the control thread, once a turn at most.
+//!
+//! What a shard tells is of one of two kinds:
+//! - **News**: it says so of its own accord. What does not fit is dropped and counted under its [`TellKind`]: the control
+//!   thread is never waited for.
+//! - **Answers**: to a question, an ask with a [`RequestId`]. At most [`ANSWERS_MAX`] questions are open at a time
+//!   and so many places are kept free of news, so an answer is never lost.
+//!
+//! What an answer is written in (a page of a listing, a set of histograms) comes with the question: a shard allocates nothing,
+//! and what it gives back is freed by the control thread.
+
+use std::sync::Arc;
+
+use crate::channel::{self, channel};
+use crate::metrics::{Histograms, Metrics, TellKind};
+
+/// Which question is answered: any number that the control thread likes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u32);
+
+/// What the control thread asks of a shard. The bytes that go with it are named at each.
+#[derive(Debug)]
+pub enum Ask {
+    /// Take no new calls.
+    Drain,
+    /// A BYE to both sides of every call.
+    HangUpAll,
+    /// End after this turn.
+    Stop,
+    /// Go on recording in this empty set, and give the other back. A question: [`Tell::Histograms`].
+    Histograms {
+        request: RequestId,
+        empty: Box<Histograms>,
+    },
+}
+
+/// What a shard tells the control thread. The bytes that go with it are named at each.
+#[derive(Debug)]
+pub enum Tell {
+    /// An answer: what was recorded since the last such answer.
+    Histograms {
+        request: RequestId,
+        recorded: Box<Histograms>,
+    },
+}
+
+impl Ask {
+    /// Whether the shard will answer.
+    pub const fn is_question(&self) -> bool {
+        match self {
+            Ask::Drain | Ask::HangUpAll | Ask::Stop => false,
+            Ask::Histograms { .. } => true,
+        }
+    }
+
+    /// Orders must reach a shard however much else is asked of it: places are kept free for them.
+    const fn is_order(&self) -> bool {
+        match self {
+            Ask::Drain | Ask::HangUpAll | Ask::Stop => true,
+            Ask::Histograms { .. } => false,
+        }
+    }
+}
+
+impl Tell {
+    pub const fn kind(&self) -> TellKind {
+        match self {
+            Tell::Histograms { .. } => TellKind::Histograms,
+        }
+    }
+
+    pub const fn is_answer(&self) -> bool {
+        match self {
+            Tell::Histograms { .. } => true,
+        }
+    }
+}
+
+/// Asks that can wait for a shard.
+const ASKS_MAX: usize = 256;
+/// Of these, places for orders alone.
+const ORDERS_MAX: usize = 16;
+/// Bytes of asks that can wait.
+const ASK_BYTES_MAX: usize = 64 * 1_024;
+/// Questions to one shard that can be open at a time.
+pub const ANSWERS_MAX: usize = 64;
+/// News and answers that can wait for the control thread.
+const TELLS_MAX: usize = 8_192;
+/// Bytes of news that can wait: some thousand call records, or some hundred messages.
+const TELL_BYTES_MAX: usize = 1 << 20;
+/// The longest bytes of one ask or news: a message.
+pub const PORT_BYTES_MAX: usize = 65_536;
+
+/// The shard's end, to read: asks.
+pub type Asks = channel::Receiver<Ask>;
+
+/// The shard's end, to write.
+pub struct Teller {
+    tells: channel::Sender<Tell>,
+    metrics: Arc<Metrics>,
+    has_told: bool,
+}
+
+/// The control thread's end.
+pub struct ControlPort {
+    asks: channel::Sender<Ask>,
+    tells: channel::Receiver<Tell>,
+    open_questions: usize,
+}
+
+/// A port for the shard that counts in `metrics`.
+pub fn port(metrics: Arc<Metrics>) -> (ControlPort, Asks, Teller) {
+    let (ask_in, ask_out) = channel(ASKS_MAX, ASK_BYTES_MAX);
+    let (tell_in, tell_out) = channel(TELLS_MAX, TELL_BYTES_MAX);
+    (
+        ControlPort {
+            asks: ask_in,
+            tells: tell_out,
+            open_questions: 0,
+        },
+        ask_out,
+        Teller {
+            tells: tell_in,
+            metrics,
+            has_told: false,
+        },
+    )
+}
+
+impl Teller {
+    /// `false`: there was no room, and it is dropped and counted.
+    pub fn tell(&mut self, tell: Tell, bytes: &[u8]) -> bool {
+        let kind = tell.kind();
+        let kept_free = if tell.is_answer() { 0 } else { ANSWERS_MAX };
+        let is_told =
+            bytes.len() <= PORT_BYTES_MAX && self.tells.push_leaving(kept_free, tell, bytes).is_ok();
+        if !is_told {
+            self.metrics.tells_dropped[kind as usize].inc();
+        }
+        self.has_told |= is_told;
+        is_told
+    }
+
+    /// Whether anything was told since this was last asked: then the control thread is to be woken.
+    pub fn take_has_told(&mut self) -> bool {
+        std::mem::take(&mut self.has_told)
+    }
+}
+
+impl ControlPort {
+    /// # Errors
+    /// The shard has too much to do already: the ask comes back, to be tried again when it has told something.
+    pub fn ask(&mut self, ask: Ask, bytes: &[u8]) -> Result<(), Ask> {
+        let is_question = ask.is_question();
+        if bytes.len() > PORT_BYTES_MAX || (is_question && self.open_questions == ANSWERS_MAX) {
+            return Err(ask);
+        }
+        let kept_free = if ask.is_order() { 0 } else { ORDERS_MAX };
+        self.asks.push_leaving(kept_free, ask, bytes)?;
+        self.open_questions += usize::from(is_question);
+        Ok(())
+    }
+
+    /// What the shard tells next, with its bytes in `into`, which has room for [`PORT_BYTES_MAX`].
+    pub fn next_tell(&mut self, into: &mut [u8]) -> Option<(Tell, usize)> {
+        let (tell, len) = self.tells.pop(into)?;
+        if tell.is_answer() {
+            self.open_questions = self.open_questions.saturating_sub(1);
+        }
+        Some((tell, len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(request: u32) -> Ask {
+        Ask::Histograms {
+            request: RequestId(request),
+            empty: Box::default(),
+        }
+    }
+
+    #[test]
+    fn orders_get_through_when_nothing_else_does_and_answers_make_room_for_questions() {
+        let (mut control, mut asks, mut teller) = port(Arc::default());
+        let mut open = 0;
+        while control.ask(question(open), b"").is_ok() {
+            open += 1;
+        }
+        assert_eq!(open as usize, ANSWERS_MAX);
+        assert!(control.ask(Ask::Drain, b"").is_ok(), "an order is no question");
+        let mut into = vec![0; PORT_BYTES_MAX];
+        assert!(!teller.take_has_told());
+        while let Some((ask, _)) = asks.pop(&mut into) {
+            if let Ask::Histograms { request, empty } = ask {
+                let answer = Tell::Histograms {
+                    request,
+                    recorded: empty,
+                };
+                assert!(teller.tell(answer, b""));
+            }
+        }
+        assert!(teller.take_has_told() && !teller.take_has_told());
+        let mut answers = 0;
+        while let Some((Tell::Histograms { request, .. }, _)) = control.next_tell(&mut into) {
+            assert_eq!(request, RequestId(answers), "in order");
+            answers += 1;
+        }
+        assert_eq!(answers, open);
+        assert!(control.ask(question(open), b"").is_ok());
+    }
+}

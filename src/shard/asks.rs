@@ -1,0 +1,44 @@
+//! What the control thread asks of a shard.
+
+use crate::port::{Ask, Tell};
+use crate::time::Instant;
+use crate::wire::Effects;
+
+use super::Shard;
+
+/// Asks read in one turn, so that the control thread does not starve the sockets.
+const ASKS_PER_TURN: usize = 32;
+
+impl Shard {
+    /// What the control thread has asked. `true`: more may be waiting.
+    pub fn read_asks(&mut self, now: Instant, out: &mut Effects) -> bool {
+        for _ in 0..ASKS_PER_TURN {
+            // No ask brings more bytes than a message.
+            let asked = self
+                .mail
+                .asks
+                .as_mut()
+                .and_then(|asks| asks.pop(&mut self.letter));
+            let Some((ask, _)) = asked else { return false };
+            self.on_ask(ask, now, out);
+        }
+        true
+    }
+
+    fn on_ask(&mut self, ask: Ask, now: Instant, out: &mut Effects) {
+        match ask {
+            Ask::Drain => self.ims.calls.is_draining = true,
+            Ask::HangUpAll => self.ims.calls.hang_up_all(&mut self.stack, now, out),
+            Ask::Stop => self.is_stopping = true,
+            Ask::Histograms { request, empty } => {
+                let recorded = std::mem::replace(&mut self.histograms, empty);
+                out.tell(Tell::Histograms { request, recorded }, b"");
+            }
+        }
+    }
+
+    /// Whether the shard was asked to end.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+}
