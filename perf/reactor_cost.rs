@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ringway::config::{Config, KernelLevel, Listener};
+use ringway::config::{Config, KernelLevel, Listener, Segment};
 use ringway::io::affinity::pin_to;
 use ringway::io::clock::Clock;
 use ringway::io::connections::Connections;
@@ -49,6 +49,8 @@ const SUBJECTS: [(&str, Subject); 5] = [
 #[derive(Clone, Copy)]
 enum Load {
     UdpSaturated,
+    /// The same without runs (UDP_SEGMENT).
+    UdpSingly,
     /// One datagram at a time: every message finds the reactor asleep.
     UdpPingPong,
     /// Messages on many connections.
@@ -59,8 +61,9 @@ enum Load {
     Wake,
 }
 
-const LOADS: [(&str, Load); 5] = [
+const LOADS: [(&str, Load); 6] = [
     ("UDP, 64 under way", Load::UdpSaturated),
+    ("UDP, 64 under way, singly", Load::UdpSingly),
     ("UDP, one at a time", Load::UdpPingPong),
     ("TCP, 1,000 connections", Load::Tcp),
     ("TCP, 16 messages at once", Load::TcpPipelined),
@@ -128,12 +131,14 @@ fn limited(features: Features, limit: Option<(u16, u16)>) -> Features {
 /// `None` where the subject can't serve the load.
 fn measure(features: Features, subject: Subject, load: Load, time: Duration) -> Option<Measured> {
     match (subject, load) {
-        (Subject::Blocking, Load::UdpSaturated | Load::UdpPingPong) => Some(measure_blocking(load, time)),
+        (Subject::Blocking, Load::UdpSaturated | Load::UdpSingly | Load::UdpPingPong) => {
+            Some(measure_blocking(load, time))
+        }
         (Subject::Blocking, Load::Tcp | Load::TcpPipelined | Load::Wake) => None,
         (Subject::Reactor(limit), Load::Wake) => Some(measure_wakes(limited(features, limit), time)),
         (
             Subject::Reactor(limit),
-            Load::UdpSaturated | Load::UdpPingPong | Load::Tcp | Load::TcpPipelined,
+            Load::UdpSaturated | Load::UdpSingly | Load::UdpPingPong | Load::Tcp | Load::TcpPipelined,
         ) => Some(measure_reactor(limited(features, limit), load, time)),
     }
 }
@@ -302,7 +307,10 @@ fn resident_bytes() -> usize {
 }
 
 fn measure_reactor(features: Features, load: Load, time: Duration) -> Measured {
-    let cfg = config();
+    let mut cfg = config();
+    if let Load::UdpSingly = load {
+        cfg.udp.segment = Segment::Off;
+    }
     let (listeners, mut sockets) = bind_all(&cfg).expect("sockets");
     let addr = listeners[0].addr;
     let sockets = sockets.remove(0);
@@ -415,7 +423,7 @@ impl Run {
             bytes: messages * MESSAGE_BYTES,
         };
         match load {
-            Load::UdpSaturated => udp(WINDOW),
+            Load::UdpSaturated | Load::UdpSingly => udp(WINDOW),
             Load::UdpPingPong => udp(1),
             Load::Tcp => tcp(CONNECTIONS, 1),
             Load::TcpPipelined => tcp(WINDOW, PIPELINED),
