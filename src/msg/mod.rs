@@ -11,6 +11,7 @@ pub mod build;
 pub mod cseq;
 pub mod edit;
 pub mod error;
+pub mod lanes;
 pub mod lex;
 pub mod message;
 pub mod method;

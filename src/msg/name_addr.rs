@@ -42,7 +42,7 @@ impl<'a> NameAddr<'a> {
                 None => return Some(&raw[..addr_spec_len(raw)]).filter(|uri| !uri.is_empty()),
             },
         };
-        let end = lex::skip(raw, open + 1, ADDR);
+        let end = open + 1 + lex::addr_len(raw.get(open + 1..)?);
         (raw.get(open) == Some(&b'<') && raw.get(end) == Some(&b'>') && end > open + 1)
             .then(|| &raw[open + 1..end])
     }
@@ -61,7 +61,7 @@ impl<'a> NameAddr<'a> {
         if raw.get(open) != Some(&b'<') {
             return Err(Malformed::at(open));
         }
-        let uri_end = lex::skip(raw, open + 1, ADDR);
+        let uri_end = open + 1 + lex::addr_len(&raw[open + 1..]);
         if raw.get(uri_end) != Some(&b'>') || uri_end == open + 1 {
             return Err(Malformed::at(uri_end));
         }

@@ -1,7 +1,7 @@
 //! Header field parameters: `;name`, `;name=value`, `;name="quoted"` (RFC 3261 §7.3.1, §25.1 `generic-param`).
 
 use super::error::Malformed;
-use super::lex::{TOKEN, VALUE, skip, skip_lws, skip_quoted};
+use super::lex::{TOKEN, skip, skip_lws, skip_quoted, value_len};
 
 /// One parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +57,8 @@ impl<'a> Params<'a> {
             let value_start = skip_lws(bytes, next + 1);
             end = match bytes.get(value_start) {
                 Some(b'"') => skip_quoted(bytes, value_start).ok_or(Malformed::at(value_start))?,
-                Some(_) | None => skip(bytes, value_start, VALUE),
+                Some(_) => value_start + value_len(&bytes[value_start..]),
+                None => value_start,
             };
             value = Some(&bytes[value_start..end]);
             next = skip_lws(bytes, end);

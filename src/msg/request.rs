@@ -3,7 +3,7 @@
 
 use super::cseq::CSeq;
 use super::error::{ErrorKind, ParseError};
-use super::lex::{self, LWS, VISIBLE};
+use super::lex::{self, LWS};
 use super::method::Method;
 use super::name::Name;
 use super::name_addr::NameAddr;
@@ -140,8 +140,9 @@ impl<'a> Common<'a> {
         let (to, to_tag) = party(msg, Name::To)?;
         let call_id_line = single(msg, Name::CallId)?;
         let call_id = msg.value_of(call_id_line);
-        if call_id.is_empty() || !lex::all_visible(call_id) {
-            let at = call_id_line.value.start + lex::skip(call_id, 0, VISIBLE) as u32;
+        let visible_len = lex::visible_len(call_id);
+        if call_id.is_empty() || visible_len < call_id.len() {
+            let at = call_id_line.value.start + visible_len as u32;
             return Err(ParseError::new(ErrorKind::BadCallId, at));
         }
         let cseq_line = single(msg, Name::CSeq)?;

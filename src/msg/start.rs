@@ -5,7 +5,7 @@
 
 use super::Span;
 use super::error::{ErrorKind, ParseError};
-use super::lex::{self, TOKEN, VISIBLE};
+use super::lex::{self, TOKEN};
 use super::method::Method;
 
 /// What the first line says.
@@ -101,10 +101,10 @@ fn request_line(line: &[u8], at: u32) -> StartLine {
         return malformed(method_end);
     }
     let uri_start = method_end + 1;
-    let uri_len = memchr::memchr(b' ', &line[uri_start..]).unwrap_or(0);
+    let uri_len = lex::visible_len(&line[uri_start..]);
     let uri_end = uri_start + uri_len;
-    if uri_len == 0 || !lex::all_visible(&line[uri_start..uri_end]) {
-        return malformed(lex::skip(line, uri_start, VISIBLE));
+    if uri_len == 0 || line.get(uri_end) != Some(&b' ') {
+        return malformed(uri_end);
     }
     let method_text = &line[..method_end];
     let start = Start::Request {

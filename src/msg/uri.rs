@@ -35,10 +35,16 @@ pub struct Uri<'a> {
 impl<'a> Uri<'a> {
     /// Parses a whole URI: no white space, no `<>`.
     pub fn parse(raw: &'a [u8]) -> Result<Uri<'a>, Malformed> {
-        let colon = memchr::memchr(b':', raw).ok_or(Malformed::at(raw.len()))?;
-        let scheme_text = &raw[..colon];
-        let rest = &raw[colon + 1..];
-        let scheme = scheme_of(scheme_text)?;
+        let colon = match raw {
+            [_, _, _, b':', ..] => 3,
+            _ => memchr::memchr(b':', raw).ok_or(Malformed::at(raw.len()))?,
+        };
+        let (scheme_text, rest) = (&raw[..colon], &raw[colon + 1..]);
+        let scheme = match scheme_text {
+            b"sip" => Scheme::Sip,
+            b"tel" => Scheme::Tel,
+            _ => scheme_of(scheme_text)?,
+        };
         let none = &raw[raw.len()..];
         let empty = Uri {
             raw,
@@ -62,7 +68,11 @@ impl<'a> Uri<'a> {
     fn sip(mut self, rest: &'a [u8]) -> Result<Uri<'a>, Malformed> {
         let mut at = 0;
         // `@` may stand nowhere but behind the userinfo: elsewhere it is escaped.
-        if let Some(end) = memchr::memchr(b'@', rest) {
+        let plain = lex::alphanumeric_len(rest);
+        if plain > 0 && rest.get(plain) == Some(&b'@') {
+            self.user = Some(&rest[..plain]);
+            at = plain + 1;
+        } else if let Some(end) = memchr::memchr(b'@', rest) {
             let userinfo = &rest[..end];
             let user = match memchr::memchr(b':', userinfo) {
                 Some(colon) => {
@@ -102,9 +112,10 @@ impl<'a> Uri<'a> {
 
     /// Parameters and headers from the `;` or `?` at `at`.
     fn tail(mut self, rest: &'a [u8], at: usize) -> Result<Uri<'a>, Malformed> {
-        escaped_run(&rest[at..], URI_TAIL).map_err(|m| m.shifted(at))?;
         let tail = &rest[at..];
-        let question = memchr::memchr(b'?', tail);
+        let plain = lex::plain_tail_len(tail);
+        escaped_run(&tail[plain..], URI_TAIL).map_err(|m| m.shifted(at + plain))?;
+        let question = memchr::memchr(b'?', &tail[plain..]).map(|question| plain + question);
         if tail[0] == b';' {
             self.params = &tail[1..question.unwrap_or(tail.len())];
         }
@@ -116,7 +127,8 @@ impl<'a> Uri<'a> {
 
     /// RFC 3966 §3: a number, global or local, then parameters.
     fn tel(mut self, rest: &'a [u8]) -> Result<Uri<'a>, Malformed> {
-        let end = memchr::memchr(b';', rest).unwrap_or(rest.len());
+        let plain = lex::alphanumeric_len(rest);
+        let end = memchr::memchr(b';', &rest[plain..]).map_or(rest.len(), |len| plain + len);
         let number = &rest[..end];
         let digits = number.strip_prefix(b"+").unwrap_or(number);
         let shift = number.len() - digits.len();
@@ -128,7 +140,8 @@ impl<'a> Uri<'a> {
         }
         self.user = Some(number);
         if end < rest.len() {
-            escaped_run(&rest[end..], URI_TAIL).map_err(|m| m.shifted(end))?;
+            let plain = end + lex::plain_tail_len(&rest[end..]);
+            escaped_run(&rest[plain..], URI_TAIL).map_err(|m| m.shifted(plain))?;
             self.params = &rest[end + 1..];
         }
         Ok(self)

@@ -38,15 +38,11 @@ impl<'a> Via<'a> {
     }
 
     fn parse_trimmed(raw: &'a [u8]) -> Result<Via<'a>, Malformed> {
-        // sent-protocol: three tokens with slashes, white space around them allowed.
-        let at = slash(raw, token_end(raw, 0)?)?;
-        let at = slash(raw, token_end(raw, at)?)?;
-        let transport_end = token_end(raw, at)?;
-        let transport = &raw[at..transport_end];
-        let sent_by_start = lex::skip_lws(raw, transport_end);
-        if sent_by_start == transport_end {
-            return Err(Malformed::at(transport_end));
-        }
+        // Spelled as nearly all spell it, the protocol is one comparison.
+        let (transport, sent_by_start) = match raw.first_chunk::<12>() {
+            Some(b"SIP/2.0/UDP " | b"SIP/2.0/TCP ") => (&raw[8..11], lex::skip_lws(raw, 12)),
+            Some(_) | None => sent_protocol(raw)?,
+        };
         let host_end = sent_by_start + lex::host_len(&raw[sent_by_start..]);
         if host_end == sent_by_start {
             return Err(Malformed::at(sent_by_start));
@@ -137,6 +133,18 @@ impl<'a> Via<'a> {
     pub fn received_ip(&self) -> Option<IpAddr> {
         lex::host_ip(self.received?)
     }
+}
+
+/// Three tokens with slashes, white space around them allowed: the transport, and where sent-by begins.
+fn sent_protocol(raw: &[u8]) -> Result<(&[u8], usize), Malformed> {
+    let at = slash(raw, token_end(raw, 0)?)?;
+    let at = slash(raw, token_end(raw, at)?)?;
+    let transport_end = token_end(raw, at)?;
+    let sent_by_start = lex::skip_lws(raw, transport_end);
+    if sent_by_start == transport_end {
+        return Err(Malformed::at(transport_end));
+    }
+    Ok((&raw[at..transport_end], sent_by_start))
 }
 
 fn token_end(raw: &[u8], at: usize) -> Result<usize, Malformed> {
