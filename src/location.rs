@@ -110,7 +110,10 @@ impl Location {
     /// The bindings of a subscriber in the order in which they were added.
     pub fn bindings_of(&self, key: AorKey) -> impl Iterator<Item = (BindingId, &Binding)> {
         let subscriber = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id));
-        let first = subscriber.and_then(|subscriber| subscriber.first);
+        self.bindings_from(subscriber.and_then(|subscriber| subscriber.first))
+    }
+
+    fn bindings_from(&self, first: Option<BindingId>) -> impl Iterator<Item = (BindingId, &Binding)> {
         std::iter::successors(self.link(first), |(_, binding)| self.link(binding.next))
     }
 
@@ -120,16 +123,16 @@ impl Location {
 
     /// Where the subscriber can be reached at `now`.
     pub fn look_up(&self, key: AorKey, pool: &Pool, now: Instant, set: &mut ContactSet) {
-        set.reset(if self.by_aor.contains_key(&key) {
-            Outcome::Offline
-        } else {
-            Outcome::Unknown
-        });
+        let Some(subscriber) = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id)) else {
+            set.reset(Outcome::Unknown);
+            return;
+        };
+        set.reset(Outcome::Offline);
         // Each round finds the next in rank; a subscriber has a handful of contacts.
         let mut last = None;
-        loop {
+        for _ in 0..subscriber.bindings {
             let next = self
-                .bindings_of(key)
+                .bindings_from(subscriber.first)
                 .filter(|(_, binding)| binding.said.expires_at > now)
                 .enumerate()
                 .map(|(place, (_, binding))| {

@@ -5,8 +5,6 @@
 //! A token is 16 bytes in lower-case hexadecimal: kind, shard, slot (4), generation (4), MAC (6).
 //! RFC 3261 §8.1.1.7 (branch), §19.3 (tags: at least 32 random bits; the MAC has 48 under a key of this process).
 
-use std::hash::Hasher;
-
 use siphasher::sip::SipHasher24;
 
 use crate::wire::ShardId;
@@ -59,9 +57,8 @@ impl TokenKey {
         let mac = self.mac(&raw[..10]);
         raw[10..].copy_from_slice(&mac);
         let mut text = [0; TOKEN_LEN];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(raw) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
+        for (digits, bytes) in text.as_chunks_mut().0.iter_mut().zip(raw.as_chunks().0) {
+            *digits = hex(*bytes);
         }
         text
     }
@@ -79,8 +76,8 @@ impl TokenKey {
             return None;
         }
         let mut raw = [0; 16];
-        for (byte, pair) in raw.iter_mut().zip(text.chunks_exact(2)) {
-            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+        for (bytes, digits) in raw.as_chunks_mut().0.iter_mut().zip(text.as_chunks().0) {
+            *bytes = unhex(*digits)?;
         }
         if raw[10..] != self.mac(&raw[..10]) {
             return None;
@@ -112,22 +109,38 @@ impl TokenKey {
     }
 
     fn mac(&self, bytes: &[u8]) -> [u8; 6] {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(bytes);
-        let mac = hasher.finish().to_be_bytes();
+        let mac = SipHasher24::new_with_key(&self.0).hash(bytes).to_be_bytes();
         [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]
     }
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Every byte of a word.
+const fn each(byte: u8) -> u64 {
+    0x0101_0101_0101_0101 * byte as u64
+}
 
-const fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
+/// Four bytes in hexadecimal, all eight digits in one word: a quarter of what a table takes.
+const fn hex(bytes: [u8; 4]) -> [u8; 8] {
+    // The halves of a byte move apart until each digit has a byte to itself.
+    let mut word = u32::from_be_bytes(bytes) as u64;
+    word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+    word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+    word = (word << 4 | word) & each(0x0f);
+    let is_letter = (word + each(6)) >> 4 & each(1);
+    (word + each(b'0') + is_letter * (b'a' - b'0' - 10) as u64).to_be_bytes()
+}
+
+/// The bytes that eight digits of any case stand for.
+fn unhex(digits: [u8; 8]) -> Option<[u8; 4]> {
+    let text = u64::from_be_bytes(digits);
+    // Letters have bit 6; the last four bits of `a` are 1.
+    let is_letter = text >> 6 & each(1);
+    let mut word = (text & each(0x0f)) + is_letter * 9;
+    word = (word >> 4 | word) & 0x00ff_00ff_00ff_00ff;
+    word = (word >> 8 | word) & 0x0000_ffff_0000_ffff;
+    let bytes = ((word >> 16 | word) as u32).to_be_bytes();
+    // Whatever else there was comes out another way again.
+    (u64::from_be_bytes(hex(bytes)) == text | is_letter << 5).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -154,5 +167,23 @@ mod tests {
         }
         assert_eq!(TokenKey::new([8; 16]).parse(&text), None);
         assert_eq!(key.parse(&text[1..]), None);
+    }
+
+    #[test]
+    fn digits_are_read_and_nothing_else() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(
+                hex([byte, 0x5a, 0, !byte]),
+                *format!("{byte:02x}5a00{:02x}", !byte).as_bytes()
+            );
+            for at in 0..8 {
+                let mut digits = *b"09afAF7e";
+                digits[at] = byte;
+                let text = String::from_utf8(digits.to_vec()).ok();
+                let value = text.filter(|_| byte.is_ascii_hexdigit());
+                let value = value.and_then(|text| u32::from_str_radix(&text, 16).ok());
+                assert_eq!(unhex(digits), value.map(u32::to_be_bytes), "{byte} at {at}");
+            }
+        }
     }
 }

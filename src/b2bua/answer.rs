@@ -16,7 +16,7 @@ use crate::wire::{Effects, Flow};
 use super::asked::Asked;
 use super::call::{Best, BranchPhase, Phase, Side};
 use super::in_dialog::is_target_refresh;
-use super::write::{FORWARD_SLACK, edit_response};
+use super::write::{FORWARD_SLACK, write_response};
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId};
 
 /// RFC 3326: why a phone that rang stops ringing.
@@ -612,10 +612,9 @@ impl B2bua {
         let flow = self.legs.get(from)?.flow;
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
-        edit_response(&mut self.edits, stack, response, &asked.lines(&out.pool), flow);
-        match self.edits.write_message(response.msg, &mut draft.bytes) {
-            Ok(written) => Some(out.pool.commit(draft, written)),
-            Err(_) => {
+        match write_response(stack, response, &asked.lines(&out.pool), flow, &mut draft.bytes) {
+            Some(written) => Some(out.pool.commit(draft, written)),
+            None => {
                 out.pool.discard(draft);
                 stack.metrics.dropped(DropReason::TooLarge);
                 None

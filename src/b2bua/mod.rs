@@ -13,7 +13,6 @@ mod setup;
 mod write;
 
 use crate::msg::build::{self, Writer};
-use crate::msg::edit::Edits;
 use crate::msg::method::Method;
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
@@ -42,7 +41,6 @@ pub struct B2bua {
     exchanges: Slots<Exchange>,
     branches: Slots<Branch>,
     by_key: KeyIndex,
-    edits: Box<Edits>,
     /// For a message that is read again from its buffer, and a second one beside it.
     table: Option<Box<Table>>,
     second_table: Option<Box<Table>>,
@@ -61,7 +59,6 @@ impl B2bua {
             exchanges: Slots::new(calls_max.saturating_mul(4)),
             branches: Slots::new(calls_max.saturating_mul(4)),
             by_key: KeyIndex::new(calls_max),
-            edits: Box::new(Edits::new()),
             table: Some(Box::new(Table::new())),
             second_table: Some(Box::new(Table::new())),
             scratch: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
@@ -402,7 +399,7 @@ impl B2bua {
     /// pair. Returns the length, or `None` when it does not fit `dst`.
     #[allow(clippy::too_many_arguments)]
     fn write_forward(
-        &mut self,
+        &self,
         stack: &Stack,
         request: &Request<'_>,
         leg_id: LegId,
@@ -423,11 +420,7 @@ impl B2bua {
             branch,
             rack_cseq,
         };
-        if !write::edit_request(&mut self.edits, stack, request, &outgoing) {
-            return None;
-        }
-        // RFC 3261 §18.3: what a datagram holds beyond its Content-Length is thrown away.
-        self.edits.write_message(request.msg, dst).ok()
+        write::write_request(stack, request, &outgoing, dst)
     }
 
     /// Writes an ACK or BYE of our own on a leg. `branch` is the client transaction's, or a stateless one for an ACK.

@@ -180,10 +180,17 @@ impl B2bua {
         if self.calls.is_full() {
             return None;
         }
-        let mut routes = [0; ROUTES_BYTES_MAX];
-        let mut w = Writer::new(&mut routes);
-        let fits = put_route_set(&request.msg, false, &mut w);
-        let routes_len = w.finish().filter(|_| fits)?;
+        let mut room;
+        let routes = match request.msg.line(Name::RecordRoute) {
+            None => &b""[..],
+            Some(_) => {
+                room = [0; ROUTES_BYTES_MAX];
+                let mut w = Writer::new(&mut room);
+                let fits = put_route_set(&request.msg, false, &mut w);
+                let len = w.finish().filter(|_| fits)?;
+                &room[..len]
+            }
+        };
         let parts = Parts {
             call_id: request.call_id,
             local: request.to.raw,
@@ -191,7 +198,7 @@ impl B2bua {
             remote: request.from.raw,
             remote_tag: from_tag,
             target,
-            routes: &routes[..routes_len],
+            routes,
         };
         let asked = Asked::keep(request, stack.source_of(tx)?, &mut out.pool)?;
         let Some(dialog) = Dialog::new(&parts, &mut out.pool) else {

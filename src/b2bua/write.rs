@@ -1,15 +1,17 @@
 //! How a message changes when it crosses from one leg to the other. What is not named here goes through byte for byte and
 //! in order.
 
-use crate::dialog::{Parts, ROUTES_BYTES_MAX};
+use crate::dialog::Parts;
 use crate::msg::Span;
 use crate::msg::build::{self, Writer};
-use crate::msg::edit::Edits;
+use crate::msg::edit::Rewrite;
+use crate::msg::lex::Elements;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::{Request, Response};
-use crate::msg::scan::{LINES_MAX, Line};
+use crate::msg::scan::LINES_MAX;
+use crate::pool::Written;
 use crate::token::Token;
 use crate::transaction::Stack;
 use crate::wire::Flow;
@@ -20,8 +22,6 @@ use super::asked::Lines;
 pub const FORWARD_SLACK: usize = 1_024;
 /// Lines that a request may gain: Route, Max-Forwards, Content-Length.
 const LINES_ADDED_MAX: usize = 3;
-/// A route set with the target at its end, as a header line.
-const ROUTE_LINE_MAX: usize = ROUTES_BYTES_MAX + 768;
 /// RFC 3261 §8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
@@ -38,63 +38,46 @@ pub struct Outgoing<'a> {
     pub rack_cseq: Option<u32>,
 }
 
-/// Notes down the edits that turn the received `request` into the one that goes out. `false`: it would have more lines, or a
-/// longer Route, than there is room for.
+/// Writes the received `request` as it goes out to `dst`; returns its length. `None`: it is longer, or has more lines, than
+/// there is room for.
 #[must_use]
-pub fn edit_request(
-    edits: &mut Edits,
+pub fn write_request(
     stack: &Stack,
     request: &Request<'_>,
     outgoing: &Outgoing<'_>,
-) -> bool {
-    edits.clear();
+    dst: &mut [u8],
+) -> Option<Written> {
     let msg = &request.msg;
     // The ACK and the CANCEL of an INVITE are made from what was sent, so that must be readable too.
     if msg.lines().len() + LINES_ADDED_MAX > LINES_MAX {
-        return false;
+        return None;
     }
-    edits
-        .replace(msg.span_of(request.uri))
+    let mut out = Rewrite::of_message(*msg, dst);
+    out.replace(msg.span_of(request.uri))
         .put(outgoing.dialog.request_uri());
     let mut has_length = false;
     let mut has_max_forwards = false;
     let mut has_via = false;
     for line in msg.lines() {
         match line.name {
-            Name::Via if has_via => edits.delete(whole(line)),
+            Name::Via if has_via => out.delete(line.span()),
             Name::Via => {
                 has_via = true;
-                let mut piece = edits.replace(whole(line));
-                piece.put(b"Via: ").padding();
-                stack.via_value(outgoing.flow, outgoing.branch, |text| {
-                    piece.put(text);
-                });
-                piece.put(b"\r\n");
-                if !outgoing.dialog.routes.is_empty() {
-                    let mut bytes = [0; ROUTE_LINE_MAX];
-                    let mut w = Writer::new(&mut bytes);
-                    outgoing.dialog.put_routes(&mut w);
-                    let Some(len) = w.finish() else { return false };
-                    piece.put(&bytes[..len]);
-                }
+                let w = out.replace(line.span());
+                stack.put_via_line(outgoing.flow, outgoing.branch, w);
+                outgoing.dialog.put_routes(w);
             }
-            Name::Route | Name::RecordRoute => edits.delete(whole(line)),
+            Name::Route | Name::RecordRoute => out.delete(line.span()),
             Name::From => {
-                let mut piece = edits.replace(line.value);
-                piece.put(outgoing.dialog.local);
+                let w = out.replace(line.value).put(outgoing.dialog.local);
                 if !outgoing.from_tag.is_empty() {
-                    piece.put(b";tag=").put(outgoing.from_tag);
+                    w.put(b";tag=").put(outgoing.from_tag);
                 }
             }
-            Name::To => {
-                edits.replace(line.value).put(outgoing.dialog.remote);
-            }
-            Name::CallId => {
-                edits.replace(line.value).call_id(outgoing.dialog.call_id);
-            }
+            Name::To => _ = out.replace(line.value).put(outgoing.dialog.remote),
+            Name::CallId => _ = out.replace(line.value).call_id(outgoing.dialog.call_id),
             Name::CSeq => {
-                edits
-                    .replace(line.value)
+                out.replace(line.value)
                     .num(u64::from(outgoing.cseq))
                     .put(b" ")
                     .put(request.method_text);
@@ -103,44 +86,41 @@ pub fn edit_request(
             Name::MaxForwards => {
                 has_max_forwards = true;
                 let left = request.max_forwards.unwrap_or(MAX_FORWARDS).saturating_sub(1);
-                edits.replace(line.value).num(u64::from(left));
+                out.replace(line.value).num(u64::from(left));
             }
-            Name::Contact => edit_contact(edits, stack, line.value, msg.bytes, outgoing.flow),
+            Name::Contact => write_contact(&mut out, stack, line.value, msg.bytes, outgoing.flow),
             Name::RAck => {
                 if let Some(cseq) = outgoing.rack_cseq {
-                    edit_rack(edits, line.value, msg.bytes, cseq);
+                    write_rack(&mut out, line.value, msg.bytes, cseq);
                 }
             }
             Name::ContentLength => has_length = true,
             _ => {}
         }
     }
-    let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
+    let w = out.insert(msg.lines_end());
     if !has_max_forwards {
-        end.put(b"Max-Forwards: ")
-            .num(u64::from(MAX_FORWARDS - 1))
-            .put(b"\r\n");
+        w.header_num(Name::MaxForwards, u64::from(MAX_FORWARDS - 1));
     }
     if !has_length {
         // RFC 3261 §18.3: a stream needs it, and a datagram may have come without.
-        end.put(b"Content-Length: ")
-            .num(msg.body().len() as u64)
-            .put(b"\r\n");
+        w.header_num(Name::ContentLength, msg.body().len() as u64);
     }
-    true
+    out.finish().ok()
 }
 
-/// Notes down the edits that turn a response that came on one leg into the answer to the request with the lines `asked`,
-/// which came on the other over `flow`.
-pub fn edit_response(
-    edits: &mut Edits,
+/// Writes a response that came on one leg as the answer to the request with the lines `asked`, which came on the other over
+/// `flow`, to `dst`; returns its length, or `None` where there is no room.
+#[must_use]
+pub fn write_response(
     stack: &Stack,
     response: &Response<'_>,
     asked: &Lines<'_>,
     flow: Flow,
-) {
-    edits.clear();
+    dst: &mut [u8],
+) -> Option<Written> {
     let msg = &response.msg;
+    let mut out = Rewrite::of_message(*msg, dst);
     let mut has_via = false;
     let mut has_length = false;
     let mut has_contact = false;
@@ -150,77 +130,55 @@ pub fn edit_response(
     let is_our_contact = response.status < 300;
     for line in msg.lines() {
         match line.name {
-            Name::Via if has_via => edits.delete(whole(line)),
+            Name::Via if has_via => out.delete(line.span()),
             Name::Via => {
                 has_via = true;
-                let mut piece = edits.replace(whole(line));
-                piece.put(asked.vias);
+                let w = out.replace(line.span()).put(asked.vias);
                 if is_dialog_forming {
-                    piece.put(asked.record_routes);
+                    w.put(asked.record_routes);
                 }
             }
-            Name::RecordRoute => edits.delete(whole(line)),
-            Name::From => _ = edits.replace(whole(line)).put(asked.from),
-            Name::CallId => _ = edits.replace(whole(line)).call_id_line(asked.call_id),
-            Name::CSeq => _ = edits.replace(whole(line)).put(asked.cseq),
+            Name::RecordRoute => out.delete(line.span()),
+            Name::From => _ = out.replace(line.span()).put(asked.from),
+            Name::CallId => _ = out.replace(line.span()).call_id_line(asked.call_id),
+            Name::CSeq => _ = out.replace(line.span()).put(asked.cseq),
             Name::To => {
-                let mut piece = edits.replace(whole(line));
-                piece.put(asked.to);
+                let w = out.replace(line.span()).put(asked.to);
                 if let (false, Some(tag)) = (asked.has_to_tag, response.to_tag) {
-                    piece.put(b";tag=").put(tag);
+                    w.put(b";tag=").put(tag);
                 }
-                piece.put(b"\r\n");
+                w.crlf();
             }
             Name::Contact if is_our_contact => {
                 has_contact = true;
                 // The only line of a response that is the B2BUA's own: here the white space of `HCOLON` may grow.
-                edits.insert(line.value.start).padding();
-                edit_contact(edits, stack, line.value, msg.bytes, flow);
+                out.insert(line.value.start).padding();
+                write_contact(&mut out, stack, line.value, msg.bytes, flow);
             }
             Name::ContentLength => has_length = true,
             _ => {}
         }
     }
+    let w = out.insert(msg.lines_end());
     // §12.1.1: a 2xx that makes a dialog says where it is reached, also for a phone that forgot to.
     let is_accepted = response.cseq.method == Method::Invite && (200..300).contains(&response.status);
     if is_accepted && !has_contact {
-        let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
-        end.put(b"Contact: ").padding().put(b"<");
-        put_contact_uri(stack, flow, |text| _ = end.put(text));
-        end.put(b">\r\n");
+        put_contact(stack, flow, w);
     }
     if !has_length {
-        let mut end = edits.insert(head_end_line(msg.bytes, msg.head_end()));
-        end.put(b"Content-Length: ")
+        w.put(b"Content-Length: ")
             .padding()
             .num(msg.body().len() as u64)
-            .put(b"\r\n");
+            .crlf();
     }
-}
-
-fn whole(line: &Line) -> Span {
-    Span {
-        start: line.start,
-        end: line.end,
-    }
-}
-
-/// Where a line can be added at the end of the header section: before the empty line.
-fn head_end_line(bytes: &[u8], head_end: u32) -> u32 {
-    let head = &bytes[..head_end as usize];
-    let end = if head.ends_with(b"\r\n") {
-        2
-    } else {
-        usize::from(head.ends_with(b"\n"))
-    };
-    head_end - end as u32
+    out.finish().ok()
 }
 
 /// Puts our own URI in the place of the Contact's; its feature parameters stay. Further elements of the line go: a dialog
 /// has one remote target (RFC 3261 §8.1.1.8).
-fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flow: Flow) {
+fn write_contact(out: &mut Rewrite<'_, '_>, stack: &Stack, value: Span, bytes: &[u8], flow: Flow) {
     let text = value.of(bytes);
-    let Some(first) = crate::msg::lex::Elements::new(text).next() else {
+    let Some(first) = Elements::new(text).next() else {
         return;
     };
     let Some(contact_uri) = NameAddr::uri_of(first) else {
@@ -233,55 +191,50 @@ fn edit_contact(edits: &mut Edits, stack: &Stack, value: Span, bytes: &[u8], flo
         end: start + contact_uri.len() as u32,
     };
     let is_bracketed = bytes.get(uri.end as usize) == Some(&b'>');
-    let mut piece = edits.replace(uri);
+    let w = out.replace(uri);
     if !is_bracketed {
-        piece.put(b"<");
+        w.put(b"<");
     }
-    put_contact_uri(stack, flow, |text| {
-        piece.put(text);
-    });
+    put_contact_uri(stack, flow, w);
     if !is_bracketed {
-        piece.put(b">");
+        w.put(b">");
     }
     let first_end = offset(first) + first.len() as u32;
     if first_end < value.end {
-        edits.delete(Span {
+        out.delete(Span {
             start: first_end,
             end: value.end,
         });
     }
 }
 
-fn put_contact_uri(stack: &Stack, flow: Flow, mut put: impl FnMut(&[u8])) {
-    put(b"sip:");
-    put(stack.advertised(flow).as_bytes());
-    put(b";transport=");
-    put(flow.transport.name().as_bytes());
+fn put_contact_uri(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
+    w.put(b"sip:")
+        .put(stack.advertised(flow).as_bytes())
+        .put(b";transport=")
+        .put(flow.transport.name().as_bytes());
 }
 
 /// Our Contact line on a leg: it names the transport that the phone's own Contact asks for.
 pub fn put_contact(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
-    w.put(b"Contact: <");
-    put_contact_uri(stack, flow, |text| {
-        w.put(text);
-    });
+    w.put(b"Contact: ").padding().put(b"<");
+    put_contact_uri(stack, flow, w);
     w.put(b">\r\n");
 }
 
 /// RFC 3262 §7.2: `RAck: response-number CSeq-number method`.
-fn edit_rack(edits: &mut Edits, value: Span, bytes: &[u8], cseq: u32) {
+fn write_rack(out: &mut Rewrite<'_, '_>, value: Span, bytes: &[u8], cseq: u32) {
     let text = value.of(bytes);
     let mut words = text
         .split(|byte| byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty());
     if let (Some(_), Some(number)) = (words.next(), words.next()) {
         let start = value.start + (number.as_ptr() as usize - text.as_ptr() as usize) as u32;
-        edits
-            .replace(Span {
-                start,
-                end: start + number.len() as u32,
-            })
-            .num(u64::from(cseq));
+        out.replace(Span {
+            start,
+            end: start + number.len() as u32,
+        })
+        .num(u64::from(cseq));
     }
 }
 

@@ -201,6 +201,10 @@ impl<'a> Parts<'a> {
 
 /// What of a Contact's URI is a remote target: RFC 3261 §19.1.1, table 1 keeps headers out of a Request-URI.
 pub fn target_of(uri: &[u8]) -> &[u8] {
+    // Nearly all have none, which is seen without reading the URI.
+    if memchr::memchr(b'?', uri).is_none() {
+        return uri;
+    }
     match Uri::parse(uri) {
         Ok(parsed) if !parsed.headers.is_empty() => {
             let before = uri.len() - parsed.headers.len();

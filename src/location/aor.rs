@@ -80,6 +80,13 @@ impl Aor {
 
     fn from_sip(uri: &Uri<'_>, cfg: &Config) -> Result<Aor, AorError> {
         let domain = served_domain(uri.host, cfg).ok_or(AorError::ForeignDomain)?;
+        // Digits alone are a number however they are looked at, without escapes and parameters.
+        if let Some(number) = uri.user
+            && !number.is_empty()
+            && lex::digits_len(number) == number.len()
+        {
+            return Aor::join_slices(number, domain);
+        }
         // §10.3 step 5: escaped characters are converted to their unescaped form.
         let mut user = Bounded::default();
         user.extend(unescaped(uri.user.unwrap_or_default()))?;
@@ -132,7 +139,24 @@ impl Aor {
         if !prefix.is_empty() && !is_number(prefix, true) {
             return Err(AorError::BadNumber);
         }
+        if prefix.is_empty() && lex::digits_len(number) == number.len() {
+            return Aor::join_slices(number, domain);
+        }
         Aor::join(tel_digits(prefix).chain(tel_digits(number)), domain)
+    }
+
+    /// As [`Aor::join`], for a user part that is canonical as it stands: nearly all are.
+    fn join_slices(user: &[u8], domain: &[u8]) -> Result<Aor, AorError> {
+        let len = user.len() + domain.len();
+        let mut bytes = [0; AOR_BYTES_MAX];
+        let room = bytes.get_mut(..len).ok_or(AorError::TooLong)?;
+        room[..user.len()].copy_from_slice(user);
+        room[user.len()..].copy_from_slice(domain);
+        Ok(Aor {
+            bytes,
+            user_len: user.len() as u8,
+            len: len as u8,
+        })
     }
 
     fn join(user: impl Iterator<Item = u8>, domain: &[u8]) -> Result<Aor, AorError> {
@@ -202,6 +226,9 @@ fn is_number(text: &[u8], is_tel: bool) -> bool {
         [b'+', digits @ ..] => (digits, true),
         _ => (text, false),
     };
+    if !digits.is_empty() && lex::digits_len(digits) == digits.len() {
+        return true;
+    }
     let is_digit = |byte: u8| {
         byte.is_ascii_digit()
             || !is_global && (matches!(byte, b'*' | b'#') || is_tel && byte.is_ascii_hexdigit())
@@ -226,7 +253,7 @@ fn configured_domain<'c>(host: &[u8], cfg: &'c Config) -> Option<&'c [u8]> {
     cfg.domains
         .iter()
         .map(|domain| domain.as_bytes())
-        .find(|domain| domain.eq_ignore_ascii_case(host))
+        .find(|domain| *domain == host || domain.eq_ignore_ascii_case(host))
 }
 
 fn is_listener(host: &[u8], cfg: &Config) -> bool {

@@ -33,14 +33,11 @@ impl<'b> Writer<'b> {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
         // After an overflow nothing more is written, so that what is there is a prefix of what was meant.
-        match self
-            .buf
-            .get_mut(self.len..)
-            .and_then(|rest| rest.get_mut(..bytes.len()))
-        {
+        let end = self.len.wrapping_add(bytes.len());
+        match self.buf.get_mut(self.len..end) {
             Some(room) if !self.overflow => {
                 room.copy_from_slice(bytes);
-                self.len += bytes.len();
+                self.len = end;
             }
             Some(_) | None => self.overflow = true,
         }
@@ -256,12 +253,8 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAd
 /// `rport` is there, it gets the source port, and `received` the address even if it is the same. A value that the client
 /// wrote into either is not believed.
 fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
-    let mut text = [0; ADDRESS_TEXT_MAX];
-    let mut address = Writer::new(&mut text);
-    put_address(&mut address, peer.ip().to_canonical());
-    let wants_received = via.rport.is_some()
-        || (via.host != address.as_bytes()
-            && via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical()));
+    let address = peer.ip().to_canonical();
+    let wants_received = via.rport.is_some() || via.host_ip().map(|ip| ip.to_canonical()) != Some(address);
     // What lies between what changes is copied as it is.
     let raw = via.raw;
     let mut copied = 0;
@@ -284,12 +277,10 @@ fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
     }
     w.put(&raw[copied..]);
     if wants_received {
-        w.put(b";received=").put(address.as_bytes());
+        w.put(b";received=");
+        put_address(w, address);
     }
 }
-
-/// Longest text of an address: IPv6 with an IPv4 part.
-const ADDRESS_TEXT_MAX: usize = 45;
 
 /// An address as `received` has it (RFC 3261 §25.1): IPv6 without brackets.
 pub fn put_address(w: &mut Writer<'_>, address: IpAddr) {

@@ -1,7 +1,8 @@
 //! A message sent on: the received bytes, with a short list of spans to drop or replace and points to insert at.
 //!
-//! Edits are collected in any order and applied in one pass into the buffer that is sent. Whatever no edit names is copied
-//! byte for byte: so RFC 3261 §16.6 asks of a proxy, and so the header fields that we don't know survive.
+//! Whatever no edit names is copied byte for byte: so RFC 3261 §16.6 asks of a proxy, and so the header fields that we don't
+//! know survive. A [`Rewrite`] takes edits in the order of their places and writes straight into the buffer that is sent;
+//! [`Edits`] collects them in any order first.
 
 use core::fmt;
 
@@ -183,15 +184,9 @@ impl Edits {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let mut w = Writer::new(dst);
-        let mut at = start;
+        let mut rewrite = Rewrite::new(src, start, end, dst);
         for op in &self.ops[..self.op_count] {
-            let (from, to) = (op.source.start as usize, op.source.end as usize);
-            if from < start || to > end {
-                return Err(EditError::OutOfRange);
-            }
-            let kept = src.get(at..from).ok_or(EditError::Overlap)?;
-            w.put(kept);
+            let w = rewrite.replace(op.source);
             let text = op.text.of(&self.scratch);
             match op.mark {
                 Mark::None => _ = w.put(text),
@@ -202,10 +197,85 @@ impl Edits {
                 Mark::CallIdLine => _ = w.call_id_line(text),
                 Mark::CallId => _ = w.call_id(text),
             }
-            at = to;
         }
-        w.put(src.get(at..end).ok_or(EditError::OutOfRange)?);
-        w.written().ok_or(EditError::Full)
+        rewrite.finish()
+    }
+}
+
+/// A message on its way into the buffer that is sent. Edits come in the order of their places: what lies between one and the
+/// next is copied as it is. Each costs a copy or two and nothing else: no list, no text kept on the side.
+pub struct Rewrite<'s, 'w> {
+    src: &'s [u8],
+    /// What comes next of `src`.
+    at: usize,
+    end: usize,
+    start: usize,
+    w: Writer<'w>,
+    error: Option<EditError>,
+}
+
+impl<'s, 'w> Rewrite<'s, 'w> {
+    /// Of `src` from `start` to `end`; places count from its first byte all the same.
+    pub fn new(src: &'s [u8], start: usize, end: usize, dst: &'w mut [u8]) -> Rewrite<'s, 'w> {
+        Rewrite {
+            src,
+            at: start,
+            end,
+            start,
+            w: Writer::new(dst),
+            error: None,
+        }
+    }
+
+    /// Of a message without what its datagram holds before the start line and after the body.
+    pub fn of_message(msg: Message<'s>, dst: &'w mut [u8]) -> Rewrite<'s, 'w> {
+        Rewrite::new(msg.bytes, msg.head_start() as usize, msg.len(), dst)
+    }
+
+    /// What is written next stands in the place of `span`.
+    #[inline]
+    pub fn replace(&mut self, span: Span) -> &mut Writer<'w> {
+        let (from, to) = (span.start as usize, span.end as usize);
+        match self.src.get(self.at..from) {
+            Some(kept) if from <= to && to <= self.end => {
+                self.w.put(kept);
+                self.at = to;
+            }
+            Some(_) | None => self.refuse(from, to),
+        }
+        &mut self.w
+    }
+
+    /// What is written next stands before the byte at `at`.
+    #[inline]
+    pub fn insert(&mut self, at: u32) -> &mut Writer<'w> {
+        self.replace(Span::new(at, at))
+    }
+
+    /// Leaves `span` out.
+    #[inline]
+    pub fn delete(&mut self, span: Span) {
+        self.replace(span);
+    }
+
+    #[cold]
+    fn refuse(&mut self, from: usize, to: usize) {
+        let is_outside = from < self.start || from > to || to > self.end;
+        self.error.get_or_insert(if is_outside {
+            EditError::OutOfRange
+        } else {
+            EditError::Overlap
+        });
+    }
+
+    /// Copies what is left; returns what was written in all, with its marks.
+    pub fn finish(mut self) -> Result<Written, EditError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.w
+            .put(self.src.get(self.at..self.end).ok_or(EditError::OutOfRange)?);
+        self.w.written().ok_or(EditError::Full)
     }
 }
 

@@ -115,10 +115,24 @@ pub fn value_len(bytes: &[u8]) -> usize {
     })
 }
 
+/// Length of the run of decimal digits that `bytes` begins with.
+#[inline]
+pub fn digits_len(bytes: &[u8]) -> usize {
+    lanes::run(bytes, |block| block.within(b'0', b'9'))
+}
+
 /// Length of the run of letters and digits that `bytes` begins with: most of [`USER`] and [`URI_TAIL`] are no more.
 #[inline]
 pub fn alphanumeric_len(bytes: &[u8]) -> usize {
     lanes::run(bytes, alphanumeric)
+}
+
+/// Length of the run of what tokens are made of nearly always.
+#[inline]
+pub fn plain_token_len(bytes: &[u8]) -> usize {
+    lanes::run(bytes, |block| {
+        alphanumeric(block) | block.within(b'-', b'.') | block.eq(b'+')
+    })
 }
 
 /// Length of the run of letters, digits and what most often stands between them in URI parameters.
@@ -270,24 +284,25 @@ fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut rest = text;
     for (i, octet) in octets.iter_mut().enumerate() {
-        let mut value: u32 = 0;
-        let mut digits = 0;
-        while let [byte @ b'0'..=b'9', behind @ ..] = rest {
-            value = value * 10 + u32::from(byte - b'0');
-            digits += 1;
-            if digits > 3 || digits > 1 && value < 10 {
-                return None;
-            }
-            rest = behind;
+        if i > 0 {
+            rest = rest.strip_prefix(b".")?;
         }
-        *octet = u8::try_from(value).ok().filter(|_| digits > 0)?;
-        rest = match rest {
-            [b'.', behind @ ..] if i < 3 => behind,
-            [] if i == 3 => rest,
-            _ => return None,
+        let digit = |at: usize| {
+            rest.get(at)
+                .map(|byte| u32::from(byte.wrapping_sub(b'0')))
+                .filter(|digit| *digit <= 9)
         };
+        let first = digit(0)?;
+        let (value, len) = match (digit(1), digit(2)) {
+            (None, _) => (first, 1),
+            (Some(_), _) if first == 0 => return None,
+            (Some(second), None) => (first * 10 + second, 2),
+            (Some(second), Some(third)) => (first * 100 + second * 10 + third, 3),
+        };
+        *octet = u8::try_from(value).ok()?;
+        rest = &rest[len..];
     }
-    Some(Ipv4Addr::from(octets))
+    rest.is_empty().then(|| Ipv4Addr::from(octets))
 }
 
 /// The elements of a comma-separated value (§7.3.1), trimmed; empty ones are passed over.
@@ -399,6 +414,7 @@ mod tests {
                     assert_eq!(visible_len(&text), len(VISIBLE), "{byte}");
                     assert_eq!(addr_len(&text), len(ADDR), "{byte}");
                     assert_eq!(value_len(&text), len(VALUE), "{byte}");
+                    assert!(plain_token_len(&text) <= len(TOKEN));
                     if text[0] != b'[' {
                         assert_eq!(host_len(&text), len(HOST), "{byte}");
                     }

@@ -1,7 +1,7 @@
 //! Header field parameters: `;name`, `;name=value`, `;name="quoted"` (RFC 3261 §7.3.1, §25.1 `generic-param`).
 
 use super::error::Malformed;
-use super::lex::{TOKEN, skip, skip_lws, skip_quoted, value_len};
+use super::lex::{TOKEN, plain_token_len, skip, skip_lws, skip_quoted, value_len};
 
 /// One parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,12 +39,25 @@ impl<'a> Params<'a> {
     }
 
     /// The next parameter, `Ok(None)` behind the last.
-    #[inline]
+    #[inline(always)]
     pub fn step(&mut self) -> Result<Option<Param<'a>>, Malformed> {
-        let bytes = self.bytes;
-        if self.at >= bytes.len() {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        if rest.is_empty() {
             return Ok(None);
         }
+        match usual_param(rest) {
+            Some((param, next)) => {
+                self.at += next;
+                Ok(Some(param))
+            }
+            None => self.step_closely().map(Some),
+        }
+    }
+
+    /// The parameter at `at`, which there is, however it is spelled.
+    #[inline(never)]
+    fn step_closely(&mut self) -> Result<Param<'a>, Malformed> {
+        let bytes = self.bytes;
         let start = skip_lws(bytes, self.at);
         let name_end = skip(bytes, start, TOKEN);
         if name_end == start {
@@ -69,12 +82,37 @@ impl<'a> Params<'a> {
             Some(_) => return Err(Malformed::at(next)),
             None => self.at = next,
         }
-        Ok(Some(Param {
+        Ok(Param {
             raw: &bytes[start..end],
             name: &bytes[start..name_end],
             value,
-        }))
+        })
     }
+}
+
+/// The parameter that `rest` begins with, and where the next begins, if it is spelled as nearly all are: a name of common
+/// characters, perhaps a value without quotes, no white space.
+#[inline(always)]
+fn usual_param(rest: &[u8]) -> Option<(Param<'_>, usize)> {
+    let name_len = plain_token_len(rest);
+    let mut end = name_len;
+    let mut value = None;
+    if rest.get(name_len) == Some(&b'=') {
+        end += 1 + value_len(rest.get(name_len + 1..)?);
+        value = rest.get(name_len + 1..end);
+    }
+    let next = match rest.get(end) {
+        // Something must follow a semicolon.
+        Some(b';') if end + 1 < rest.len() => end + 1,
+        Some(_) => return None,
+        None => end,
+    };
+    let param = Param {
+        raw: rest.get(..end)?,
+        name: rest.get(..name_len).filter(|name| !name.is_empty())?,
+        value,
+    };
+    Some((param, next))
 }
 
 impl<'a> Iterator for Params<'a> {

@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 
 use super::error::Malformed;
+use super::lanes;
 use super::lex::{self, ADDR, URI_TAIL, USER};
 
 /// What a URI begins with.
@@ -293,12 +294,14 @@ impl<'a> Iterator for Pairs<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.rest.is_empty() {
-            let end = memchr::memchr(self.separator, self.rest).unwrap_or(self.rest.len());
+            // None of them holds a zero: they have been proven.
+            let end = lanes::find(self.rest, |block| block.eq(self.separator) | block.eq(0));
             let pair = &self.rest[..end];
             self.rest = self.rest.get(end + 1..).unwrap_or_default();
             if !pair.is_empty() {
-                return Some(match memchr::memchr(b'=', pair) {
-                    Some(equals) => (&pair[..equals], Some(&pair[equals + 1..])),
+                let equals = lanes::find(pair, |block| block.eq(b'=') | block.eq(0));
+                return Some(match pair.get(equals + 1..) {
+                    Some(value) => (&pair[..equals], Some(value)),
                     None => (pair, None),
                 });
             }

@@ -30,11 +30,15 @@ impl Keyer {
         }
     }
 
-    fn key(&self, parts: &[&[u8]]) -> Key {
+    /// `numbers` say what kind of key it is and how long each of `parts` but the last is, so that no two lists of parts are
+    /// hashed alike.
+    #[inline(always)]
+    fn key<const N: usize>(&self, numbers: [u64; 2], parts: [&[u8]; N]) -> Key {
         let hash = |state: &RandomState| {
             let mut hasher = std::hash::BuildHasher::build_hasher(state);
+            hasher.write_u64(numbers[0]);
+            hasher.write_u64(numbers[1]);
             for part in parts {
-                hasher.write_usize(part.len());
                 hasher.write(part);
             }
             hasher.finish()
@@ -45,41 +49,58 @@ impl Keyer {
     /// The key of the server transaction that `request` belongs to; an ACK belongs to its INVITE's, a CANCEL has one of its
     /// own. `method` is that of the transaction.
     pub fn server(&self, request: &Request<'_>, method: Method, method_text: &[u8]) -> Key {
-        let method_text: &[u8] = match method {
-            Method::Invite | Method::Ack => b"INVITE",
-            _ => method_text,
+        let (method, method_text): (Method, &[u8]) = match method {
+            Method::Ack => (Method::Invite, b""),
+            Method::Other => (Method::Other, method_text),
+            known => (known, b""),
         };
         match request.via.branch {
             // §17.2.3: branch with the magic cookie, sent-by, and method.
             Some(branch) if has_cookie(branch) => {
-                let port = request.via.port.unwrap_or(0).to_be_bytes();
-                self.key(&[b"3261", branch, request.via.host, &port, method_text])
+                let host = request.via.host;
+                let port = request.via.port.unwrap_or(0);
+                let kind = Kind::Branch as u64 | (method as u64) << 8 | u64::from(port) << 16;
+                self.key([kind, lengths(branch, host)], [branch, host, method_text])
             }
             // §17.2.3 for RFC 2543 clients, less the Request-URI and To tag that an ACK may have changed.
             Some(_) | None => {
-                let number = request.cseq.number.to_be_bytes();
                 let from_tag = request.from_tag.unwrap_or(b"");
-                self.key(&[
-                    b"2543",
-                    request.call_id,
-                    from_tag,
-                    &number,
-                    request.via.raw,
-                    method_text,
-                ])
+                let number = u64::from(request.cseq.number);
+                let numbers = [
+                    Kind::NoBranch as u64 | (method as u64) << 8 | number << 16,
+                    lengths(request.call_id, from_tag),
+                ];
+                let via = request.via.raw;
+                let via_len = (via.len() as u64).to_be_bytes();
+                let parts = [request.call_id, from_tag, &via_len, via, method_text];
+                self.key(numbers, parts)
             }
         }
     }
 
     /// The key of a message that can't be read well enough to have another.
     pub fn bytes(&self, bytes: &[u8]) -> Key {
-        self.key(&[b"bytes", bytes])
+        self.key([Kind::Bytes as u64, bytes.len() as u64], [bytes])
     }
 
     /// The key of a dialog's half: Call-ID and the tag of the party that began it.
     pub fn dialog(&self, call_id: &[u8], tag: &[u8]) -> Key {
-        self.key(&[b"dialog", call_id, tag])
+        self.key([Kind::Dialog as u64, lengths(call_id, tag)], [call_id, tag])
     }
+}
+
+/// What a key is of.
+#[repr(u8)]
+enum Kind {
+    Branch,
+    NoBranch,
+    Dialog,
+    Bytes,
+}
+
+/// Two lengths, neither of which fills half of it: a message is shorter.
+fn lengths(one: &[u8], two: &[u8]) -> u64 {
+    (one.len() as u64) << 32 | two.len() as u64
 }
 
 fn has_cookie(branch: &[u8]) -> bool {

@@ -431,19 +431,15 @@ impl Stack {
 
     /// A Via line of ours for a message that goes over `flow`.
     pub fn put_via_line(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        w.put(b"Via: ").padding();
-        self.via_value(flow, token, |text| _ = w.put(text));
-        w.crlf();
-    }
-
-    /// The value of that line piece by piece.
-    pub fn via_value(&self, flow: Flow, token: Token, mut put: impl FnMut(&[u8])) {
-        put(b"SIP/2.0/");
-        put(flow.transport.name().as_bytes());
-        put(b" ");
-        put(self.advertised(flow).as_bytes());
-        put(b";branch=");
-        put(&self.key.branch(token));
+        w.put(b"Via: ")
+            .padding()
+            .put(b"SIP/2.0/")
+            .put(flow.transport.name().as_bytes())
+            .put(b" ")
+            .put(self.advertised(flow).as_bytes())
+            .put(b";branch=")
+            .put(&self.key.branch(token))
+            .crlf();
     }
 
     /// What stands for us in a Via or Contact on `flow`: `host:port`.
