@@ -341,7 +341,7 @@ fn measure_reactor(features: Features, load: Load, time: Duration) -> Measured {
                 let deadline = reactor.now() + Duration::from_millis(500);
                 reactor
                     .turn(Some(deadline), &mut |event, _| match event {
-                        Event::Datagram { flow, bytes } | Event::Stream { flow, bytes } => {
+                        Event::Datagram { flow, bytes, .. } | Event::Stream { flow, bytes } => {
                             // One byte asks for the CPU time used so far.
                             if bytes.len() == 1 {
                                 cpu_out.send(thread_cpu_ns()).expect("the load waits");

@@ -234,7 +234,15 @@ impl Rig {
         };
         let (shards, effects, now) = (&mut self.shards[..], &mut self.effects[..], self.now);
         probe.around(kind, || {
-            shards[index].handle(Event::Datagram { flow, bytes }, now, &mut effects[index]);
+            shards[index].handle(
+                Event::Datagram {
+                    flow,
+                    bytes,
+                    received_at: now,
+                },
+                now,
+                &mut effects[index],
+            );
             turn(shards, effects, now);
         });
         self.apply();

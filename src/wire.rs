@@ -101,11 +101,16 @@ pub enum CloseReason {
 /// What happened outside the core.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// One whole UDP datagram.
-    Datagram { flow: Flow, bytes: &'a [u8] },
+    /// One whole UDP datagram. It reached the machine at `received_at`: how long it waited for us is part of its time in the server.
+    Datagram {
+        flow: Flow,
+        bytes: &'a [u8],
+        received_at: Instant,
+    },
     /// A connection was accepted or is now established. `flow.conn` is set.
     Opened { flow: Flow },
-    /// Bytes of a TCP stream, in order, cut anywhere. `flow.conn` is set.
+    /// Bytes of a TCP stream, in order, cut anywhere. `flow.conn` is set. They count as received when they are read: the kernel stamps
+    /// the segment that ended a read, not the one that began the message.
     Stream { flow: Flow, bytes: &'a [u8] },
     /// The connection is gone; its id will not be heard of again.
     Closed { conn: ConnId, reason: CloseReason },

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+/// Two clocks read further apart than this are read again, so often.
+const PAIR_MAX: Duration = Duration::from_micros(5);
+const PAIR_TRIES: usize = 3;
+
 /// Reads the time. Copies of one clock agree; make one at start and hand it to every shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -22,6 +26,21 @@ impl Clock {
 
     pub fn now(self) -> Instant {
         Instant::from_nanos(self.epoch_offset_nanos + read(libc::CLOCK_MONOTONIC))
+    }
+
+    /// The time, and the system's date at the same moment in nanoseconds since 1970: for stamps that the kernel takes of the date.
+    pub(super) fn now_and_date(self) -> (Instant, u64) {
+        let mut now = self.now();
+        for _ in 0..PAIR_TRIES {
+            let date = read(libc::CLOCK_REALTIME);
+            let after = self.now();
+            if after.since(now) <= PAIR_MAX {
+                return (now, date);
+            }
+            // Interrupted in between.
+            now = after;
+        }
+        (now, read(libc::CLOCK_REALTIME))
     }
 
     /// What CLOCK_MONOTONIC shows at `instant`: for time-outs that the kernel keeps.

@@ -15,6 +15,7 @@
 mod accept;
 mod addr;
 pub mod affinity;
+mod arrival;
 mod buf_ring;
 pub mod clock;
 pub mod connections;

@@ -60,7 +60,7 @@ features! {
     UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, USED, "sendmmsg";
     UdpGro: "several datagrams in one receive (UDP_GRO)", 5 . 0, UNUSED, "recvmmsg";
     ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 5 . 3, USED, "mailbox to the owning shard";
-    TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, UNUSED, "the time at which the turn began";
+    TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, USED, "the time at which the turn began";
 }
 
 /// What the kernel has, and what of it may be used.

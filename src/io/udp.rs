@@ -8,8 +8,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use super::arrival::Arrival;
+use super::clock::Clock;
 use super::notices::Notices;
 use super::ring::Ring;
+use super::socket_options;
 use super::tag::{Op, Tag};
 use super::udp_batch::{BATCH, ReceiveBatch, SendBatch, ToSend};
 use super::udp_runs::{PLAN_MAX, Plan, Refusals, Shipment, Waiting};
@@ -27,6 +30,7 @@ pub(super) struct Udp {
     listeners: Vec<Option<UdpListener>>,
     receive: ReceiveBatch,
     out: Out,
+    clock: Clock,
     metrics: Arc<Metrics>,
 }
 
@@ -43,6 +47,7 @@ struct UdpListener {
     socket: UdpSocket,
     /// There may be datagrams: nothing has said yet that there are none.
     readable: bool,
+    arrival: Arrival,
     /// What this turn sends, in order.
     queue: Vec<Outgoing>,
     /// What found the send buffer full, copied out of the pool, in order.
@@ -70,11 +75,19 @@ struct HeldDatagram {
 
 impl Udp {
     /// `makes_runs`: whether datagrams to one peer may leave together.
+    /// `has_stamps`: the kernel can say when a datagram came in.
     pub(super) fn new(
         sockets: Vec<Option<UdpSocket>>,
         makes_runs: bool,
+        has_stamps: bool,
+        clock: Clock,
         metrics: Arc<Metrics>,
     ) -> io::Result<Udp> {
+        if has_stamps {
+            for socket in sockets.iter().flatten() {
+                socket_options::set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+            }
+        }
         let listeners = sockets
             .into_iter()
             .map(|socket| {
@@ -83,6 +96,7 @@ impl Udp {
                     // The first turn looks for itself, and then has the ring watch.
                     readable: true,
                     queue: Vec::new(),
+                    arrival: Arrival::default(),
                     held: Held::default(),
                 })
             })
@@ -96,6 +110,7 @@ impl Udp {
                 makes_runs,
                 refusals: Refusals::default(),
             },
+            clock,
             metrics,
         })
     }
@@ -131,6 +146,10 @@ impl Udp {
                 Err(_) => 0,
             };
             self.metrics.datagrams_in.add(count as u64);
+            if count > 0 {
+                let (read_at, date) = self.clock.now_and_date();
+                listener.arrival.batch_read(read_at, date);
+            }
             let id = ListenerId(index as u16);
             for datagram in 0..count {
                 match self.receive.datagram(datagram) {
@@ -145,6 +164,7 @@ impl Udp {
                             Event::Datagram {
                                 flow,
                                 bytes: received.bytes,
+                                received_at: listener.arrival.received_at(received.stamp).min(now),
                             },
                             now,
                         );
@@ -156,6 +176,7 @@ impl Udp {
             // then is it worth a poll.
             if count < BATCH {
                 listener.readable = false;
+                listener.arrival.drained();
                 ring.poll(fd, libc::POLLIN, Tag::new(Op::UdpReadable, index as u32, 0));
             }
         }

@@ -13,6 +13,14 @@ pub(super) const BATCH: usize = 64;
 /// Bytes for each: more than a datagram can hold (65,507 with IPv4), so that none is cut. Virtual memory, touched as needed.
 const DATAGRAM_BYTES: usize = 65_536;
 
+/// Room for what the kernel says besides the bytes of a datagram: the time stamp takes half of it.
+const CONTROL_BYTES: usize = 64;
+
+/// The control data of one datagram, aligned as its headers want to be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
 /// The arrays of one direction. They point into each other, so they live behind boxes that never move.
 struct Headers {
     names: Box<[RawAddr]>,
@@ -50,6 +58,9 @@ impl Headers {
 /// Receives datagrams. One serves all listeners of a shard, since what it holds is used up before the next call.
 pub(super) struct ReceiveBatch {
     headers: Headers,
+    controls: Box<[Control]>,
+    /// Headers that the last call wrote to.
+    used: usize,
     memory: Pages,
 }
 
@@ -57,6 +68,8 @@ pub(super) struct ReceiveBatch {
 pub(super) struct Received<'a> {
     pub peer: SocketAddr,
     pub bytes: &'a [u8],
+    /// The date at which it reached the machine, nanoseconds since 1970, if the kernel was asked to say (SO_TIMESTAMPNS).
+    pub stamp: Option<u64>,
 }
 
 impl ReceiveBatch {
@@ -67,16 +80,31 @@ impl ReceiveBatch {
             vector.iov_base = memory.as_ptr().wrapping_add(index * DATAGRAM_BYTES).cast();
             vector.iov_len = DATAGRAM_BYTES;
         }
-        for header in &mut headers.headers {
+        let mut controls = vec![Control([0; CONTROL_BYTES]); BATCH].into_boxed_slice();
+        let control = controls.as_mut_ptr();
+        for (index, header) in headers.headers.iter_mut().enumerate() {
             header.msg_hdr.msg_namelen = RAW_ADDR_LEN;
+            header.msg_hdr.msg_control = control.wrapping_add(index).cast();
+            header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
         }
-        Ok(ReceiveBatch { headers, memory })
+        Ok(ReceiveBatch {
+            headers,
+            controls,
+            used: 0,
+            memory,
+        })
     }
 
     /// Takes what is there, up to [`BATCH`] datagrams, without waiting.
     pub(super) fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
-        // SAFETY: the headers point to names, vectors and buffers that live as long as this value, each with its true size, and
-        // nothing borrows from them here.
+        // What the last call left is the length of what it said, not the room for it.
+        for header in &mut self.headers.headers[..self.used] {
+            header.msg_hdr.msg_namelen = RAW_ADDR_LEN;
+            header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
+        }
+        self.used = 0;
+        // SAFETY: the headers point to names, vectors, buffers and control data that live as long as this value, each with its true
+        // size, and nothing borrows from them here.
         let count = unsafe {
             libc::recvmmsg(
                 fd,
@@ -87,10 +115,7 @@ impl ReceiveBatch {
             )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        // The kernel has put each address's length in place of the room.
-        for header in &mut self.headers.headers[..count] {
-            header.msg_hdr.msg_namelen = RAW_ADDR_LEN;
-        }
+        self.used = count;
         Ok(count)
     }
 
@@ -104,7 +129,37 @@ impl ReceiveBatch {
         let len = (header.msg_len as usize).min(DATAGRAM_BYTES);
         // SAFETY: the kernel writes to the buffers only during `receive`, which needs this value mutably.
         let bytes = unsafe { self.memory.slice(index * DATAGRAM_BYTES, len) };
-        Some(Received { peer, bytes })
+        let stamp = self.stamp(index);
+        Some(Received { peer, bytes, stamp })
+    }
+
+    /// The time stamp among the control data of datagram `index`.
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "other C libraries have other integers here"
+    )]
+    fn stamp(&self, index: usize) -> Option<u64> {
+        const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
+        let len = self.headers.headers.get(index)?.msg_hdr.msg_controllen as usize;
+        let mut rest = self.controls.get(index)?.0.get(..len)?;
+        while rest.len() >= HEADER_BYTES {
+            // SAFETY: as many bytes are there as are read, and integers take any value.
+            let header = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+            let end = (header.cmsg_len as usize).max(HEADER_BYTES);
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_TIMESTAMPNS {
+                let data = rest.get(HEADER_BYTES..end)?;
+                if data.len() < size_of::<libc::timespec>() {
+                    return None;
+                }
+                // SAFETY: the same.
+                let spec = unsafe { data.as_ptr().cast::<libc::timespec>().read_unaligned() };
+                return Some(
+                    u64::try_from(spec.tv_sec).ok()? * 1_000_000_000 + u64::try_from(spec.tv_nsec).ok()?,
+                );
+            }
+            rest = rest.get(end.next_multiple_of(size_of::<usize>())..)?;
+        }
+        None
     }
 }
 

@@ -111,7 +111,13 @@ impl Uring {
             Receiver::plain()
         };
         let makes_runs = features.has(Feature::UdpSegment) && cfg.udp.segment == Segment::Auto;
-        let udp = Udp::new(datagrams, makes_runs, Arc::clone(&metrics))?;
+        let udp = Udp::new(
+            datagrams,
+            makes_runs,
+            features.has(Feature::TimestampNs),
+            clock,
+            Arc::clone(&metrics),
+        )?;
         let tcp = Tcp::new(
             shard,
             &cfg.limits,

@@ -158,8 +158,12 @@ impl Shard {
     /// One thing that happened outside.
     pub fn handle(&mut self, event: Event<'_>, now: Instant, out: &mut Effects) {
         match event {
-            Event::Datagram { flow, bytes } => {
-                out.received_at = now;
+            Event::Datagram {
+                flow,
+                bytes,
+                received_at,
+            } => {
+                out.received_at = received_at;
                 self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
             }
             Event::Opened { flow } => self.on_opened(flow, now),

@@ -88,7 +88,7 @@ impl Shard {
         if framed != Framed::Mail && owner != self.stack.shard {
             let letter = Letter::Message {
                 flow,
-                received_at: now,
+                received_at: out.received_at,
             };
             if !self.post(owner, letter, &request.msg.bytes[..request.msg.len()])
                 && request.method != Method::Ack
@@ -145,7 +145,7 @@ impl Shard {
         if framed != Framed::Mail && token.shard != self.stack.shard {
             let letter = Letter::Message {
                 flow,
-                received_at: now,
+                received_at: out.received_at,
             };
             self.post(token.shard, letter, &response.msg.bytes[..response.msg.len()]);
             return;

@@ -153,7 +153,15 @@ impl World {
         };
         let out = &mut self.effects[index];
         let taken = withhold(out, self.buffers_per_step);
-        self.shards[index].handle(Event::Datagram { flow, bytes }, self.now, out);
+        self.shards[index].handle(
+            Event::Datagram {
+                flow,
+                bytes,
+                received_at: self.now,
+            },
+            self.now,
+            out,
+        );
         restore(out, taken);
         self.settle();
     }

@@ -17,6 +17,7 @@ use ringway::io::uring::Uring;
 use ringway::io::waker::Wakers;
 use ringway::metrics::Metrics;
 use ringway::pool::{Marks, Pool, Written};
+use ringway::time::Instant;
 use ringway::wire::{
     CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport, TxOp,
 };
@@ -36,6 +37,7 @@ pub enum Seen {
     Datagram {
         flow: Flow,
         bytes: Vec<u8>,
+        received_at: Instant,
     },
     Opened {
         flow: Flow,
@@ -59,9 +61,14 @@ pub enum Seen {
 impl From<&Event<'_>> for Seen {
     fn from(event: &Event<'_>) -> Seen {
         match *event {
-            Event::Datagram { flow, bytes } => Seen::Datagram {
+            Event::Datagram {
+                flow,
+                bytes,
+                received_at,
+            } => Seen::Datagram {
                 flow,
                 bytes: bytes.to_vec(),
+                received_at,
             },
             Event::Opened { flow } => Seen::Opened { flow },
             Event::Stream { flow, bytes } => Seen::Stream {
@@ -80,7 +87,7 @@ pub type App = fn(&Event<'_>, &mut Effects);
 /// Sends back whatever comes.
 pub fn echo(event: &Event<'_>, out: &mut Effects) {
     match *event {
-        Event::Datagram { flow, bytes } | Event::Stream { flow, bytes } => {
+        Event::Datagram { flow, bytes, .. } | Event::Stream { flow, bytes } => {
             let buf = out.pool.put(bytes).expect("room in the pool");
             out.send(flow, buf, None);
         }
@@ -115,6 +122,7 @@ pub struct Server {
     pub listeners: Vec<Listener>,
     pub wakers: Arc<Wakers>,
     pub connections: Arc<Connections>,
+    pub clock: Clock,
     shards: Vec<Shard>,
 }
 
@@ -183,6 +191,7 @@ impl Server {
             listeners,
             wakers,
             connections,
+            clock,
             shards,
         }
     }

@@ -1,6 +1,7 @@
 //! Datagrams.
 
 use std::net::{IpAddr, UdpSocket};
+use std::sync::mpsc;
 
 use ringway::config::{Listener, Segment};
 use ringway::metrics::DropReason;
@@ -21,6 +22,7 @@ at_every_level!(
     what_waits_for_one_peer_leaves_in_runs_and_in_order,
     lengths_are_made_equal_by_white_space_where_it_is_marked,
     a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer,
+    a_datagram_counts_as_received_when_it_came_not_when_it_was_read,
 );
 
 fn echoes_on(ip: IpAddr, level: Level) {
@@ -383,6 +385,32 @@ fn a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer(level: Level)
         assert_eq!(metrics.runs_refused.get(), 1, "once, then for good");
         assert_eq!(metrics.runs_out.get(), 1 + round / 10);
         assert_eq!(metrics.drops[DropReason::SendError as usize].get(), 0);
+    }
+    server.stop();
+}
+
+fn a_datagram_counts_as_received_when_it_came_not_when_it_was_read(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), listen);
+    let client = udp_client(&server);
+    let (go_on, until) = mpsc::channel();
+    let started = server.clock.now();
+    server.order(0, vec![Order::Pause(until)]);
+    // More than a batch, so that the last is read by a later call than the first.
+    for number in 0..100u32 {
+        client.send(&number.to_be_bytes()).expect("sent");
+    }
+    let all_sent = server.clock.now();
+    go_on.send(()).expect("the shard waits");
+    for number in 0..100u32 {
+        let (bytes, received_at) = server.wait_for(0, |seen| match seen {
+            Seen::Datagram {
+                bytes, received_at, ..
+            } => Some((bytes.clone(), *received_at)),
+            _ => None,
+        });
+        assert_eq!(bytes, number.to_be_bytes());
+        assert!(received_at <= all_sent, "it came before it was read");
+        assert!(started.since(received_at) < PATIENCE, "it is on our clock");
     }
     server.stop();
 }
