@@ -84,6 +84,10 @@ named_enum! {
         TransactionsFull = "transactions_full",
         /// A 2xx for an INVITE that nobody waits for any more.
         StrayOk = "stray_ok",
+        /// A new request that could be neither taken up nor answered: the shard gets more than it can do.
+        Overload = "overload",
+        /// A new request that had waited for longer than T1 by then: its sender has sent it again.
+        OverloadStale = "overload_stale",
     }
 }
 
@@ -125,6 +129,10 @@ pub struct Metrics {
     pub rejected: [Counter; 3],
     pub retransmissions_sent: Counter,
     pub retransmissions_absorbed: Counter,
+    /// New requests answered 503 because the shard gets more than it can do, by `shard::overload::Class`.
+    pub overload_refused: [Counter; 5],
+    /// The ACKs to those.
+    pub overload_acks: Counter,
     pub calls_started: Counter,
     pub calls_answered: Counter,
     pub calls_ended: Counter,
@@ -161,6 +169,8 @@ pub struct Metrics {
     pub connections: Counter,
     pub buffers: Counter,
     pub timers: Counter,
+    /// Share of the new requests that are refused for overload, thousandths (RFC 7339 calls it `oc` in hundredths).
+    pub overload_loss_permille: Counter,
 }
 
 impl Metrics {

@@ -4,6 +4,8 @@
 mod control;
 #[path = "core/messages.rs"]
 mod messages;
+#[path = "core/overload.rs"]
+mod overload;
 #[path = "core/world.rs"]
 mod world;
 

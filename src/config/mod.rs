@@ -95,6 +95,19 @@ pub struct Limits {
     pub mailbox_bytes: usize,
 }
 
+/// What a shard does that gets more than it can handle.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overload {
+    /// Whether anything is ever refused for it.
+    pub enabled: bool,
+    /// How long datagrams may wait in the socket before new requests are refused.
+    pub target: Duration,
+    /// Least time that a 503 asks to wait; up to twice as long, so that not all come back at once. Seconds.
+    pub retry_after_s: u32,
+    /// Most 503s for each request that is admitted; what is beyond is dropped.
+    pub refusals_per_admitted: u32,
+}
+
 /// RFC 3261 §10.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Registrar {
@@ -178,6 +191,7 @@ pub struct Config {
     pub udp: Udp,
     pub timers: Timers,
     pub limits: Limits,
+    pub overload: Overload,
     pub registrar: Registrar,
     pub reg_event: RegEvent,
     /// The routing table, in its order. Empty: everything goes to the phone service.
@@ -233,6 +247,12 @@ impl Default for Config {
                 connect_timeout: Duration::from_secs(5),
                 buffer_bytes_max: 4 << 30,
                 mailbox_bytes: 1 << 20,
+            },
+            overload: Overload {
+                enabled: true,
+                target: Duration::from_millis(10),
+                retry_after_s: 5,
+                refusals_per_admitted: 3,
             },
             registrar: Registrar {
                 expires_default_s: 600_000,

@@ -134,6 +134,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What may be used at most. At a limit a request is refused with 503, or what arrived is dropped and counted. \
          Counts are of the whole process and are shared out evenly to the shards, except where a limit is of one thing.",
     ),
+    (
+        "overload",
+        "What a shard does that gets more than it can handle: it refuses new requests at the door, calls first, then MESSAGE and \
+         OPTIONS, SUBSCRIBE, REGISTER, emergency calls last; never what belongs to a call or transaction that it has taken up.",
+    ),
     ("registrar", "Registrations, RFC 3261 section 10."),
     (
         "reg_event",
@@ -526,6 +531,36 @@ pub static KEYS: &[Key] = &[
         unit: "bytes",
         kind: count!(limits.mailbox_bytes, 4_096, 1 << 30),
         meaning: "What may wait in the mailbox from one shard to another. Each pair of shards has two, taken at start.",
+    },
+    Key {
+        section: "overload",
+        name: "enabled",
+        unit: "",
+        kind: switch!(overload.enabled),
+        meaning: "Whether new requests are refused while datagrams wait too long.",
+    },
+    Key {
+        section: "overload",
+        name: "target_ms",
+        unit: "milliseconds",
+        kind: millis!(overload.target, 1, 1_000),
+        meaning: "How long datagrams may wait in the socket. While they wait longer, fewer new requests are admitted. The socket's buffer \
+                  must hold more than what comes in so long.",
+    },
+    Key {
+        section: "overload",
+        name: "retry_after_s",
+        unit: "seconds",
+        kind: count!(overload.retry_after_s, 1, 3_600),
+        meaning: "The Retry-After of a 503 for overload, at least; up to twice as much, so that not all come back at once.",
+    },
+    Key {
+        section: "overload",
+        name: "refusals_per_admitted",
+        unit: "answers",
+        kind: count!(overload.refusals_per_admitted, 1, 1_000),
+        meaning: "503s for each call that is admitted, at most. What is to be refused beyond that is dropped and counted, since answers \
+                  cost time too; over TCP every refusal is answered.",
     },
     Key {
         section: "registrar",

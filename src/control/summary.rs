@@ -48,6 +48,14 @@ impl fmt::Display for Summary<'_> {
             sum(|m| &m.calls_answered),
             sum(|m| &m.calls_ended)
         )?;
+        let refused: u64 = metrics
+            .iter()
+            .flat_map(|m| &m.overload_refused)
+            .map(Counter::get)
+            .sum();
+        if refused > 0 {
+            writeln!(f, "overload: {refused} refused")?;
+        }
         writeln!(
             f,
             "connections: {} accepted, {} opened, {} closed",

@@ -4,7 +4,9 @@
 //! Call-ID. One that arrives elsewhere goes there by mail.
 
 mod asks;
+mod door;
 pub mod mailbox;
+pub mod overload;
 mod receive;
 mod streams;
 
@@ -32,7 +34,9 @@ use crate::transaction::Stack;
 use crate::transaction::key::Keyer;
 use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
+use door::Memory;
 use mailbox::{Letter, Receiver, Sender};
+use overload::Overload;
 use streams::{Stream, StreamId};
 
 /// The keys that all shards of one process share, drawn once from the system's random source.
@@ -99,6 +103,8 @@ pub struct Shard {
     streams: Slots<Stream>,
     by_conn: HashMap<ConnId, StreamId, RandomState>,
     woken: u64,
+    overload: Overload,
+    memory: Memory,
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
     histograms: Box<Histograms>,
@@ -122,6 +128,7 @@ impl Shard {
         let shards = cfg.shards;
         let limits = &cfg.limits;
         let keyer = Keyer::new(keys.tables);
+        let overload = Overload::new(&cfg.overload, cfg.timers.t1);
         Shard {
             ims: Ims {
                 aors: keys.aors.clone(),
@@ -141,6 +148,8 @@ impl Shard {
             contacts: Some(Box::new(ContactSet::new())),
             letter: vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice(),
             woken: 0,
+            overload,
+            memory: Memory::new(),
             handled: Vec::with_capacity(1_024),
             histograms: Box::default(),
             is_stopping: false,
@@ -164,6 +173,7 @@ impl Shard {
                 received_at,
             } => {
                 out.received_at = received_at;
+                self.overload.datagram(now, now.since(received_at));
                 self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
             }
             Event::Opened { flow } => self.on_opened(flow, now),
@@ -186,6 +196,7 @@ impl Shard {
 
     /// Timers that are due. `true`: more may be.
     pub fn run_timers(&mut self, now: Instant, out: &mut Effects) -> bool {
+        self.overload.tick(now);
         for _ in 0..TIMERS_PER_TURN {
             let Some(timer) = self.stack.wheel.pop(now) else {
                 return false;
@@ -371,6 +382,9 @@ impl Shard {
         metrics.connections.set(self.streams.len() as u64);
         metrics.buffers.set(pool.in_use() as u64);
         metrics.timers.set(self.stack.wheel.len() as u64);
+        metrics
+            .overload_loss_permille
+            .set((self.overload.loss() * 1_000.0) as u64);
     }
 
     // ---- Stopping --------------------------------------------------------------------------------------------------

@@ -56,10 +56,14 @@ impl Shard {
         let scanned = scan(bytes, &mut table);
         let msg = Message { bytes, table: &table };
         match (scanned, msg.start()) {
-            (Ok(()), Start::Request { .. }) => match Request::check(msg) {
-                Ok(request) => self.on_request(&request, flow, framed, now, out),
-                Err(error) => self.refuse(msg, error, flow, out),
-            },
+            (Ok(()), Start::Request { method, uri, .. }) => {
+                if framed == Framed::Mail || self.admits(msg, (method, uri), flow, now, out) {
+                    match Request::check(msg) {
+                        Ok(request) => self.on_request(&request, flow, framed, now, out),
+                        Err(error) => self.refuse(msg, error, flow, out),
+                    }
+                }
+            }
             (Ok(()), Start::Response { .. }) => match Response::check(msg) {
                 Ok(response) => self.on_response(&response, flow, framed, now, out),
                 Err(_) => self.stack.metrics.dropped(DropReason::BadResponse),
@@ -500,7 +504,7 @@ impl Shard {
 
 /// Salvaged requests are answered where RFC 3261 §18.2.2 says, as whole ones are.
 impl Salvage<'_> {
-    fn reply_flow(&self, flow: Flow) -> Flow {
+    pub(super) fn reply_flow(&self, flow: Flow) -> Flow {
         let port = self.via.port.unwrap_or(5060);
         match (flow.transport, self.via.rport) {
             (Transport::Udp, Some(_)) => flow,

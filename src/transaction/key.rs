@@ -83,6 +83,11 @@ impl Keyer {
         self.key([Kind::Bytes as u64, bytes.len() as u64], [bytes])
     }
 
+    /// The key of a request of which only the lines are known: it is the same whenever that request comes again.
+    pub fn lines(&self, via: &[u8], call_id: &[u8], cseq: &[u8]) -> Key {
+        self.key([Kind::Lines as u64, lengths(via, call_id)], [via, call_id, cseq])
+    }
+
     /// The key of a dialog's half: Call-ID and the tag of the party that began it.
     pub fn dialog(&self, call_id: &[u8], tag: &[u8]) -> Key {
         self.key([Kind::Dialog as u64, lengths(call_id, tag)], [call_id, tag])
@@ -96,6 +101,7 @@ enum Kind {
     NoBranch,
     Dialog,
     Bytes,
+    Lines,
 }
 
 /// Two lengths, neither of which fills half of it: a message is shorter.

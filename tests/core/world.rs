@@ -38,6 +38,8 @@ pub struct World {
     pub is_damaged: bool,
     /// Answers to keep-alives on connections.
     pub pongs: usize,
+    /// How long datagrams have waited in the socket when a shard reads them.
+    pub age: Duration,
     /// How many buffers each step of a shard finds free, rather than all.
     pub buffers_per_step: Option<usize>,
 }
@@ -133,6 +135,7 @@ impl World {
             next_arrival: 0,
             is_damaged: false,
             pongs: 0,
+            age: Duration::ZERO,
             buffers_per_step: None,
         }
     }
@@ -157,7 +160,7 @@ impl World {
             Event::Datagram {
                 flow,
                 bytes,
-                received_at: self.now,
+                received_at: Instant::from_nanos(self.now.as_nanos() - self.age.as_nanos() as u64),
             },
             self.now,
             out,
