@@ -5,11 +5,12 @@
 //!
 //! - [`plan`]: what is asked for. [`run`]: carries it out. [`stats`]: what is counted; [`report`], [`plot`]: how it is shown.
 //! - [`engine`]: one thread with its calls; [`wire`]: its messages; [`lane`]: its sockets; [`wheel`]: its timers; [`sys`]: its kernel.
-//! - [`search`]: the highest rate without a failure (RFC 7502). [`relay`]: the floor. [`cpu`]: the server's CPU time.
+//! - [`search`]: the highest rate without a failure (RFC 7502). [`overload`]: goodput beyond it. [`relay`]: the floor. [`cpu`]: the server's CPU time.
 
 pub mod cpu;
 pub mod engine;
 pub mod lane;
+pub mod overload;
 pub mod plan;
 pub mod plot;
 pub mod relay;

@@ -9,8 +9,7 @@ use std::thread;
 
 use bench_harness::load::plan::{Plan, Scenario, Transport};
 use bench_harness::load::run::{Meter, Outcome, run};
-use bench_harness::load::search;
-use bench_harness::load::{plot, relay, report, sys};
+use bench_harness::load::{overload, plot, relay, report, search, sys};
 use clap::{Parser, Subcommand};
 
 /// Loads a SIP server on this machine: both ends of every call, open loop, latencies from the intended start.
@@ -46,6 +45,19 @@ enum Command {
         /// Leaves out the runs at 25, 50, 75 and 90 %
         #[arg(long)]
         search_only: bool,
+        #[command(flatten)]
+        plan: Plan,
+    },
+    /// Goodput at 1, 1.2, 1.5, 2, 5 and 10 times the highest rate, and at 0.8 times afterwards
+    Overload {
+        #[arg(long, value_enum, default_value = "call")]
+        scenario: Scenario,
+        /// The highest rate, if it is known. Else it is searched for from --rate upwards, in trials of --duration
+        #[arg(long)]
+        max: Option<f64>,
+        /// Multiples of it that are run, in this order
+        #[arg(long, value_delimiter = ',', default_values_t = overload::MULTIPLES)]
+        multiples: Vec<f64>,
         #[command(flatten)]
         plan: Plan,
     },
@@ -98,6 +110,12 @@ fn main() -> ExitCode {
         } => plan
             .check()
             .and_then(|()| find_max(&plan, scenario, &Meter::of(&plan), trial, search_only)),
+        Command::Overload {
+            scenario,
+            max,
+            multiples,
+            plan,
+        } => overloaded(&plan, scenario, max, &multiples),
         Command::Relay {
             listen,
             port,
@@ -190,10 +208,47 @@ fn find_max(
         write_files(&at, &heading, outcome)?;
     }
     println!("highest rate without a failure: {:.0} a second", found.rate);
+    if !found.confirmed {
+        println!(
+            "It did not pass a second time: the machine has other things to do, or the rate is at the very edge."
+        );
+    }
     if found.own_limit {
         println!("The generator itself was the limit: the server may do more.");
     }
     Ok(found.rate > 0.0)
+}
+
+fn overloaded(plan: &Plan, scenario: Scenario, max: Option<f64>, multiples: &[f64]) -> Result<bool, String> {
+    plan.check()?;
+    if !multiples.iter().all(|it| (0.01..=100.0).contains(it)) {
+        return Err("--multiples: from 0.01 to 100".to_string());
+    }
+    let meter = Meter::of(plan);
+    let told = |error: std::io::Error| error.to_string();
+    let rate = match max {
+        Some(rate) if rate > 0.0 => rate,
+        Some(_) => return Err("--max: above 0".to_string()),
+        None => {
+            search::find_max(plan, scenario, &meter, plan.duration, &[])
+                .map_err(told)?
+                .rate
+        }
+    };
+    if rate <= 0.0 {
+        println!("No rate passed: there is nothing to take multiples of.");
+        return Ok(false);
+    }
+    let steps = overload::steps(plan, scenario, &meter, rate, multiples).map_err(told)?;
+    println!(
+        "the highest rate: {rate:.0} a second\n\n{}",
+        overload::table(rate, &steps)
+    );
+    if let Some(path) = &plan.json {
+        report::write_file(path, &overload::json(rate, &steps))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(true)
 }
 
 fn relay_alone(listen: SocketAddrV4, port: u16, segment: bool, cpu: Option<usize>) -> Result<bool, String> {
