@@ -19,6 +19,7 @@ pub mod msg;
 pub mod owner;
 pub mod pool;
 pub mod port;
+pub mod proxy;
 pub mod registrar;
 pub mod routing;
 pub mod run;

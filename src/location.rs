@@ -24,6 +24,23 @@ pub use contact_set::{Contact, ContactSet, Outcome};
 
 use binding::Change;
 
+/// Who asks for the contacts of a subscriber; slot and generation mean something to that user alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// An exchange of a B2BUA.
+    Exchange { slot: u32, generation: u32 },
+    /// A response context of a proxy.
+    Context { slot: u32, generation: u32 },
+}
+
+/// What a transaction user needs from outside the shard before it can go on: who is this subscriber?
+#[derive(Clone, Copy, Debug)]
+pub struct LookUp {
+    pub aor: AorKey,
+    /// Whom to tell.
+    pub asker: Asker,
+}
+
 pub type SubscriberId = Id<Subscriber>;
 
 /// A subscriber who has contacts or had some.

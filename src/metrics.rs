@@ -82,6 +82,8 @@ named_enum! {
         Framing = "framing",
         /// A transaction table at its limit, where no 503 could be sent.
         TransactionsFull = "transactions_full",
+        /// A rule of the routing table said so.
+        Rule = "rule",
         /// A 2xx for an INVITE that nobody waits for any more.
         StrayOk = "stray_ok",
         /// A new request that could be neither taken up nor answered: the shard gets more than it can do.
@@ -163,6 +165,8 @@ pub struct Metrics {
     pub overflows: Counter,
     // What there is now, set once a turn by the shard.
     pub transactions: Counter,
+    /// Response contexts of the proxy.
+    pub contexts: Counter,
     pub calls: Counter,
     pub bindings: Counter,
     pub subscriptions: Counter,

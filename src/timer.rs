@@ -32,6 +32,8 @@ pub enum TimerKind {
     Subscription,
     /// A subscriber without contacts is forgotten.
     Aor,
+    /// A response context of a proxy: its look-up, or how long a group of places rings.
+    Context,
     /// A TCP connection: idle, or a message that was begun.
     Stream,
 }

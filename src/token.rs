@@ -5,7 +5,9 @@
 //! A token is 16 bytes in lower-case hexadecimal: kind, shard, slot (4), generation (4), MAC (6).
 //! RFC 3261 §8.1.1.7 (branch), §19.3 (tags: at least 32 random bits; the MAC has 48 under a key of this process).
 
-use siphasher::sip::SipHasher24;
+use std::hash::Hasher;
+
+use siphasher::sip::{SipHasher13, SipHasher24};
 
 use crate::wire::ShardId;
 
@@ -21,6 +23,13 @@ pub enum TokenKind {
     Subscription = 3,
     /// Nothing that lives on: the To tag of an answer that made no dialog.
     Stateless = 4,
+    /// A dialog that a proxy asked to see the requests of: in a Record-Route. Slot and generation are a digest of its Call-ID.
+    RecordRoute = 5,
+    /// A message that is forwarded without state: in a Via branch. Shard, slot and generation are those of the connection
+    /// that the answer goes back on.
+    RelayTcp = 6,
+    /// The same over UDP: the slot is the listener that the answer goes back from.
+    RelayUdp = 7,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +46,17 @@ pub const TOKEN_LEN: usize = 32;
 pub const BRANCH_COOKIE: &[u8; 7] = b"z9hG4bK";
 /// Length of a branch of ours.
 pub const BRANCH_LEN: usize = BRANCH_COOKIE.len() + TOKEN_LEN;
+/// Length of a digest as text.
+pub const DIGEST_LEN: usize = 16;
+
+/// A digest in lower-case hexadecimal.
+pub fn digest_text(digest: u64) -> [u8; DIGEST_LEN] {
+    let [a, b, c, d, e, f, g, h] = digest.to_be_bytes();
+    let mut text = [0; DIGEST_LEN];
+    text[..8].copy_from_slice(&hex([a, b, c, d]));
+    text[8..].copy_from_slice(&hex([e, f, g, h]));
+    text
+}
 
 /// The key that all shards of one process share.
 #[derive(Clone, Copy)]
@@ -87,6 +107,9 @@ impl TokenKey {
             2 => TokenKind::Leg,
             3 => TokenKind::Subscription,
             4 => TokenKind::Stateless,
+            5 => TokenKind::RecordRoute,
+            6 => TokenKind::RelayTcp,
+            7 => TokenKind::RelayUdp,
             _ => return None,
         };
         let be32 = |at: usize| u32::from_be_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
@@ -98,14 +121,27 @@ impl TokenKey {
         })
     }
 
-    /// The token in a branch of ours.
+    /// The token in a branch of ours. A proxy's has a [`DIGEST_LEN`] long digest behind a dot.
     pub fn parse_branch(&self, branch: &[u8]) -> Option<Token> {
         let (cookie, token) = branch.split_at_checked(BRANCH_COOKIE.len())?;
-        if cookie.eq_ignore_ascii_case(BRANCH_COOKIE) {
-            self.parse(token)
-        } else {
-            None
+        if !cookie.eq_ignore_ascii_case(BRANCH_COOKIE) {
+            return None;
         }
+        match token.split_at_checked(TOKEN_LEN)? {
+            (token, []) => self.parse(token),
+            (token, [b'.', digest @ ..]) if digest.len() == DIGEST_LEN => self.parse(token),
+            (_, [_, ..]) => None,
+        }
+    }
+
+    /// 64 bits that stand for `parts`, the same in every shard. Who does not know the key can't make two of one digest.
+    pub fn digest(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        for part in parts {
+            hasher.write(&(part.len() as u32).to_be_bytes());
+            hasher.write(part);
+        }
+        hasher.finish()
     }
 
     fn mac(&self, bytes: &[u8]) -> [u8; 6] {
@@ -167,6 +203,10 @@ mod tests {
         }
         assert_eq!(TokenKey::new([8; 16]).parse(&text), None);
         assert_eq!(key.parse(&text[1..]), None);
+        let with_digest = [&key.branch(token)[..], b".", &digest_text(0x0123_4567_89ab_cdef)].concat();
+        assert!(with_digest.ends_with(b".0123456789abcdef"));
+        assert_eq!(key.parse_branch(&with_digest), Some(token));
+        assert_eq!(key.parse_branch(&with_digest[..with_digest.len() - 1]), None);
     }
 
     #[test]

@@ -108,6 +108,11 @@ impl B2bua {
         Some((call.caller, callee))
     }
 
+    /// Whether an in-dialog request belongs to a call here.
+    pub fn has_dialog(&self, stack: &Stack, request: &Request<'_>, pool: &Pool) -> bool {
+        self.find_dialog(stack, request, pool).is_some()
+    }
+
     /// The call whose first request had this Call-ID and From tag.
     fn call_by_key(&self, key: Key) -> Option<&Call> {
         self.calls.get(self.calls.id_at(self.by_key.get(key)?)?)

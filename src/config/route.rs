@@ -670,6 +670,10 @@ impl Route {
         for listen in &mut self.listeners {
             listen.origin = Origin::Default;
         }
+        if let (Fork::ByQ, To::Uris(places)) = (self.fork, &mut self.to) {
+            // What is preferred comes first; among equals the order of the file stays.
+            places.sort_by_key(|place| std::cmp::Reverse(place.q));
+        }
         if given("action") == Some(Origin::Default) {
             let expected = "what to do with the requests that match";
             let hint = Some(format!("action is one of {}", ACTIONS.join(", ")));

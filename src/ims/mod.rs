@@ -10,16 +10,18 @@ mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
-use crate::location::{Aor, AorError, AorHasher, AorKey, ContactSet, Location};
+use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::uri::{Scheme, Uri};
+use crate::pool::Pool;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
-use crate::transaction::{Received, Stack, TxId, User, UserEvent};
+use crate::transaction::key::Key;
+use crate::transaction::{Stack, TxId, User, UserEvent};
 use crate::wire::{Effects, Flow};
 
 use reg_event::RegEvent;
@@ -53,45 +55,29 @@ pub struct Ims {
     pub calls: B2bua,
 }
 
-/// What the service needs from outside the shard before it can go on.
-#[derive(Clone, Copy, Debug)]
-pub struct LookUp {
-    pub aor: AorKey,
-    /// Whom to tell: [`Ims::found`].
-    pub exchange: ExchangeId,
-}
-
 impl Ims {
-    /// A request for this shard. It may end in a look-up, whose answer goes to [`Ims::found`].
-    pub fn on_request(
+    /// A request for the service that belongs to no transaction yet; `key` is that of the one to make. It may end in a look-up,
+    /// whose answer goes to [`Ims::found`].
+    pub fn on_new_request(
         &mut self,
         stack: &mut Stack,
         request: &Request<'_>,
+        key: Key,
         flow: Flow,
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        let tx = match stack.on_request(request, flow, now, out) {
-            Received::New(tx) => tx,
-            Received::Absorbed => return None,
-            Received::AckForSuccess => {
-                if !self.calls.ack(stack, request, now, out) {
-                    stack.metrics.dropped(DropReason::StrayAck);
-                }
-                return None;
-            }
-            Received::Full => {
-                stack.metrics.dropped(DropReason::TransactionsFull);
-                let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
-                stack.respond_stateless(
-                    request,
-                    flow,
-                    (503, "Transaction Limit Reached"),
-                    retry_after,
-                    out,
-                );
-                return None;
-            }
+        let Some(tx) = stack.open_server(request, key, flow) else {
+            stack.metrics.dropped(DropReason::TransactionsFull);
+            let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
+            stack.respond_stateless(
+                request,
+                flow,
+                (503, "Transaction Limit Reached"),
+                retry_after,
+                out,
+            );
+            return None;
         };
         match self.check(stack, request, tx, now, out) {
             Verdict::Done => None,
@@ -99,9 +85,33 @@ impl Ims {
                 let aor = self.aors.key(&aor);
                 let is_near = aor.shard(stack.shards) == stack.shard;
                 match self.calls.begin(stack, request, tx, is_near, now, out) {
-                    Begun::Waiting(exchange) => Some(LookUp { aor, exchange }),
+                    Begun::Waiting(exchange) => {
+                        let asker = Asker::Exchange {
+                            slot: exchange.slot,
+                            generation: exchange.generation,
+                        };
+                        Some(LookUp { aor, asker })
+                    }
                     Begun::Answered => None,
                 }
+            }
+        }
+    }
+
+    /// The ACK of a 2xx. `false`: no call awaits it.
+    pub fn ack(&mut self, stack: &mut Stack, request: &Request<'_>, now: Instant, out: &mut Effects) -> bool {
+        self.calls.ack(stack, request, now, out)
+    }
+
+    /// Whether a request belongs to a call or subscription of the service, whatever a routing table says.
+    pub fn owns(&self, stack: &Stack, request: &Request<'_>, pool: &Pool) -> bool {
+        let token = |text| stack.key.parse(text).map(|token| token.kind);
+        match request.to_tag {
+            None => token(request.call_id) == Some(TokenKind::Leg),
+            Some(tag) => {
+                token(tag) == Some(TokenKind::Subscription)
+                    || token(request.call_id) == Some(TokenKind::Leg)
+                    || self.calls.has_dialog(stack, request, pool)
             }
         }
     }
@@ -323,7 +333,7 @@ impl Ims {
         out: &mut Effects,
     ) {
         match user {
-            User::None | User::Exchange { .. } => {}
+            User::None | User::Exchange { .. } | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
             User::Branch { slot, generation } => {
                 self.calls
                     .on_response(stack, BranchId::new(slot, generation), response, now, out);
@@ -339,7 +349,7 @@ impl Ims {
     /// What a transaction says of itself.
     pub fn on_user_event(&mut self, stack: &mut Stack, event: UserEvent, now: Instant, out: &mut Effects) {
         match event.user {
-            User::None => {}
+            User::None | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
             User::Branch { slot, generation } => {
                 self.calls
                     .on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);
@@ -370,7 +380,7 @@ impl Ims {
                 .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
             TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
-            TimerKind::Transaction | TimerKind::Stream => {}
+            TimerKind::Transaction | TimerKind::Context | TimerKind::Stream => {}
         }
     }
 }

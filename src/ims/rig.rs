@@ -16,8 +16,8 @@ use crate::pool::Pool;
 use crate::time::Instant;
 use crate::timer::TimerKind;
 use crate::token::TokenKey;
-use crate::transaction::Stack;
 use crate::transaction::key::Keyer;
+use crate::transaction::{Known, Stack};
 use crate::wire::{ConnId, Effect, Effects, Flow, ListenerId, ShardId, Transport};
 
 use super::Ims;
@@ -112,10 +112,16 @@ impl Rig {
         let mut table = Table::new();
         scan(&bytes, &mut table).expect("a message");
         let request = Request::check(scan::Message::new(&bytes, &table)).expect("a request");
-        let look_up = self
-            .ims
-            .on_request(&mut self.stack, &request, flow, self.now, &mut self.out);
-        assert!(look_up.is_none(), "a call");
+        match self.stack.absorb(&request, self.now, &mut self.out) {
+            Known::New(key) => {
+                let look_up =
+                    self.ims
+                        .on_new_request(&mut self.stack, &request, key, flow, self.now, &mut self.out);
+                assert!(look_up.is_none(), "a call");
+            }
+            Known::Absorbed => {}
+            Known::AckForSuccess => panic!("a call"),
+        }
         self.sent()
     }
 
@@ -162,6 +168,7 @@ impl Rig {
                     | TimerKind::Binding
                     | TimerKind::Subscription
                     | TimerKind::Aor
+                    | TimerKind::Context
                     | TimerKind::Stream => self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out),
                 }
             }

@@ -247,12 +247,19 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAd
     }
 }
 
+/// Whether [`put_top_via`] writes anything but what came.
+pub fn needs_completion(via: &Via<'_>, peer: SocketAddr) -> bool {
+    via.rport.is_some()
+        || via.received.is_some()
+        || via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical())
+}
+
 /// The topmost Via with what the server that received it adds.
 ///
 /// RFC 3261 §18.2.1: `received` when the sent-by host is not the address that the packet came from. RFC 3581 §4: when
 /// `rport` is there, it gets the source port, and `received` the address even if it is the same. A value that the client
 /// wrote into either is not believed.
-fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
+pub fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
     let address = peer.ip().to_canonical();
     let wants_received = via.rport.is_some() || via.host_ip().map(|ip| ip.to_canonical()) != Some(address);
     // What lies between what changes is copied as it is.

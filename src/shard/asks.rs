@@ -27,7 +27,10 @@ impl Shard {
 
     fn on_ask(&mut self, ask: Ask, now: Instant, out: &mut Effects) {
         match ask {
-            Ask::Drain => self.ims.calls.is_draining = true,
+            Ask::Drain => {
+                self.ims.calls.is_draining = true;
+                self.proxy.is_draining = true;
+            }
             Ask::HangUpAll => self.ims.calls.hang_up_all(&mut self.stack, now, out),
             Ask::Stop => self.is_stopping = true,
             Ask::Histograms { request, empty } => {

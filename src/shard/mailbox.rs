@@ -1,9 +1,8 @@
 //! Mail between shards: one [`channel`](crate::channel) for each ordered pair. A letter is a small plain value; the bytes that go
 //! with it are a message or a set of contacts.
 
-use crate::b2bua::ExchangeId;
 use crate::channel::{self, channel};
-use crate::location::AorKey;
+use crate::location::{AorKey, Asker};
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Flow, ShardId, TxOp};
 
@@ -21,11 +20,11 @@ pub enum Letter {
     /// Who is this subscriber of yours?
     LookUp {
         from: ShardId,
-        exchange: ExchangeId,
+        asker: Asker,
         aor: AorKey,
     },
     /// The answer. Bytes: a set of contacts.
-    Found { exchange: ExchangeId },
+    Found { asker: Asker },
 }
 
 /// Letters that can wait in one mailbox, besides the limit of bytes.

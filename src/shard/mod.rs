@@ -4,6 +4,7 @@
 //! Call-ID. One that arrives elsewhere goes there by mail.
 
 mod asks;
+mod dispatch;
 mod door;
 pub mod mailbox;
 pub mod overload;
@@ -17,21 +18,22 @@ use ahash::RandomState;
 
 use crate::b2bua::B2bua;
 use crate::config::Config;
+use crate::ims::Ims;
 use crate::ims::reg_event::RegEvent;
-use crate::ims::{Ims, LookUp};
 use crate::location::{AorHasher, ContactSet, Location};
 use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
-use crate::msg::request::Request;
+use crate::msg::edit::Edits;
 use crate::msg::scan::Table;
 use crate::owner::OwnerKey;
 use crate::pool::{CLASS_BYTES, Pool};
 use crate::port::Asks;
+use crate::proxy::{BranchId, ContextId, Proxy};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::TimerKind;
 use crate::token::TokenKey;
-use crate::transaction::Stack;
 use crate::transaction::key::Keyer;
+use crate::transaction::{Stack, User, UserEvent};
 use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
 use door::Memory;
@@ -66,6 +68,9 @@ pub struct Leftovers {
     pub transactions: usize,
     pub calls: usize,
     pub call_parts: usize,
+    /// Response contexts of the proxy, and their branches.
+    pub contexts: usize,
+    pub branches: usize,
     pub subscribers: usize,
     pub subscriptions: usize,
     pub streams: usize,
@@ -82,6 +87,8 @@ impl Leftovers {
         self.transactions += other.transactions;
         self.calls += other.calls;
         self.call_parts += other.call_parts;
+        self.contexts += other.contexts;
+        self.branches += other.branches;
         self.subscribers += other.subscribers;
         self.subscriptions += other.subscriptions;
         self.streams += other.streams;
@@ -93,6 +100,9 @@ impl Leftovers {
 pub struct Shard {
     stack: Stack,
     ims: Ims,
+    proxy: Proxy,
+    /// For a request that a rule changes before the phone service has it.
+    rewriting: Option<Rewriting>,
     keys: Keys,
     mail: Mail,
     /// `None` while a message is being handled.
@@ -110,6 +120,9 @@ pub struct Shard {
     histograms: Box<Histograms>,
     is_stopping: bool,
 }
+
+/// Where a request is written anew and read again.
+type Rewriting = (Box<Table>, Box<Edits>, Box<[u8]>);
 
 /// Letters taken from one mailbox in a turn, so that a busy neighbour does not starve the sockets.
 const LETTERS_PER_TURN: usize = 256;
@@ -136,6 +149,12 @@ impl Shard {
                 reg_event: RegEvent::new(&cfg),
                 calls: B2bua::new(limits.calls_max.div_ceil(shards)),
             },
+            proxy: Proxy::new(limits.transactions_max.div_ceil(shards)),
+            rewriting: Some((
+                Box::new(Table::new()),
+                Box::new(Edits::new()),
+                vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice(),
+            )),
             streams: Slots::new(limits.connections_max),
             stack: Stack::new(cfg, metrics, id, keys.token, keyer, now),
             by_conn: HashMap::with_hasher({
@@ -185,7 +204,7 @@ impl Shard {
             Event::SendFailed { op, reason } => {
                 if op.shard == self.stack.shard {
                     if let Some(event) = self.stack.on_send_failed(op, now, out) {
-                        self.ims.on_user_event(&mut self.stack, event, now, out);
+                        self.on_user_event(event, now, out);
                     }
                 } else {
                     self.post(op.shard, Letter::SendFailed { op, reason }, b"");
@@ -206,8 +225,12 @@ impl Shard {
                 TimerKind::Transaction => {
                     let event = self.stack.on_timer(timer.slot, timer.generation, now, out);
                     if let Some(event) = event {
-                        self.ims.on_user_event(&mut self.stack, event, now, out);
+                        self.on_user_event(event, now, out);
                     }
+                }
+                TimerKind::Context => {
+                    let id = ContextId::new(timer.slot, timer.generation);
+                    self.proxy.on_timer(&mut self.stack, id, now, out);
                 }
                 TimerKind::Stream => self.on_stream_timer(Id::new(timer.slot, timer.generation), now, out),
                 TimerKind::Call | TimerKind::Binding | TimerKind::Subscription | TimerKind::Aor => {
@@ -216,6 +239,22 @@ impl Shard {
             }
         }
         true
+    }
+
+    /// What a transaction says of itself, to whom it concerns.
+    fn on_user_event(&mut self, event: UserEvent, now: Instant, out: &mut Effects) {
+        match event.user {
+            User::ProxyBranch { slot, generation } => {
+                let id = BranchId::new(slot, generation);
+                self.proxy
+                    .on_branch_event(&mut self.stack, id, event.notice, now, out);
+            }
+            // A proxy's server transaction ends by itself: what was to be sent on it was.
+            User::ProxyContext { .. } => {}
+            User::None | User::Branch { .. } | User::Exchange { .. } | User::Subscription { .. } => {
+                self.ims.on_user_event(&mut self.stack, event, now, out);
+            }
+        }
     }
 
     /// Letters from other shards. `true`: more may be waiting.
@@ -257,49 +296,22 @@ impl Shard {
             },
             Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
-            Letter::LookUp { from, exchange, aor } => {
+            Letter::LookUp { from, asker, aor } => {
                 let Some(mut contacts) = self.contacts.take() else {
                     return;
                 };
                 self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-                self.post(from, Letter::Found { exchange }, contacts.as_bytes());
+                self.post(from, Letter::Found { asker }, contacts.as_bytes());
                 self.contacts = Some(contacts);
             }
-            Letter::Found { exchange } => {
+            Letter::Found { asker } => {
                 let Some(mut contacts) = self.contacts.take() else {
                     return;
                 };
                 contacts.set_from_bytes(bytes);
-                self.ims
-                    .found(&mut self.stack, exchange, Some(&contacts), None, now, out);
+                self.found(asker, Some(&contacts), None, now, out);
                 self.contacts = Some(contacts);
             }
-        }
-    }
-
-    /// Asks who a subscriber is: here, or at the shard that owns it.
-    fn look_up(&mut self, look_up: LookUp, request: &Request<'_>, now: Instant, out: &mut Effects) {
-        let LookUp { aor, exchange } = look_up;
-        let owner = aor.shard(self.stack.shards);
-        if owner == self.stack.shard {
-            let Some(mut contacts) = self.contacts.take() else {
-                return;
-            };
-            self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-            self.ims.found(
-                &mut self.stack,
-                exchange,
-                Some(&contacts),
-                Some(request),
-                now,
-                out,
-            );
-            self.contacts = Some(contacts);
-            return;
-        }
-        let from = self.stack.shard;
-        if !self.post(owner, Letter::LookUp { from, exchange, aor }, b"") {
-            self.ims.found(&mut self.stack, exchange, None, None, now, out);
         }
     }
 
@@ -376,6 +388,7 @@ impl Shard {
     pub fn publish(&self, pool: &Pool) {
         let metrics = &self.stack.metrics;
         metrics.transactions.set(self.stack.len() as u64);
+        metrics.contexts.set(self.proxy.len() as u64);
         metrics.calls.set(self.ims.calls.len() as u64);
         metrics.bindings.set(self.ims.location.bindings() as u64);
         metrics.subscriptions.set(self.ims.reg_event.len() as u64);
@@ -393,6 +406,11 @@ impl Shard {
         self.ims.calls.len()
     }
 
+    /// Response contexts of the proxy.
+    pub fn contexts(&self) -> usize {
+        self.proxy.len()
+    }
+
     /// Legs, exchanges and branches of those calls.
     pub fn call_parts(&self) -> usize {
         self.ims.calls.parts_in_use()
@@ -406,6 +424,7 @@ impl Shard {
     /// Gives back all that the shard holds in good order, and says what is left over then.
     pub fn end(mut self, out: &mut Effects) -> Leftovers {
         self.ims.calls.forget_all(&mut self.stack, out);
+        self.proxy.forget_all(&mut self.stack, out);
         self.ims.reg_event.clear(&mut self.stack, out);
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
@@ -419,6 +438,8 @@ impl Shard {
             transactions: self.stack.len(),
             calls: self.ims.calls.len(),
             call_parts: self.ims.calls.parts_in_use(),
+            contexts: self.proxy.len(),
+            branches: self.proxy.branches(),
             subscribers: self.ims.location.subscribers(),
             subscriptions: self.ims.reg_event.len(),
             streams: self.streams.len(),

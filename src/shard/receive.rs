@@ -10,10 +10,11 @@ use crate::msg::request::{Request, Response, Salvage};
 use crate::msg::scan::{Message, Start, scan};
 use crate::msg::status::reason_phrase;
 use crate::msg::stream::{Frame, FrameLimits, frame};
+use crate::proxy::BranchId;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
-use crate::transaction::request_kind;
+use crate::transaction::{User, request_kind};
 use crate::wire::{CloseReason, ConnId, Effect, Effects, Flow, ShardId, Transport};
 
 use super::Shard;
@@ -123,10 +124,7 @@ impl Shard {
                 .respond_stateless(request, flow, (status, reason_phrase(status)), |_| {}, out);
             return;
         }
-        let look_up = self.ims.on_request(&mut self.stack, request, flow, now, out);
-        if let Some(look_up) = look_up {
-            self.look_up(look_up, request, now, out);
-        }
+        self.dispatch(request, flow, now, out);
     }
 
     fn on_response(
@@ -142,11 +140,20 @@ impl Shard {
             .via
             .branch
             .and_then(|branch| self.stack.key.parse_branch(branch));
-        let Some(token) = token.filter(|token| token.kind == TokenKind::Transaction) else {
-            self.stack.metrics.dropped(DropReason::StrayResponse);
-            return;
+        let is_relayed = match token.map(|token| token.kind) {
+            Some(TokenKind::Transaction) => false,
+            Some(TokenKind::RelayTcp | TokenKind::RelayUdp) => true,
+            Some(
+                TokenKind::Leg | TokenKind::Subscription | TokenKind::Stateless | TokenKind::RecordRoute,
+            )
+            | None => {
+                self.stack.metrics.dropped(DropReason::StrayResponse);
+                return;
+            }
         };
-        if framed != Framed::Mail && token.shard != self.stack.shard {
+        let Some(token) = token else { return };
+        // What is forwarded without state goes back from wherever it arrives.
+        if !is_relayed && framed != Framed::Mail && token.shard != self.stack.shard {
             let letter = Letter::Message {
                 flow,
                 received_at: out.received_at,
@@ -170,8 +177,17 @@ impl Shard {
             transport = flow.transport.name(),
             "response"
         );
-        if let Some((user, _)) = self.stack.on_response(token, response, now, out) {
-            self.ims.on_response(&mut self.stack, user, response, now, out);
+        if is_relayed {
+            self.proxy.relay_response(&mut self.stack, token, response, out);
+            return;
+        }
+        match self.stack.on_response(token, response, now, out) {
+            Some((User::ProxyBranch { slot, generation }, _)) => {
+                let id = BranchId::new(slot, generation);
+                self.proxy.on_response(&mut self.stack, id, response, now, out);
+            }
+            Some((user, _)) => self.ims.on_response(&mut self.stack, user, response, now, out),
+            None => {}
         }
     }
 
@@ -188,7 +204,8 @@ impl Shard {
         if let Some(token) = token.filter(|token| usize::from(token.shard.0) < self.stack.shards) {
             match token.kind {
                 TokenKind::Leg | TokenKind::Subscription | TokenKind::Transaction => return token.shard,
-                TokenKind::Stateless => {}
+                TokenKind::Stateless | TokenKind::RecordRoute | TokenKind::RelayTcp | TokenKind::RelayUdp => {
+                }
             }
         }
         match owner_aor(request, &self.stack.cfg) {

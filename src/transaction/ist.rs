@@ -15,7 +15,7 @@ pub enum State {
     Confirmed,
     /// A 2xx was sent; its ACK is awaited.
     Accepted,
-    /// The ACK of the 2xx came.
+    /// The ACK of the 2xx came, or is not for this element to await: a proxy passed the 2xx on.
     Acknowledged,
     Terminated,
 }
@@ -28,6 +28,8 @@ pub enum Input {
     Ack,
     SendProvisional,
     SendSuccess,
+    /// A 2xx that a proxy passes on: whoever sent it repeats it until its ACK has come.
+    ForwardSuccess,
     SendFailure,
     /// Timer G, or the interval of the 2xx.
     Retransmit,
@@ -48,6 +50,15 @@ pub fn step(state: State, input: Input) -> Step<State> {
             .send(Output::New)
             .retransmit(Retransmit::StartAlways)
             .end(End::Timeout),
+        // RFC 6026 §7.1: a proxy's 2xx, and each further one, goes to the transport and is not repeated here.
+        (Proceeding, Input::ForwardSuccess) => stay
+            .to(Acknowledged)
+            .send(Output::New)
+            .retransmit(Retransmit::Stop)
+            .end(End::Timeout)
+            .drop_kept(),
+        (Acknowledged, Input::ForwardSuccess) => stay.send(Output::New).drop_kept(),
+        (Completed | Confirmed | Accepted, Input::ForwardSuccess) => stay,
         (Proceeding, Input::SendFailure) => stay
             .to(Completed)
             .send(Output::New)
@@ -85,6 +96,7 @@ pub fn step(state: State, input: Input) -> Step<State> {
             | Input::Ack
             | Input::SendProvisional
             | Input::SendSuccess
+            | Input::ForwardSuccess
             | Input::SendFailure
             | Input::Retransmit
             | Input::End
@@ -132,6 +144,21 @@ mod tests {
             (Accepted, I::SendFailure, Accepted, None, None),
             (Acknowledged, I::Request, Acknowledged, None, None),
             (Acknowledged, I::Ack, Acknowledged, None, None),
+            (
+                Proceeding,
+                I::ForwardSuccess,
+                Acknowledged,
+                Some(Output::New),
+                None,
+            ),
+            (
+                Acknowledged,
+                I::ForwardSuccess,
+                Acknowledged,
+                Some(Output::New),
+                None,
+            ),
+            (Completed, I::ForwardSuccess, Completed, None, None),
             (Acknowledged, I::End, Terminated, None, None),
         ];
         for &(state, input, next, send, notice) in rows {

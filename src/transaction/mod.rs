@@ -20,7 +20,7 @@ use crate::timer::TimerId;
 use crate::wire::Flow;
 use key::Key;
 
-pub use stack::{Received, Stack, reply_flow, request_kind};
+pub use stack::{Known, Stack, reply_flow, request_kind};
 
 /// What a step sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,6 +154,16 @@ pub enum User {
     },
     /// The server side of a request that a B2BUA carries across.
     Exchange {
+        slot: u32,
+        generation: u32,
+    },
+    /// One branch of a request that a proxy forwards.
+    ProxyBranch {
+        slot: u32,
+        generation: u32,
+    },
+    /// The server side of it.
+    ProxyContext {
         slot: u32,
         generation: u32,
     },

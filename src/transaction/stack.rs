@@ -24,17 +24,15 @@ use super::{
     End, Machine, Notice, Output, Retransmit, Step, Transaction, TxId, User, UserEvent, ict, ist, nict, nist,
 };
 
-/// What became of a request that came in.
+/// What is known of a request that came in, before a transaction is made for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Received {
-    /// It is new: the user answers on this transaction.
-    New(TxId),
+pub enum Known {
+    /// Nothing: its server transaction would have this key.
+    New(Key),
     /// Retransmitted, or the ACK of a 300 to 699: dealt with.
     Absorbed,
-    /// An ACK that no transaction knows: that of a 2xx, for the user to match.
+    /// An ACK that no transaction knows, or that of a 2xx.
     AckForSuccess,
-    /// No room: 503 without state.
-    Full,
 }
 
 /// Room that a message needs beyond its request for what we add: our tag, `received`, `rport`, a reason phrase, `Date`.
@@ -122,54 +120,54 @@ impl Stack {
 
     // ---- Server side -----------------------------------------------------------------------------------------------
 
-    /// Finds or makes the server transaction of `request`, which came over `flow`.
-    pub fn on_request(
-        &mut self,
-        request: &Request<'_>,
-        flow: Flow,
-        now: Instant,
-        out: &mut Effects,
-    ) -> Received {
+    /// Deals with a request that belongs to a server transaction there is.
+    pub fn absorb(&mut self, request: &Request<'_>, now: Instant, out: &mut Effects) -> Known {
         let key = self.keyer.server(request, request.method, request.method_text);
-        if let Some(id) = self.by_key.get(key).and_then(|slot| self.txs.id_at(slot)) {
-            let is_ack = request.method == Method::Ack;
-            let Some(tx) = self.txs.get(id) else {
-                return Received::Absorbed;
+        let is_ack = request.method == Method::Ack;
+        let Some(id) = self.by_key.get(key).and_then(|slot| self.txs.id_at(slot)) else {
+            return if is_ack {
+                Known::AckForSuccess
+            } else {
+                Known::New(key)
             };
-            if is_ack
-                && matches!(
-                    tx.machine,
-                    Machine::Ist(ist::State::Accepted | ist::State::Acknowledged)
-                )
-            {
-                // RFC 6026 §7.1: an ACK for a 2xx that uses the INVITE's branch is the user's all the same.
-                return Received::AckForSuccess;
-            }
-            self.metrics.retransmissions_absorbed.inc();
-            let step = match tx.machine {
-                Machine::Ist(state) => ist::step(
-                    state,
-                    if is_ack {
-                        ist::Input::Ack
-                    } else {
-                        ist::Input::Request
-                    },
-                )
-                .map(Machine::Ist),
-                Machine::Nist(state) => nist::step(state, nist::Input::Request).map(Machine::Nist),
-                Machine::Ict(_) | Machine::Nict(_) => return Received::Absorbed,
-            };
-            self.carry_out(id, step, None, now, out);
-            return Received::Absorbed;
+        };
+        let Some(tx) = self.txs.get(id) else {
+            return Known::Absorbed;
+        };
+        if is_ack
+            && matches!(
+                tx.machine,
+                Machine::Ist(ist::State::Accepted | ist::State::Acknowledged)
+            )
+        {
+            // RFC 6026 §7.1: an ACK for a 2xx that uses the INVITE's branch is the user's all the same.
+            return Known::AckForSuccess;
         }
-        if request.method == Method::Ack {
-            return Received::AckForSuccess;
-        }
+        self.metrics.retransmissions_absorbed.inc();
+        let step = match tx.machine {
+            Machine::Ist(state) => ist::step(
+                state,
+                if is_ack {
+                    ist::Input::Ack
+                } else {
+                    ist::Input::Request
+                },
+            )
+            .map(Machine::Ist),
+            Machine::Nist(state) => nist::step(state, nist::Input::Request).map(Machine::Nist),
+            Machine::Ict(_) | Machine::Nict(_) => return Known::Absorbed,
+        };
+        self.carry_out(id, step, None, now, out);
+        Known::Absorbed
+    }
+
+    /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room.
+    pub fn open_server(&mut self, request: &Request<'_>, key: Key, flow: Flow) -> Option<TxId> {
         let machine = match request.method {
             Method::Invite => Machine::Ist(ist::State::Proceeding),
             _ => Machine::Nist(nist::State::Trying),
         };
-        let tx = Transaction {
+        let id = self.txs.insert(Transaction {
             machine,
             user: User::None,
             flow: reply_flow(request, flow),
@@ -182,14 +180,9 @@ impl Stack {
             retransmit_at: Instant::FAR_FUTURE,
             end_at: Instant::FAR_FUTURE,
             interval_ms: 0,
-        };
-        match self.txs.insert(tx) {
-            Some(id) => {
-                self.by_key.insert(key, id.slot);
-                Received::New(id)
-            }
-            None => Received::Full,
-        }
+        })?;
+        self.by_key.insert(key, id.slot);
+        Some(id)
     }
 
     /// The INVITE server transaction that a CANCEL is about (RFC 3261 §9.2).
@@ -368,6 +361,25 @@ impl Stack {
         };
         self.count_response(status);
         self.carry_out(id, step, Some(buf), now, out);
+    }
+
+    /// Sends a 2xx to INVITE that a proxy passes on; its reference goes with it. RFC 3261 §16.7 step 5: also where another final
+    /// response has gone before it.
+    pub fn forward_success(&mut self, id: TxId, status: u16, buf: BufId, now: Instant, out: &mut Effects) {
+        let Some(tx) = self.txs.get(id) else {
+            out.pool.release(buf);
+            return;
+        };
+        self.count_response(status);
+        match tx.machine {
+            Machine::Ist(state @ (ist::State::Proceeding | ist::State::Acknowledged)) => {
+                let step = ist::step(state, ist::Input::ForwardSuccess).map(Machine::Ist);
+                self.carry_out(id, step, Some(buf), now, out);
+            }
+            Machine::Ist(_) | Machine::Ict(_) | Machine::Nict(_) | Machine::Nist(_) => {
+                out.send(tx.flow, buf, None);
+            }
+        }
     }
 
     /// The ACK of the 2xx that this INVITE was answered with has come. `false` when it had come before.
@@ -614,9 +626,16 @@ impl Stack {
                 .put(b" ")
                 .put(invite.uri)
                 .put(b" SIP/2.0\r\n");
+            let mut has_via = false;
             for line in invite.msg.lines() {
                 match line.name {
-                    Name::Via | Name::From | Name::Route | Name::MaxForwards => {
+                    // §9.1, §17.1.1.3: a single Via, the topmost. Those of a proxy's request go on below it.
+                    Name::Via if has_via => {}
+                    Name::Via => {
+                        has_via = true;
+                        w.put(invite.msg.line_bytes(line));
+                    }
+                    Name::From | Name::Route | Name::MaxForwards => {
                         w.put(invite.msg.line_bytes(line));
                     }
                     Name::CallId => _ = w.call_id_line(invite.msg.line_bytes(line)),

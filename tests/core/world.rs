@@ -19,7 +19,7 @@ use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
 use ringway::token::TokenKey;
-use ringway::wire::{ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
+use ringway::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
 
 pub const SERVER: &str = "127.0.0.1:5060";
 
@@ -40,6 +40,8 @@ pub struct World {
     pub pongs: usize,
     /// How long datagrams have waited in the socket when a shard reads them.
     pub age: Duration,
+    /// What goes over TCP to somebody who has no connection does not arrive.
+    pub refuses_connections: bool,
     /// How many buffers each step of a shard finds free, rather than all.
     pub buffers_per_step: Option<usize>,
 }
@@ -136,6 +138,7 @@ impl World {
             is_damaged: false,
             pongs: 0,
             age: Duration::ZERO,
+            refuses_connections: false,
             buffers_per_step: None,
         }
     }
@@ -230,6 +233,7 @@ impl World {
     fn settle(&mut self) {
         loop {
             let mut moved = false;
+            let mut failed = Vec::new();
             for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
                 let taken = withhold(out, self.buffers_per_step);
                 shard.read_mail(self.now, out);
@@ -239,6 +243,17 @@ impl World {
                 for index in 0..out.len() {
                     moved = true;
                     match out.get(index) {
+                        Some(Effect::Send {
+                            flow,
+                            buf,
+                            op: Some(op),
+                        }) if self.refuses_connections
+                            && flow.transport == Transport::Tcp
+                            && flow.conn.is_none() =>
+                        {
+                            out.pool.release(buf);
+                            failed.push(op);
+                        }
                         Some(Effect::Send { flow, buf, .. }) => {
                             let bytes = out.pool.get(buf).to_vec();
                             out.pool.release(buf);
@@ -264,6 +279,10 @@ impl World {
                     }
                 }
                 out.clear();
+                for op in failed.drain(..) {
+                    let reason = CloseReason::ConnectFailed;
+                    shard.handle(Event::SendFailed { op, reason }, self.now, out);
+                }
                 shard.record_handled(self.now);
             }
             if !moved {
@@ -326,6 +345,11 @@ impl World {
 
     pub fn calls(&self) -> usize {
         self.shards.iter().map(Shard::calls).sum()
+    }
+
+    /// Response contexts of the proxy.
+    pub fn contexts(&self) -> usize {
+        self.shards.iter().map(Shard::contexts).sum()
     }
 
     /// Parts of calls: legs, exchanges, branches.

@@ -1,0 +1,263 @@
+//! The response context: what is known of a request while it is forwarded (RFC 3261 §16.2), and its branches.
+
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::request::Request;
+use crate::pool::BufId;
+use crate::slots::Id;
+use crate::time::Instant;
+use crate::timer::{Timer, TimerId, TimerKind};
+use crate::transaction::{Stack, TxId, User};
+use crate::wire::{Effects, Flow};
+
+use super::{MAX_BREADTH, Policy, Proxy};
+
+pub type ContextId = Id<Context>;
+pub type BranchId = Id<Branch>;
+
+pub struct Context {
+    pub(super) server: TxId,
+    pub(super) policy: Policy,
+    pub(super) method: Method,
+    /// What stands for the request in our branches, so that it is known again when it comes back (RFC 5393 §4.2).
+    pub(super) digest: u64,
+    /// Incoming Max-Breadth (RFC 5393 §5.3.2).
+    pub(super) breadth: u8,
+    /// Whether it may begin a dialog.
+    pub(super) begins_dialog: bool,
+    /// The Call-ID's digest, for Record-Route.
+    pub(super) dialog: u64,
+    /// The request as it was first forwarded; the block of lines that differ by branch begins its header section.
+    pub(super) template: Option<BufId>,
+    pub(super) block_len: u16,
+    /// The request as it came, while a look-up on another shard is under way, and how.
+    pub(super) asked: Option<BufId>,
+    pub(super) came_over: Option<Flow>,
+    /// Places that were not tried yet.
+    pub(super) targets: Option<BufId>,
+    /// Branches that there were, those that could not be sent included.
+    pub(super) tried: u16,
+    pub(super) first_branch: Option<BranchId>,
+    pub(super) best: Option<Best>,
+    /// Challenge lines of all 401 and 407 that were kept: §16.7 step 7.
+    pub(super) challenges: Option<BufId>,
+    pub(super) timer: Option<TimerId>,
+    /// A final response has gone back.
+    pub(super) is_answered: bool,
+    /// A CANCEL or a 6xx has come: no further place is tried.
+    pub(super) is_cancelled: bool,
+}
+
+/// The best final response so far that is not a 2xx: §16.7 step 6.
+#[derive(Clone, Copy)]
+pub struct Best {
+    pub(super) status: u16,
+    /// `None`: one of our own.
+    pub(super) response: Option<BufId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BranchPhase {
+    /// Nothing came back yet.
+    Sent,
+    Provisional,
+    /// An INVITE was answered with a 2xx; more of them may follow.
+    Accepted,
+}
+
+pub struct Branch {
+    pub(super) context: ContextId,
+    pub(super) tx: TxId,
+    pub(super) phase: BranchPhase,
+    /// It is to be cancelled as soon as something has come back, or has been (§9.1).
+    pub(super) is_cancelled: bool,
+    pub(super) breadth: u8,
+    /// Where the request went.
+    pub(super) flow: Flow,
+    /// The message and the length of its block, where it went over TCP for its size alone: it goes over UDP if TCP is refused.
+    pub(super) for_udp: Option<(BufId, u16)>,
+    pub(super) next: Option<BranchId>,
+}
+
+impl Context {
+    pub(super) fn new(
+        request: &Request<'_>,
+        server: TxId,
+        policy: Policy,
+        digest: u64,
+        dialog: u64,
+    ) -> Context {
+        // RFC 5393 §5.3.3: none means 60, and more is not believed.
+        let breadth = match request.msg.value(Name::MaxBreadth).map(str::from_utf8) {
+            Some(Ok(text)) => text.trim().parse::<u32>().map_or(MAX_BREADTH, |breadth| {
+                u8::try_from(breadth).unwrap_or(u8::MAX).min(MAX_BREADTH)
+            }),
+            Some(Err(_)) | None => MAX_BREADTH,
+        };
+        let begins_dialog = request.to_tag.is_none()
+            && match request.method {
+                Method::Invite | Method::Subscribe | Method::Refer => true,
+                Method::Ack
+                | Method::Bye
+                | Method::Cancel
+                | Method::Register
+                | Method::Options
+                | Method::Notify
+                | Method::Message
+                | Method::Info
+                | Method::Update
+                | Method::Prack
+                | Method::Publish
+                | Method::Other => false,
+            };
+        Context {
+            server,
+            policy,
+            method: request.method,
+            digest,
+            breadth,
+            begins_dialog,
+            dialog,
+            template: None,
+            block_len: 0,
+            asked: None,
+            came_over: None,
+            targets: None,
+            tried: 0,
+            first_branch: None,
+            best: None,
+            challenges: None,
+            timer: None,
+            is_answered: false,
+            is_cancelled: false,
+        }
+    }
+}
+
+impl Proxy {
+    pub(super) fn add_branch(&mut self, stack: &mut Stack, branch: Branch) -> Option<BranchId> {
+        let (context_id, tx) = (branch.context, branch.tx);
+        let next = self.contexts.get(context_id)?.first_branch;
+        let id = self.branches.insert(Branch { next, ..branch })?;
+        self.contexts.get_mut(context_id)?.first_branch = Some(id);
+        let (slot, generation) = (id.slot, id.generation);
+        stack.set_user(tx, User::ProxyBranch { slot, generation });
+        Some(id)
+    }
+
+    /// Forgets a branch; its client transaction ends by itself.
+    pub(super) fn remove_branch(&mut self, stack: &mut Stack, id: BranchId, out: &mut Effects) {
+        let Some(branch) = self.branches.remove(id) else {
+            return;
+        };
+        stack.set_user(branch.tx, User::None);
+        if let Some((kept, _)) = branch.for_udp {
+            out.pool.release(kept);
+        }
+        let Some(context) = self.contexts.get_mut(branch.context) else {
+            return;
+        };
+        if context.first_branch == Some(id) {
+            context.first_branch = branch.next;
+            return;
+        }
+        let mut at = context.first_branch;
+        while let Some(previous) = at.and_then(|at| self.branches.get_mut(at)) {
+            if previous.next == Some(id) {
+                previous.next = branch.next;
+                return;
+            }
+            at = previous.next;
+        }
+    }
+
+    /// The branches of a context in turn; the walk allows that the one at hand is removed.
+    pub(super) fn next_branch(&self, id: Option<BranchId>) -> Option<(BranchId, Option<BranchId>)> {
+        let id = id?;
+        self.branches.get(id).map(|branch| (id, branch.next))
+    }
+
+    /// Whether a final response is still to come on some branch, and the Max-Breadth that those branches have.
+    pub(super) fn open(&self, id: ContextId) -> (bool, u8) {
+        let mut next = self.contexts.get(id).and_then(|context| context.first_branch);
+        let (mut is_open, mut breadth) = (false, 0_u8);
+        while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
+            match branch.phase {
+                BranchPhase::Sent | BranchPhase::Provisional => {
+                    is_open = true;
+                    breadth = breadth.saturating_add(branch.breadth);
+                }
+                BranchPhase::Accepted => {}
+            }
+            next = branch.next;
+        }
+        (is_open, breadth)
+    }
+
+    pub(super) fn set_timer(&mut self, stack: &mut Stack, id: ContextId, at: Instant) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        if let Some(timer) = context.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        let timer = Timer {
+            kind: TimerKind::Context,
+            slot: id.slot,
+            generation: id.generation,
+        };
+        context.timer = Some(stack.wheel.insert(at, timer));
+    }
+
+    /// A final response has gone back: what only served to find one is given up.
+    pub(super) fn settle(&mut self, stack: &mut Stack, id: ContextId, out: &mut Effects) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        context.is_answered = true;
+        let buffers = [
+            context.template.take(),
+            context.asked.take(),
+            context.targets.take(),
+            context.challenges.take(),
+            context.best.take().and_then(|best| best.response),
+        ];
+        for buf in buffers.into_iter().flatten() {
+            out.pool.release(buf);
+        }
+        if let Some(timer) = context.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        self.remove_if_over(stack, id, out);
+    }
+
+    /// Forgets a context that was answered and has no branch left.
+    pub(super) fn remove_if_over(&mut self, stack: &mut Stack, id: ContextId, out: &mut Effects) {
+        let is_over = self
+            .contexts
+            .get(id)
+            .is_some_and(|context| context.is_answered && context.first_branch.is_none());
+        if is_over {
+            self.remove(stack, id, out);
+        }
+    }
+
+    fn remove(&mut self, stack: &mut Stack, id: ContextId, out: &mut Effects) {
+        while let Some(branch) = self.contexts.get(id).and_then(|context| context.first_branch) {
+            self.remove_branch(stack, branch, out);
+        }
+        if let Some(context) = self.contexts.remove(id) {
+            stack.set_user(context.server, User::None);
+        }
+    }
+
+    /// Forgets all: the server stops.
+    pub fn forget_all(&mut self, stack: &mut Stack, out: &mut Effects) {
+        for slot in 0..self.contexts.slots() {
+            if let Some(id) = self.contexts.id_at(slot) {
+                self.settle(stack, id, out);
+                self.remove(stack, id, out);
+            }
+        }
+    }
+}

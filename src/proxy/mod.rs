@@ -1,0 +1,479 @@
+//! The proxy: requests are forwarded as they are but for what RFC 3261 §16 has changed, and their responses go back.
+//!
+//! A request that is forwarded with state has a response context ([`context`]): its server transaction, and a branch with a
+//! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] §16.6, [`response`]
+//! §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our Record-Route and go
+//! on to where they say themselves.
+//!
+//! Nothing is copied but once: a request is written with its edits into the buffer that its first client transaction keeps.
+//! Further branches, and answers of our own, are made from that buffer.
+
+mod context;
+mod forward;
+mod relay;
+mod response;
+mod targets;
+mod validate;
+
+use std::time::Duration;
+
+use crate::config::route::{Fork, Route, To};
+use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome};
+use crate::msg::build::Writer;
+use crate::msg::edit::Edits;
+use crate::msg::method::Method;
+use crate::msg::request::Request;
+use crate::msg::scan::{Message, Table, scan};
+use crate::msg::uri::Uri;
+use crate::pool::CLASS_BYTES;
+use crate::routing::rewrite;
+use crate::slots::Slots;
+use crate::time::Instant;
+use crate::transaction::key::Key;
+use crate::transaction::{Stack, TxId, User};
+use crate::wire::{Effects, Flow};
+
+pub use context::{BranchId, ContextId};
+pub use validate::{Arrived, preprocess};
+
+use context::{Branch, Context};
+use forward::Source;
+use targets::{Target, TargetSet};
+use validate::Refused;
+
+/// RFC 5393 §5.3.3: Max-Breadth where a request has none, and the most that is believed.
+pub const MAX_BREADTH: u8 = 60;
+/// How long a look-up on another shard may take before the request is answered with 503.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest request URI that a rule may make.
+const URI_BYTES_MAX: usize = 4_096;
+
+/// How the requests of one rule are forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// The rule's place in the table; `None`: a request of a dialog that began earlier.
+    pub route: Option<usize>,
+    pub fork: Fork,
+    pub recurse: bool,
+    pub record_route: bool,
+    pub tcp_when_large: bool,
+    pub ring_s: u32,
+}
+
+impl Policy {
+    /// Requests within a dialog go where they say.
+    pub const DIALOG: Policy = Policy {
+        route: None,
+        fork: Fork::ByQ,
+        recurse: false,
+        record_route: false,
+        tcp_when_large: false,
+        ring_s: 30,
+    };
+
+    pub const fn of(index: usize, route: &Route) -> Policy {
+        Policy {
+            route: Some(index),
+            fork: route.fork,
+            recurse: route.recurse,
+            record_route: route.record_route,
+            tcp_when_large: route.tcp_when_large,
+            ring_s: route.ring_s,
+        }
+    }
+
+    fn rule(self, stack: &Stack) -> Option<&Route> {
+        self.route.and_then(|index| stack.cfg.routes.get(index))
+    }
+}
+
+/// All response contexts of one shard.
+pub struct Proxy {
+    contexts: Slots<Context>,
+    branches: Slots<Branch>,
+    edits: Box<Edits>,
+    /// For a message that is read again from its buffer.
+    table: Option<Box<Table>>,
+    /// For a request whose look-up was answered by another shard, and its bytes.
+    asked: Option<Box<Table>>,
+    copy: Option<Box<[u8]>>,
+    /// The places that a request goes to, while they are worked out.
+    targets: Option<Box<TargetSet>>,
+    /// The request URI that a rule makes.
+    uri: Option<Box<[u8]>>,
+    /// No new dialogs: the server stops.
+    pub is_draining: bool,
+}
+
+impl Proxy {
+    /// At most so many contexts, and as many branches: each has at least one transaction.
+    pub fn new(transactions_max: usize) -> Proxy {
+        Proxy {
+            contexts: Slots::new(transactions_max),
+            branches: Slots::new(transactions_max),
+            edits: Box::new(Edits::new()),
+            table: Some(Box::new(Table::new())),
+            asked: Some(Box::new(Table::new())),
+            copy: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
+            targets: Some(Box::new(TargetSet::new())),
+            uri: Some(vec![0; URI_BYTES_MAX].into_boxed_slice()),
+            is_draining: false,
+        }
+    }
+
+    /// Response contexts now.
+    pub fn len(&self) -> usize {
+        self.contexts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.contexts.is_empty()
+    }
+
+    /// Branches now; zero when no context is left.
+    pub fn branches(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// Takes in a request that is new, and forwards it or answers what is wrong with it. It may end in a look-up, whose answer
+    /// goes to [`Proxy::found`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn begin(
+        &mut self,
+        stack: &mut Stack,
+        aors: &AorHasher,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        policy: Policy,
+        key: Key,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<LookUp> {
+        let Some(tx) = stack.open_server(request, key, flow) else {
+            refuse_full(stack, request, flow, out);
+            return None;
+        };
+        let digest = match validate::check(stack, request, arrived) {
+            Ok(digest) => digest,
+            Err(refused) => {
+                refused.answer(stack, tx, request, now, out);
+                return None;
+            }
+        };
+        if self.is_draining && request.to_tag.is_none() {
+            Refused::with(503, "Server Stopping").answer(stack, tx, request, now, out);
+            return None;
+        }
+        if request.method == Method::Invite {
+            // §16.2: at once, so that whoever sent it does not send it again.
+            stack.respond(tx, request, 100, None, |_| {}, now, out);
+        }
+        let Some(id) = self.add_context(stack, request, tx, policy, digest) else {
+            Refused::with(503, "Context Limit Reached").answer(stack, tx, request, now, out);
+            return None;
+        };
+        if matches!(policy.rule(stack).map(|route| &route.to), Some(To::Registered)) {
+            return self.look_up(stack, aors, id, request, arrived, flow, now, out);
+        }
+        self.start(stack, id, request, arrived, flow, None, now, out);
+        None
+    }
+
+    /// Asks for the contacts of the subscriber that the request URI names.
+    #[allow(clippy::too_many_arguments)]
+    fn look_up(
+        &mut self,
+        stack: &mut Stack,
+        aors: &AorHasher,
+        id: ContextId,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<LookUp> {
+        let uri = self
+            .uri
+            .take()
+            .expect("whoever takes the URI's bytes puts them back");
+        let mut uri = uri;
+        let rule = self
+            .contexts
+            .get(id)
+            .and_then(|context| context.policy.rule(stack));
+        let aor = rewritten(rule, request, arrived, &mut uri)
+            .and_then(|len| Uri::parse(&uri[..len]).ok())
+            .map(|uri| Aor::from_uri(&uri, &stack.cfg));
+        self.uri = Some(uri);
+        let refusal = match aor {
+            Some(Ok(aor)) => {
+                let aor = aors.key(&aor);
+                let is_near = aor.shard(stack.shards) == stack.shard;
+                if is_near || self.keep_request(stack, id, request, flow, now, out) {
+                    let asker = Asker::Context {
+                        slot: id.slot,
+                        generation: id.generation,
+                    };
+                    return Some(LookUp { aor, asker });
+                }
+                (503, "Buffer Limit Reached")
+            }
+            Some(Err(error)) => (error.status(), error.reason()),
+            None => (414, "Request-URI Too Long"),
+        };
+        self.conclude(stack, id, refusal, Some(request), now, out);
+        None
+    }
+
+    /// Keeps the request as it came until its look-up is answered. `false`: there is no buffer.
+    fn keep_request(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        request: &Request<'_>,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return false;
+        };
+        context.asked = out.pool.put(&request.msg.bytes[..request.msg.len()]);
+        context.came_over = Some(flow);
+        let is_kept = context.asked.is_some();
+        if is_kept {
+            self.set_timer(stack, id, now + LOOK_UP_TIMEOUT);
+        }
+        is_kept
+    }
+
+    /// The answer to the look-up that `id` waits for; `None` when it could not be made. `request` is given where it is still at
+    /// hand.
+    #[allow(clippy::too_many_arguments)]
+    pub fn found(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        contacts: Option<&ContactSet>,
+        request: Option<(&Request<'_>, Flow)>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        let kept = context.asked.take();
+        let came_over = context.came_over;
+        if let Some(timer) = context.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        match (request, kept, came_over) {
+            (Some((request, flow)), _, _) => self.go_on(stack, id, contacts, request, flow, now, out),
+            (None, Some(kept), Some(flow)) => {
+                let mut table = self.asked.take().expect("whoever takes the table puts it back");
+                // The pool must be free to be written to meanwhile.
+                let mut copy = self.copy.take().expect("whoever takes the copy puts it back");
+                let len = out.pool.get(kept).len();
+                copy[..len].copy_from_slice(out.pool.get(kept));
+                if let Ok(request) = scan(&copy[..len], &mut table)
+                    .and_then(|()| Request::check(Message::new(&copy[..len], &table)))
+                {
+                    self.go_on(stack, id, contacts, &request, flow, now, out);
+                }
+                self.copy = Some(copy);
+                self.asked = Some(table);
+            }
+            (None, Some(_) | None, _) => {}
+        }
+        if let Some(kept) = kept {
+            out.pool.release(kept);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn go_on(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        contacts: Option<&ContactSet>,
+        request: &Request<'_>,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        if self.contexts.get(id).is_none_or(|context| context.is_answered) {
+            // Cancelled, or given up, meanwhile.
+            self.remove_if_over(stack, id, out);
+            return;
+        }
+        let refusal = match contacts.map(|contacts| (contacts, contacts.outcome())) {
+            Some((contacts, Outcome::Contacts)) => {
+                let arrived = preprocess(stack, request);
+                self.start(stack, id, request, &arrived, flow, Some(contacts), now, out);
+                return;
+            }
+            Some((_, Outcome::Unknown)) => (404, "Not Found"),
+            Some((_, Outcome::Offline)) => (480, "Temporarily Unavailable"),
+            None => (503, "Look-up Failed"),
+        };
+        self.conclude(stack, id, refusal, Some(request), now, out);
+    }
+
+    /// Works out where the request goes and sends it to the first of those places. §16.5.
+    #[allow(clippy::too_many_arguments)]
+    fn start(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        flow: Flow,
+        contacts: Option<&ContactSet>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let mut bytes = self
+            .uri
+            .take()
+            .expect("whoever takes the URI's bytes puts them back");
+        let mut targets = self
+            .targets
+            .take()
+            .expect("whoever takes the targets puts them back");
+        targets.clear();
+        let policy = self
+            .contexts
+            .get(id)
+            .map_or(Policy::DIALOG, |context| context.policy);
+        let rule = policy.rule(stack);
+        let len = rewritten(rule, request, arrived, &mut bytes);
+        // What comes from a connection does not go back on it.
+        let like = Flow { conn: None, ..flow };
+        match (len, contacts, rule.map(|route| &route.to)) {
+            (None, _, _) => {}
+            (Some(_), Some(contacts), _) => {
+                for contact in contacts.iter() {
+                    targets.push(&Target {
+                        uri: contact.uri,
+                        is_next_hop: false,
+                        q: contact.q,
+                        prefer: contact.flow,
+                    });
+                }
+            }
+            (Some(len), None, Some(To::Uris(places))) => {
+                for place in places {
+                    targets.push(&Target {
+                        uri: place.uri.as_bytes(),
+                        is_next_hop: !place.is_whole,
+                        q: place.q,
+                        prefer: like,
+                    });
+                }
+                targets.set_request_uri(&bytes[..len]);
+            }
+            (Some(len), None, None | Some(To::Nowhere | To::Registered | To::RequestUri | To::Trunk(_))) => {
+                targets.push(&Target {
+                    uri: &bytes[..len],
+                    is_next_hop: false,
+                    q: 1_000,
+                    prefer: like,
+                });
+            }
+        }
+        self.uri = Some(bytes);
+        if len.is_none() {
+            self.targets = Some(targets);
+            self.conclude(stack, id, (414, "Request-URI Too Long"), Some(request), now, out);
+            return;
+        }
+        let source = Source::Received { request, arrived };
+        self.send_group(stack, id, &mut targets, &source, now, out);
+        self.targets = Some(targets);
+        self.conclude_if_nothing_is_open(stack, id, Some(request), now, out);
+    }
+
+    /// The context's own timer: a look-up that was not answered, or a group that rang long enough.
+    pub fn on_timer(&mut self, stack: &mut Stack, id: ContextId, now: Instant, out: &mut Effects) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        context.timer = None;
+        if context.is_answered {
+            return;
+        }
+        if context.asked.is_some() {
+            self.conclude(stack, id, (503, "Look-up Timed Out"), None, now, out);
+            return;
+        }
+        self.cancel_branches(stack, id, b"", now, out);
+        self.send_next_group(stack, id, now, out);
+        self.conclude_if_nothing_is_open(stack, id, None, now, out);
+    }
+}
+
+/// The request URI as `rule` makes it, or as it came; its length, `None` where it does not fit.
+fn rewritten(
+    rule: Option<&Route>,
+    request: &Request<'_>,
+    arrived: &Arrived<'_>,
+    into: &mut [u8],
+) -> Option<usize> {
+    let mut w = Writer::new(into);
+    let raw = arrived.repaired.unwrap_or(request.uri);
+    match rule
+        .map(|route| &route.rewrite)
+        .filter(|rewrite| rewrite.changes_uri())
+    {
+        None => _ = w.put(raw),
+        Some(change) => match arrived.repaired.map_or(Ok(request.request_uri), Uri::parse) {
+            Ok(uri) => rewrite::put_uri(change, &uri, &mut w),
+            Err(_) => _ = w.put(raw),
+        },
+    }
+    w.finish()
+}
+
+/// No room for a transaction: 503 without one.
+fn refuse_full(stack: &mut Stack, request: &Request<'_>, flow: Flow, out: &mut Effects) {
+    stack
+        .metrics
+        .dropped(crate::metrics::DropReason::TransactionsFull);
+    let retry_after = |w: &mut Writer<'_>| _ = w.put(RETRY_AFTER);
+    stack.respond_stateless(
+        request,
+        flow,
+        (503, "Transaction Limit Reached"),
+        retry_after,
+        out,
+    );
+}
+
+/// Seconds after which a caller may try again when there was no room: RFC 3261 §20.33.
+const RETRY_AFTER: &[u8] = b"Retry-After: 5\r\n";
+
+const fn user_of(id: ContextId) -> User {
+    User::ProxyContext {
+        slot: id.slot,
+        generation: id.generation,
+    }
+}
+
+impl Proxy {
+    fn add_context(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        tx: TxId,
+        policy: Policy,
+        digest: u64,
+    ) -> Option<ContextId> {
+        let dialog = stack.key.digest(&[request.call_id]);
+        let id = self
+            .contexts
+            .insert(Context::new(request, tx, policy, digest, dialog))?;
+        stack.set_user(tx, user_of(id));
+        Some(id)
+    }
+}

@@ -1,0 +1,251 @@
+//! Forwarding without state: RFC 3261 §16.11, and the ACK of a 2xx, which no transaction carries (§16.6, §17).
+//!
+//! The branch is worked out from what came, so that a retransmission, and the CANCEL of an INVITE, gets the same; and it says
+//! where answers go back, so that any shard can send them.
+
+use std::net::SocketAddr;
+
+use crate::config::route::To;
+use crate::metrics::DropReason;
+use crate::msg::build::Writer;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::request::{Request, Response};
+use crate::msg::uri::Uri;
+use crate::msg::via::Via;
+use crate::token::{Token, TokenKind};
+use crate::transaction::Stack;
+use crate::transaction::destination::{listener_for, route};
+use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport};
+
+use super::forward::{edit_received, next_route, put_record_routes, put_via, unreachable};
+use super::response::edit_relayed;
+use super::validate::{Arrived, Refused, check};
+use super::{Policy, Proxy, rewritten};
+
+/// The lines that are put before those of the request.
+const BLOCK_BYTES: usize = 2_048;
+const SLACK: usize = 512;
+/// RFC 3261 §18.2.2: the port of a Via that names none.
+const PORT_DEFAULT: u16 = 5060;
+
+impl Proxy {
+    /// Sends a request on, and forgets it.
+    pub fn relay(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        policy: Policy,
+        flow: Flow,
+        out: &mut Effects,
+    ) {
+        let sent = match check(stack, request, arrived) {
+            Ok(_) if self.is_draining && request.to_tag.is_none() && request.method == Method::Invite => {
+                Err(Refused::with(503, "Server Stopping"))
+            }
+            Ok(_) => self.send_on(stack, request, arrived, policy, flow, out),
+            Err(refused) => Err(refused),
+        };
+        match sent {
+            Ok(()) => {}
+            // §17: an ACK is never answered.
+            Err(_) if request.method == Method::Ack => stack.metrics.dropped(DropReason::StrayAck),
+            Err(refused) => refused.answer_stateless(stack, request, flow, out),
+        }
+    }
+
+    fn send_on(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        policy: Policy,
+        flow: Flow,
+        out: &mut Effects,
+    ) -> Result<(), Refused> {
+        let rule = policy.rule(stack);
+        let mut bytes = self
+            .uri
+            .take()
+            .expect("whoever takes the URI's bytes puts them back");
+        let written = rewritten(rule, request, arrived, &mut bytes)
+            .ok_or(Refused::with(414, "Request-URI Too Long"))
+            .and_then(|len| {
+                let place = match rule.map(|route| &route.to) {
+                    Some(To::Uris(places)) => places.first(),
+                    None | Some(To::Nowhere | To::Registered | To::RequestUri | To::Trunk(_)) => None,
+                };
+                let (request_uri, hop) = match place {
+                    Some(place) if place.is_whole => (place.uri.as_bytes(), None),
+                    Some(place) => (&bytes[..len], Some(place.uri.as_bytes())),
+                    None => (&bytes[..len], None),
+                };
+                let next = next_route(request, arrived);
+                let hop_uri = Uri::parse(next.or(hop).unwrap_or(request_uri))
+                    .map_err(|_| Refused::with(400, "Bad Route"))?;
+                let is_strict = next.is_some() && hop_uri.param(b"lr").is_none();
+                let like = Flow { conn: None, ..flow };
+                let to = route(&stack.cfg, &hop_uri, Some(like)).map_err(unreachable)?;
+                let (request_uri, strict_target) = if is_strict {
+                    (hop_uri.raw, Some(request_uri))
+                } else {
+                    (request_uri, None)
+                };
+                let mut block = [0; BLOCK_BYTES];
+                let mut w = Writer::new(&mut block);
+                put_via(
+                    stack,
+                    to,
+                    token_for(stack, flow),
+                    branch_digest(stack, request),
+                    &mut w,
+                );
+                if request.to_tag.is_none() && policy.record_route && request.method == Method::Invite {
+                    let dialog = stack.key.digest(&[request.call_id]);
+                    put_record_routes(stack, dialog, flow, to, &mut w);
+                }
+                let block_len = w.finish().ok_or(Refused::with(513, "Message Too Large"))?;
+                let block = &block[..block_len];
+                let change = rule.map(|route| &route.rewrite);
+                let fits = edit_received(
+                    &mut self.edits,
+                    request,
+                    arrived,
+                    Some(flow.peer),
+                    request_uri,
+                    strict_target,
+                    change,
+                    block,
+                );
+                let added = change.map_or(0, crate::routing::rewrite::bytes_added);
+                let len = request.msg.len() + block.len() + SLACK + added + 2 * request_uri.len();
+                let Some(mut draft) = out.pool.draft(len) else {
+                    stack.metrics.dropped(DropReason::NoBuffer);
+                    return Err(Refused::with(503, "Buffer Limit Reached"));
+                };
+                let written = fits
+                    .then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
+                    .flatten();
+                match written {
+                    Some(len) => Ok((to, out.pool.commit(draft, len))),
+                    None => {
+                        out.pool.discard(draft);
+                        Err(Refused::with(513, "Message Too Large"))
+                    }
+                }
+            });
+        self.uri = Some(bytes);
+        let (to, buf) = written?;
+        stack.count_request(request.method);
+        out.send(to, buf, None);
+        Ok(())
+    }
+
+    /// A response whose Via of ours names no transaction but the way back: RFC 3261 §16.11, §18.2.2.
+    pub fn relay_response(
+        &mut self,
+        stack: &mut Stack,
+        token: Token,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) {
+        let next = response.msg.elements(Name::Via).nth(1).map(Via::parse);
+        let Some(Ok(via)) = next else {
+            stack.metrics.dropped(DropReason::StrayResponse);
+            return;
+        };
+        let Some(ip) = via.received_ip().or_else(|| via.host_ip()) else {
+            stack.metrics.dropped(DropReason::StrayResponse);
+            return;
+        };
+        let (transport, port) = match token.kind {
+            TokenKind::RelayUdp => (Transport::Udp, via.rport.flatten().or(via.port)),
+            TokenKind::RelayTcp
+            | TokenKind::Transaction
+            | TokenKind::Leg
+            | TokenKind::Subscription
+            | TokenKind::Stateless
+            | TokenKind::RecordRoute => (Transport::Tcp, via.port),
+        };
+        let like = match transport {
+            Transport::Udp => u16::try_from(token.slot).ok().map(ListenerId),
+            Transport::Tcp => None,
+        };
+        let Some(listener) = listener_for(&stack.cfg, transport, ip, like) else {
+            stack.metrics.dropped(DropReason::StrayResponse);
+            return;
+        };
+        let conn = match transport {
+            Transport::Udp => None,
+            Transport::Tcp => Some(ConnId {
+                shard: token.shard,
+                slot: token.slot,
+                generation: token.generation,
+            }),
+        };
+        edit_relayed(&mut self.edits, response);
+        let Some(mut draft) = out.pool.draft(response.msg.len() + SLACK) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return;
+        };
+        match self.edits.apply_message(response.msg, &mut draft.bytes) {
+            Ok(len) => {
+                let buf = out.pool.commit(draft, len);
+                stack.count_response(response.status);
+                let peer = SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT));
+                let flow = Flow {
+                    transport,
+                    listener,
+                    peer,
+                    conn,
+                };
+                out.send(flow, buf, None);
+            }
+            Err(_) => {
+                out.pool.discard(draft);
+                stack.metrics.dropped(DropReason::TooLarge);
+            }
+        }
+    }
+}
+
+/// Where answers to what came over `flow` go back.
+fn token_for(stack: &Stack, flow: Flow) -> Token {
+    match flow.conn {
+        Some(conn) => Token {
+            kind: TokenKind::RelayTcp,
+            shard: conn.shard,
+            slot: conn.slot,
+            generation: conn.generation,
+        },
+        None => Token {
+            kind: TokenKind::RelayUdp,
+            shard: stack.shard,
+            slot: u32::from(flow.listener.0),
+            generation: 0,
+        },
+    }
+}
+
+/// §16.11: what makes the branch of a forwarded message its own, and the same for each copy of it. A CANCEL, and the ACK of a
+/// failure, have the branch of their INVITE.
+fn branch_digest(stack: &Stack, request: &Request<'_>) -> u64 {
+    let number = request.cseq.number.to_be_bytes();
+    let port = request.via.port.unwrap_or(0).to_be_bytes();
+    match request.via.branch {
+        Some(branch) if branch.starts_with(crate::token::BRANCH_COOKIE) => {
+            stack
+                .key
+                .digest(&[b"branch", branch, request.via.host, &port, &number])
+        }
+        Some(_) | None => stack.key.digest(&[
+            b"none",
+            request.via.raw,
+            request.call_id,
+            request.from_tag.unwrap_or_default(),
+            &number,
+            request.uri,
+        ]),
+    }
+}

@@ -1,0 +1,704 @@
+//! How responses go back: RFC 3261 §16.7, with CANCEL (§16.10), Timer C (§16.8) and what could not be sent (§16.9).
+
+use crate::metrics::DropReason;
+use crate::msg::Span;
+use crate::msg::build::{self, Writer};
+use crate::msg::edit::Edits;
+use crate::msg::lex::Elements;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr::{self, Contacts};
+use crate::msg::request::{Request, Response};
+use crate::msg::scan::{Message, scan};
+use crate::msg::status::reason_phrase;
+use crate::msg::uri::Uri;
+use crate::time::Instant;
+use crate::transaction::key::Key;
+use crate::transaction::{Notice, Stack};
+use crate::wire::{Effects, Flow};
+
+use super::context::{Best, BranchPhase};
+use super::targets::Target;
+use super::{BranchId, ContextId, Proxy};
+
+/// What an answer of our own adds to the lines that it repeats.
+const RESPONSE_SLACK: usize = 512;
+/// Reason lines that a CANCEL hands on (RFC 3326).
+const REASON_BYTES_MAX: usize = 1_024;
+/// Challenge lines that may be gathered: §16.7 step 7.
+const CHALLENGES_BYTES_MAX: usize = 16_384;
+
+impl Proxy {
+    /// A response on a branch.
+    pub fn on_response(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get_mut(id) else {
+            return;
+        };
+        let (context_id, tx, is_cancelled) = (branch.context, branch.tx, branch.is_cancelled);
+        let Some(context) = self.contexts.get(context_id) else {
+            return;
+        };
+        let (server, is_answered, method) = (context.server, context.is_answered, context.method);
+        match response.status {
+            100..=199 => {
+                branch.phase = BranchPhase::Provisional;
+                if is_cancelled {
+                    // §9.1: now that something has come back.
+                    stack.cancel_invite(tx, b"", now, out);
+                }
+                // §16.7 step 5: a 100 goes no further than one hop.
+                if response.status > 100
+                    && !is_answered
+                    && let Some(buf) = self.write_back(stack, response, None, out)
+                {
+                    stack.send_response(server, response.status, buf, now, out);
+                }
+            }
+            200..=299 => {
+                let buf = self.write_back(stack, response, None, out);
+                if method == Method::Invite {
+                    if let Some(branch) = self.branches.get_mut(id) {
+                        branch.phase = BranchPhase::Accepted;
+                    }
+                    // §16.7 step 5: every 2xx to INVITE goes back, whatever went before it.
+                    if let Some(buf) = buf {
+                        stack.forward_success(server, response.status, buf, now, out);
+                    }
+                } else {
+                    self.remove_branch(stack, id, out);
+                    match buf {
+                        Some(buf) if !is_answered => {
+                            stack.send_response(server, response.status, buf, now, out)
+                        }
+                        Some(buf) => out.pool.release(buf),
+                        None if !is_answered => stack.abandon(server, out),
+                        None => {}
+                    }
+                }
+                // §16.7 step 10.
+                self.cancel_branches(stack, context_id, b"", now, out);
+                self.settle(stack, context_id, out);
+            }
+            _ => self.failed(stack, id, Candidate::Received(response), now, out),
+        }
+    }
+
+    /// What a client transaction says of itself.
+    pub fn on_branch_event(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        notice: Notice,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get_mut(id) else {
+            return;
+        };
+        match (notice, branch.phase) {
+            (Notice::Message, _) => {}
+            // §16.8: Timer C of a branch that rang.
+            (Notice::Timeout, BranchPhase::Provisional)
+                if (self.contexts.get(branch.context))
+                    .is_some_and(|context| context.method == Method::Invite) =>
+            {
+                branch.is_cancelled = true;
+                stack.cancel_invite(branch.tx, b"", now, out);
+            }
+            (Notice::Timeout, BranchPhase::Sent | BranchPhase::Provisional) => {
+                self.failed(stack, id, Candidate::Own(408), now, out);
+            }
+            (Notice::Unreachable, BranchPhase::Sent | BranchPhase::Provisional) => {
+                // §16.9: as if a 503 had come.
+                if !self.send_over_udp(stack, id, now, out) {
+                    self.failed(stack, id, Candidate::Own(503), now, out);
+                }
+            }
+            // §9.1: a cancelled INVITE that was never answered.
+            (Notice::Ended, BranchPhase::Sent | BranchPhase::Provisional) => {
+                self.failed(stack, id, Candidate::Own(408), now, out);
+            }
+            (Notice::Timeout | Notice::Unreachable | Notice::Ended, BranchPhase::Accepted) => {
+                let context = branch.context;
+                self.remove_branch(stack, id, out);
+                self.remove_if_over(stack, context, out);
+            }
+        }
+    }
+
+    /// A CANCEL for the INVITE of a context: RFC 3261 §16.10.
+    #[allow(clippy::too_many_arguments)]
+    pub fn cancel(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        cancel: &Request<'_>,
+        key: Key,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(tx) = stack.open_server(cancel, key, flow) else {
+            super::refuse_full(stack, cancel, flow, out);
+            return;
+        };
+        stack.respond(tx, cancel, 200, None, |_| {}, now, out);
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        if context.is_answered {
+            return;
+        }
+        context.is_cancelled = true;
+        if let Some(targets) = context.targets.take() {
+            out.pool.release(targets);
+        }
+        let mut reasons = [0; REASON_BYTES_MAX];
+        let mut w = Writer::new(&mut reasons);
+        for line in cancel.msg.lines_of(Name::Reason) {
+            w.put(cancel.msg.line_bytes(line));
+        }
+        let lines = w.finish().unwrap_or(0);
+        self.cancel_branches(stack, id, &reasons[..lines], now, out);
+        self.conclude_if_nothing_is_open(stack, id, None, now, out);
+    }
+
+    /// Cancels every branch that waits for a final response to INVITE.
+    pub(super) fn cancel_branches(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        reasons: &[u8],
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        if context.method != Method::Invite {
+            return;
+        }
+        let mut next = context.first_branch;
+        while let Some((id, following)) = self.next_branch(next) {
+            next = following;
+            let Some(branch) = self.branches.get_mut(id) else {
+                break;
+            };
+            match branch.phase {
+                BranchPhase::Sent => branch.is_cancelled = true,
+                BranchPhase::Provisional => {
+                    branch.is_cancelled = true;
+                    stack.cancel_invite(branch.tx, reasons, now, out);
+                }
+                BranchPhase::Accepted => {}
+            }
+        }
+    }
+
+    // ---- Final responses that are no 2xx ---------------------------------------------------------------------------
+
+    /// A branch has failed.
+    fn failed(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        candidate: Candidate<'_, '_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
+        let context_id = branch.context;
+        self.remove_branch(stack, id, out);
+        let Some(context) = self.contexts.get_mut(context_id) else {
+            return;
+        };
+        if context.is_answered {
+            self.remove_if_over(stack, context_id, out);
+            return;
+        }
+        let status = candidate.status();
+        if status >= 600 {
+            // §16.7 step 5: nothing else is tried after a 6xx.
+            context.is_cancelled = true;
+            if let Some(targets) = context.targets.take() {
+                out.pool.release(targets);
+            }
+            self.cancel_branches(stack, context_id, b"", now, out);
+        }
+        let is_followed = match &candidate {
+            Candidate::Received(response) if (300..400).contains(&status) => {
+                self.follow(stack, context_id, response, out)
+            }
+            Candidate::Received(_) | Candidate::Own(_) => false,
+        };
+        let (is_open, _) = self.open(context_id);
+        let waits = self
+            .contexts
+            .get(context_id)
+            .is_some_and(|context| context.targets.is_some());
+        if is_open || waits || is_followed {
+            if !is_followed {
+                self.keep(stack, context_id, &candidate, out);
+            }
+            if !is_open || is_followed {
+                self.send_next_group(stack, context_id, now, out);
+                self.conclude_if_nothing_is_open(stack, context_id, None, now, out);
+            }
+            return;
+        }
+        self.finish(stack, context_id, &candidate, now, out);
+    }
+
+    /// §16.5: the contacts of a 3xx become places to try. `false`: none does.
+    fn follow(&mut self, stack: &Stack, id: ContextId, response: &Response<'_>, out: &mut Effects) -> bool {
+        let Some(context) = self.contexts.get(id) else {
+            return false;
+        };
+        if !context.policy.recurse
+            || context.is_cancelled
+            || usize::from(context.tried) >= stack.cfg.limits.forks_max
+        {
+            return false;
+        }
+        let Some(flow) = stack.flow_of(context.server) else {
+            return false;
+        };
+        let Ok(Contacts::List(contacts)) = name_addr::contacts(response.msg) else {
+            return false;
+        };
+        let mut targets = self
+            .targets
+            .take()
+            .expect("whoever takes the targets puts them back");
+        targets.clear();
+        let waiting = context.targets;
+        if let Some(waiting) = waiting {
+            targets.set_from_bytes(out.pool.get(waiting));
+        }
+        let mut is_followed = false;
+        for contact in contacts.flatten() {
+            let is_uri = Uri::parse(contact.uri).is_ok_and(|uri| uri.headers.is_empty());
+            is_followed |= is_uri
+                && targets.push(&Target {
+                    uri: contact.uri,
+                    is_next_hop: false,
+                    // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
+                    q: 1_000,
+                    prefer: Flow { conn: None, ..flow },
+                });
+        }
+        let kept = is_followed.then(|| out.pool.put(targets.as_bytes())).flatten();
+        self.targets = Some(targets);
+        let Some(kept) = kept else { return false };
+        if let Some(old) = waiting {
+            out.pool.release(old);
+        }
+        if let Some(context) = self.contexts.get_mut(id) {
+            context.targets = Some(kept);
+        }
+        true
+    }
+
+    /// A failure of our own among others: a place that could not be reached.
+    pub(super) fn keep_own(&mut self, stack: &Stack, id: ContextId, status: u16, out: &mut Effects) {
+        self.keep(stack, id, &Candidate::Own(status), out);
+    }
+
+    /// Keeps a failure while others may still be better: §16.7 step 4.
+    fn keep(&mut self, stack: &Stack, id: ContextId, candidate: &Candidate<'_, '_>, out: &mut Effects) {
+        if let Candidate::Received(response) = candidate
+            && is_challenge(response.status)
+        {
+            self.gather_challenges(id, response, out);
+        }
+        let status = candidate.status();
+        let is_better = self
+            .contexts
+            .get(id)
+            .is_some_and(|context| context.best.is_none_or(|best| rank(status) < rank(best.status)));
+        if !is_better {
+            return;
+        }
+        let response = match candidate {
+            Candidate::Received(response) => self.write_back(stack, response, Some(b""), out),
+            Candidate::Own(_) => None,
+        };
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        let old = context.best.replace(Best { status, response });
+        if let Some(old) = old.and_then(|best| best.response) {
+            out.pool.release(old);
+        }
+    }
+
+    /// §16.7 step 7: the challenges of all 401 and 407 go back together.
+    fn gather_challenges(&mut self, id: ContextId, response: &Response<'_>, out: &mut Effects) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
+        };
+        for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
+            for line in response.msg.lines_of(name) {
+                let bytes = response.msg.line_bytes(line);
+                context.challenges = match context.challenges {
+                    None => out.pool.put(bytes),
+                    Some(kept) if out.pool.get(kept).len() + bytes.len() > CHALLENGES_BYTES_MAX => Some(kept),
+                    Some(kept) => Some(out.pool.append(kept, bytes).unwrap_or(kept)),
+                };
+            }
+        }
+    }
+
+    /// Answers a context that nothing is open or left to try of, with the best there was.
+    pub(super) fn conclude_if_nothing_is_open(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        request: Option<&Request<'_>>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        if context.is_answered || context.targets.is_some() || self.open(id).0 {
+            return;
+        }
+        match context.best {
+            Some(Best {
+                response: Some(_), ..
+            }) => {
+                self.finish(stack, id, &Candidate::Own(UNRANKED), now, out);
+            }
+            Some(Best {
+                status,
+                response: None,
+            }) => self.conclude(stack, id, (status, reason_phrase(status)), request, now, out),
+            None if context.is_cancelled => {
+                self.conclude(stack, id, (487, reason_phrase(487)), request, now, out);
+            }
+            None => self.conclude(stack, id, (480, "No Place To Try"), request, now, out),
+        }
+    }
+
+    /// All branches have failed, the last one with `last`: the best failure goes back. §16.7 step 6.
+    fn finish(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        last: &Candidate<'_, '_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        let server = context.server;
+        let best = context
+            .best
+            .filter(|best| rank(best.status) <= rank(last.status()));
+        let challenges = context.challenges;
+        let (status, buf) = match (best, last) {
+            (Some(Best { status, response }), last) => {
+                if let (Candidate::Received(response), true) = (last, is_challenge(status))
+                    && is_challenge(response.status)
+                {
+                    self.gather_challenges(id, response, out);
+                }
+                match response {
+                    Some(_) => (status, self.write_best(stack, id, status, out)),
+                    None => {
+                        self.conclude(stack, id, (status, reason_phrase(status)), None, now, out);
+                        return;
+                    }
+                }
+            }
+            (None, Candidate::Received(response)) => {
+                let status = response.status;
+                let more = challenges.filter(|_| is_challenge(status));
+                let text = more.map(|more| out.pool.get(more).to_vec());
+                (status, self.write_last(stack, response, text.as_deref(), out))
+            }
+            (None, Candidate::Own(status)) => {
+                self.conclude(stack, id, (*status, reason_phrase(*status)), None, now, out);
+                return;
+            }
+        };
+        match buf {
+            Some(buf) => stack.send_response(server, passed_on(status), buf, now, out),
+            None => stack.abandon(server, out),
+        }
+        self.settle(stack, id, out);
+    }
+
+    /// Answers a context with a final response of our own. `request`: the request where it is at hand.
+    pub(super) fn conclude(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        (status, reason): (u16, &str),
+        request: Option<&Request<'_>>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        let (server, method, is_cancelled) = (context.server, context.method, context.is_cancelled);
+        // Whoever hung up is told that, not that nobody answered.
+        let (status, reason) = if is_cancelled && status == 408 {
+            (487, reason_phrase(487))
+        } else {
+            (status, reason)
+        };
+        if status == 408 && method != Method::Invite {
+            // RFC 4320 §4.2: a 408 to anything but INVITE comes too late for everybody.
+            stack.abandon(server, out);
+            self.settle(stack, id, out);
+            return;
+        }
+        let extra = |w: &mut Writer<'_>| {
+            if status == 503 {
+                w.put(super::RETRY_AFTER);
+            }
+        };
+        match request {
+            Some(request) => {
+                stack.respond_because(server, request, (status, reason), None, extra, now, out);
+            }
+            None => match self.write_own(stack, id, (status, reason), extra, out) {
+                Some(buf) => stack.send_response(server, status, buf, now, out),
+                None => stack.abandon(server, out),
+            },
+        }
+        self.settle(stack, id, out);
+    }
+
+    /// A response of our own, from what was forwarded or kept of its request.
+    fn write_own(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        (status, reason): (u16, &str),
+        extra: impl FnOnce(&mut Writer<'_>),
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        let context = self.contexts.get(id)?;
+        // What was forwarded has a Via of ours above the others; what came is as it came.
+        let (kept, is_ours) = match (context.template, context.asked) {
+            (Some(template), _) => (template, true),
+            (None, Some(asked)) => (asked, false),
+            (None, None) => return None,
+        };
+        let source = stack.source_of(context.server)?;
+        let tag = stack.stateless_tag();
+        let mut table = self.table.take().expect("whoever takes the table puts it back");
+        let len = out.pool.get(kept).len() + RESPONSE_SLACK;
+        let written = stack.write(len, out, |w, pool| {
+            let bytes = pool.get(kept);
+            let Ok(request) =
+                scan(bytes, &mut table).and_then(|()| Request::check(Message::new(bytes, &table)))
+            else {
+                return;
+            };
+            if !is_ours {
+                build::response_head(w, &request, status, reason, Some(&tag), source);
+            } else {
+                build::status_line(w, status, reason);
+                for line in request.msg.lines_of(Name::Via).skip(1) {
+                    w.put(request.msg.line_bytes(line));
+                }
+                for name in [Name::From, Name::To, Name::CallId, Name::CSeq] {
+                    if let Some(line) = request.msg.line(name) {
+                        w.put(&request.msg.bytes[line.start as usize..line.value.end as usize]);
+                    }
+                    if name == Name::To && request.to_tag.is_none() {
+                        w.put(b";tag=").put(&tag);
+                    }
+                    w.crlf();
+                }
+            }
+            extra(w);
+            build::end(w);
+        });
+        self.table = Some(table);
+        written
+    }
+
+    // ---- Writing ---------------------------------------------------------------------------------------------------
+
+    /// A response as it goes back: without our Via. `challenges`: what comes in the place of its challenge lines.
+    fn write_back(
+        &mut self,
+        stack: &Stack,
+        response: &Response<'_>,
+        challenges: Option<&[u8]>,
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        let is_replaced = challenges.is_some() && is_challenge(response.status);
+        edit_response(&mut self.edits, response);
+        if is_replaced {
+            for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
+                self.edits.delete_lines(response.msg, name);
+            }
+        }
+        self.write_edits(stack, response, 0, out)
+    }
+
+    /// The response that came last, as it goes back, with the challenges of others.
+    fn write_last(
+        &mut self,
+        stack: &Stack,
+        response: &Response<'_>,
+        challenges: Option<&[u8]>,
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        edit_response(&mut self.edits, response);
+        let more = challenges.unwrap_or_default();
+        self.edits.insert(response.msg.lines_end()).put(more);
+        self.write_edits(stack, response, more.len(), out)
+    }
+
+    fn write_edits(
+        &mut self,
+        stack: &Stack,
+        response: &Response<'_>,
+        more: usize,
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        const SLACK: usize = 64;
+        let Some(mut draft) = out.pool.draft(response.msg.len() + SLACK + more) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return None;
+        };
+        match self.edits.apply_message(response.msg, &mut draft.bytes) {
+            Ok(len) => Some(out.pool.commit(draft, len)),
+            Err(_) => {
+                out.pool.discard(draft);
+                stack.metrics.dropped(DropReason::TooLarge);
+                None
+            }
+        }
+    }
+
+    /// The best failure, which was kept, with the challenges of all.
+    fn write_best(
+        &mut self,
+        stack: &Stack,
+        id: ContextId,
+        status: u16,
+        out: &mut Effects,
+    ) -> Option<crate::pool::BufId> {
+        let context = self.contexts.get_mut(id)?;
+        let kept = context.best.as_mut()?.response.take()?;
+        let Some(challenges) = context.challenges.filter(|_| is_challenge(status)) else {
+            return Some(kept);
+        };
+        let len = out.pool.get(kept).len() + out.pool.get(challenges).len();
+        let mut table = self.table.take().expect("whoever takes the table puts it back");
+        let written = stack.write(len, out, |w, pool| {
+            let bytes = pool.get(kept);
+            if scan(bytes, &mut table).is_err() {
+                return;
+            }
+            let at = Message::new(bytes, &table).lines_end() as usize;
+            w.put(&bytes[..at]).put(pool.get(challenges)).put(&bytes[at..]);
+        });
+        self.table = Some(table);
+        out.pool.release(kept);
+        written
+    }
+}
+
+/// A final response that is no 2xx.
+enum Candidate<'r, 'm> {
+    Received(&'r Response<'m>),
+    /// One of our own: nothing came, or nothing could be sent.
+    Own(u16),
+}
+
+impl Candidate<'_, '_> {
+    fn status(&self) -> u16 {
+        match self {
+            Candidate::Received(response) => response.status,
+            Candidate::Own(status) => *status,
+        }
+    }
+}
+
+/// Worse than every status.
+const UNRANKED: u16 = 0;
+
+const fn is_challenge(status: u16) -> bool {
+    matches!(status, 401 | 407)
+}
+
+/// §16.7 step 6: a 503 says that nothing at all can be served here, which a proxy does not know.
+const fn passed_on(status: u16) -> u16 {
+    if status == 503 { 500 } else { status }
+}
+
+/// §16.7 step 6: a 6xx is the best, else the lowest class; within 4xx what helps the caller to do better.
+const fn rank(status: u16) -> u16 {
+    match status {
+        UNRANKED => u16::MAX,
+        600..=699 => 0,
+        300..=399 => 10,
+        401 | 407 => 20,
+        415 | 420 | 484 => 21,
+        // Our own of a branch that was silent, and those of branches that were cancelled, say the least.
+        408 => 28,
+        487 => 29,
+        400..=499 => 22,
+        503 => 39,
+        _ => 30,
+    }
+}
+
+/// Notes down what changes in a response on its way back: §16.7 step 3.
+fn edit_response(edits: &mut Edits, response: &Response<'_>) {
+    edits.clear();
+    let msg = response.msg;
+    if response.status == 503
+        && let Some(line) = msg.bytes.get(..msg.first_line_start() as usize)
+        && line.len() > msg.head_start() as usize
+    {
+        let start_line = Span::new(msg.head_start(), msg.first_line_start());
+        edits
+            .replace(start_line)
+            .put(b"SIP/2.0 500 Server Internal Error\r\n");
+    }
+    if let Some(line) = msg.line(Name::Via) {
+        let mut elements = Elements::new(msg.value_of(line));
+        elements.next();
+        match elements.next() {
+            None => edits.delete(Span::new(line.start, line.end)),
+            Some(second) => edits.delete(Span::new(line.value.start, msg.span_of(second).start)),
+        }
+    }
+    if let Some(line) = msg.line(Name::CallId) {
+        edits.replace(line.value).call_id(msg.value_of(line));
+    }
+    if msg.line(Name::ContentLength).is_none() {
+        // §18.3: a stream needs it, and a datagram may have come without.
+        edits
+            .insert(msg.lines_end())
+            .put(b"Content-Length: ")
+            .num(msg.body().len() as u64)
+            .put(b"\r\n");
+    }
+}
+
+/// The same for a response that is forwarded without state.
+pub(super) fn edit_relayed(edits: &mut Edits, response: &Response<'_>) {
+    edit_response(edits, response);
+}

@@ -1,0 +1,274 @@
+//! The places that a request may go to, in the order in which they are tried: RFC 3261 §16.5.
+//!
+//! They lie in one flat run of bytes, so that what is not tried at once can wait in a buffer of the pool. Numbers are
+//! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), listener (2),
+//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), and the URI.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
+
+/// Bytes that the places of one request may take. Those that no longer fit are left out, the last first.
+const SET_BYTES: usize = 16_384;
+const HEAD_BYTES: usize = 34;
+
+const FLAG_NEXT_HOP: u8 = 1;
+const FLAG_TCP: u8 = 2;
+const FLAG_CONN: u8 = 4;
+
+/// One place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target<'a> {
+    pub uri: &'a [u8],
+    /// The URI only says where the request is sent; its request URI is that of the set.
+    pub is_next_hop: bool,
+    /// Preference in thousandths.
+    pub q: u16,
+    /// A flow like the one that is wanted: `transaction::destination::route`.
+    pub prefer: Flow,
+}
+
+pub struct TargetSet {
+    bytes: Box<[u8; SET_BYTES]>,
+    len: usize,
+}
+
+impl TargetSet {
+    pub fn new() -> TargetSet {
+        TargetSet {
+            bytes: Box::new([0; SET_BYTES]),
+            len: 2,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes[..2].fill(0);
+        self.len = 2;
+    }
+
+    /// The request URI for places that only say where to send; set it when all places are there.
+    pub fn set_request_uri(&mut self, uri: &[u8]) {
+        let old = self.first_entry();
+        let new = 2 + uri.len();
+        let entries = self.len - old;
+        if new + entries > SET_BYTES || uri.len() > usize::from(u16::MAX) {
+            // No room for it beside the places: nobody can be reached.
+            self.clear();
+            return;
+        }
+        self.bytes.copy_within(old..self.len, new);
+        self.bytes[..2].copy_from_slice(&(uri.len() as u16).to_be_bytes());
+        self.bytes[2..new].copy_from_slice(uri);
+        self.len = new + entries;
+    }
+
+    pub fn request_uri(&self) -> &[u8] {
+        &self.bytes[2..self.first_entry()]
+    }
+
+    fn first_entry(&self) -> usize {
+        2 + usize::from(u16::from_be_bytes([self.bytes[0], self.bytes[1]]))
+    }
+
+    /// `false` when the place doesn't fit any more, or stands there already (§16.5: each URI once).
+    pub fn push(&mut self, target: &Target<'_>) -> bool {
+        let len = HEAD_BYTES + target.uri.len();
+        let end = self.len + len;
+        if end > SET_BYTES || self.iter().any(|own| own.uri == target.uri) {
+            return false;
+        }
+        let flow = target.prefer;
+        let mut flags = 0;
+        if target.is_next_hop {
+            flags |= FLAG_NEXT_HOP;
+        }
+        match flow.transport {
+            Transport::Udp => {}
+            Transport::Tcp => flags |= FLAG_TCP,
+        }
+        if flow.conn.is_some() {
+            flags |= FLAG_CONN;
+        }
+        let ip = match flow.peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let conn = flow.conn.unwrap_or(ConnId {
+            shard: ShardId(0),
+            slot: 0,
+            generation: 0,
+        });
+        let parts: [&[u8]; 10] = [
+            &(len as u16).to_be_bytes(),
+            &target.q.to_be_bytes(),
+            &[flags],
+            &flow.listener.0.to_be_bytes(),
+            &ip.octets(),
+            &flow.peer.port().to_be_bytes(),
+            &[conn.shard.0],
+            &conn.slot.to_be_bytes(),
+            &conn.generation.to_be_bytes(),
+            target.uri,
+        ];
+        for part in parts {
+            self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+            self.len += part.len();
+        }
+        debug_assert_eq!(self.len, end);
+        true
+    }
+
+    pub fn iter(&self) -> Targets<'_> {
+        Targets {
+            rest: &self.bytes[self.first_entry()..self.len],
+        }
+    }
+
+    /// Leaves the first `count` places out.
+    pub fn skip(&mut self, count: usize) {
+        let mut rest = self.iter();
+        for _ in 0..count {
+            rest.next();
+        }
+        let left = rest.rest.len();
+        let first = self.first_entry();
+        self.bytes.copy_within(self.len - left..self.len, first);
+        self.len = first + left;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == self.first_entry()
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Takes over what [`TargetSet::as_bytes`] gave.
+    pub fn set_from_bytes(&mut self, bytes: &[u8]) {
+        self.clear();
+        if let Some(room) = self.bytes.get_mut(..bytes.len())
+            && bytes.len() >= 2
+        {
+            room.copy_from_slice(bytes);
+            self.len = bytes.len();
+        }
+    }
+}
+
+/// The places of a [`TargetSet`] in order.
+#[derive(Clone)]
+pub struct Targets<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Targets<'a> {
+    type Item = Target<'a>;
+
+    fn next(&mut self) -> Option<Target<'a>> {
+        let (len, _) = self.rest.split_first_chunk::<2>()?;
+        let (entry, rest) = self
+            .rest
+            .split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        self.rest = rest;
+        let mut at = &entry[2..];
+        fn take<const N: usize>(at: &mut &[u8]) -> Option<[u8; N]> {
+            let (part, rest) = at.split_first_chunk::<N>()?;
+            *at = rest;
+            Some(*part)
+        }
+        let q = u16::from_be_bytes(take(&mut at)?);
+        let [flags] = take(&mut at)?;
+        let listener = ListenerId(u16::from_be_bytes(take(&mut at)?));
+        let ip = Ipv6Addr::from(take::<16>(&mut at)?);
+        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+        let port = u16::from_be_bytes(take(&mut at)?);
+        let [shard] = take(&mut at)?;
+        let conn = ConnId {
+            shard: ShardId(shard),
+            slot: u32::from_be_bytes(take(&mut at)?),
+            generation: u32::from_be_bytes(take(&mut at)?),
+        };
+        Some(Target {
+            uri: at,
+            is_next_hop: flags & FLAG_NEXT_HOP != 0,
+            q,
+            prefer: Flow {
+                transport: if flags & FLAG_TCP == 0 {
+                    Transport::Udp
+                } else {
+                    Transport::Tcp
+                },
+                listener,
+                peer: SocketAddr::new(ip, port),
+                conn: (flags & FLAG_CONN != 0).then_some(conn),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target<'a>(uri: &'a [u8], q: u16, conn: Option<ConnId>) -> Target<'a> {
+        Target {
+            uri,
+            is_next_hop: conn.is_none(),
+            q,
+            prefer: Flow {
+                transport: if conn.is_some() {
+                    Transport::Tcp
+                } else {
+                    Transport::Udp
+                },
+                listener: ListenerId(7),
+                peer: "[2001:db8::1]:5060".parse().expect("an address"),
+                conn,
+            },
+        }
+    }
+
+    #[test]
+    fn places_wait_in_bytes_and_each_stands_once() {
+        let conn = Some(ConnId {
+            shard: ShardId(3),
+            slot: 70_000,
+            generation: 9,
+        });
+        let all = [
+            target(b"sip:a@b", 1_000, None),
+            target(b"sip:c@d", 500, conn),
+            target(b"sip:e", 0, None),
+        ];
+        let mut set = TargetSet::new();
+        assert!(all.iter().all(|target| set.push(target)));
+        assert!(!set.push(&target(b"sip:a@b", 3, None)), "it stands there already");
+        set.set_request_uri(b"sip:who@where");
+        let mut other = TargetSet::new();
+        other.set_from_bytes(set.as_bytes());
+        assert_eq!(other.iter().collect::<Vec<_>>(), all);
+        other.skip(1);
+        assert_eq!(other.iter().collect::<Vec<_>>(), all[1..]);
+        assert_eq!(other.request_uri(), b"sip:who@where");
+        other.skip(5);
+        assert!(other.is_empty() && other.iter().next().is_none());
+    }
+
+    #[test]
+    fn a_set_is_bounded() {
+        let mut set = TargetSet::new();
+        let uris: Vec<Vec<u8>> = (b'a'..=b'h').map(|byte| vec![byte; 4_000]).collect();
+        let pushed = uris.iter().filter(|uri| set.push(&target(uri, 0, None))).count();
+        assert_eq!((pushed, set.iter().count()), (4, 4));
+        set.set_request_uri(&[b'x'; 1_000]);
+        assert!(
+            set.is_empty(),
+            "without room for the request URI nobody is reached"
+        );
+        set.set_from_bytes(&[0; SET_BYTES + 1]);
+        assert!(set.is_empty());
+        set.set_from_bytes(b"");
+        assert!(set.is_empty());
+    }
+}

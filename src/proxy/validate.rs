@@ -1,0 +1,209 @@
+//! Whether a request may be forwarded (RFC 3261 §16.3), and what its Route header fields say of us (§16.4).
+
+use crate::config::Config;
+use crate::msg::build::Writer;
+use crate::msg::lex::Elements;
+use crate::msg::name::Name;
+use crate::msg::name_addr::NameAddr;
+use crate::msg::request::Request;
+use crate::msg::uri::Uri;
+use crate::msg::via::Via;
+use crate::time::Instant;
+use crate::token::{BRANCH_COOKIE, DIGEST_LEN, TOKEN_LEN, TokenKind, digest_text};
+use crate::transaction::{Stack, TxId};
+use crate::wire::{Effects, Flow};
+
+use super::RETRY_AFTER;
+
+/// The parameter of our Record-Route URIs that holds a token.
+pub const ROUTE_PARAM: &[u8] = b"rw";
+
+/// A request as it has arrived: what of its route is behind it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrived<'a> {
+    /// Elements at the front of its Route header fields that name us; they are left out.
+    pub popped: usize,
+    /// §16.4: a strict router before us has put our own URI in the place of the request URI, which this is; it stands last in
+    /// the Route header fields and is left out there.
+    pub repaired: Option<&'a [u8]>,
+    /// A Record-Route of ours for this very dialog has led it here.
+    pub is_in_dialog: bool,
+}
+
+/// Reads the Route header fields of `request`.
+pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>) -> Arrived<'a> {
+    let mut arrived = Arrived::default();
+    let has_route = request.msg.line(Name::Route).is_some();
+    if request.request_uri.params.is_empty() && !has_route {
+        return arrived;
+    }
+    let is_recorded = |uri: &Uri<'_>| recorded(stack, request, uri);
+    match is_recorded(&request.request_uri) {
+        Recorded::No => {}
+        ours @ (Recorded::ThisDialog | Recorded::Another) => {
+            arrived.is_in_dialog = ours == Recorded::ThisDialog;
+            arrived.repaired = request
+                .msg
+                .elements(Name::Route)
+                .last()
+                .and_then(NameAddr::uri_of);
+        }
+    }
+    for element in request.msg.elements(Name::Route) {
+        let Some(uri) = NameAddr::uri_of(element).and_then(|uri| Uri::parse(uri).ok()) else {
+            break;
+        };
+        match is_recorded(&uri) {
+            Recorded::ThisDialog => arrived.is_in_dialog = true,
+            Recorded::Another => {}
+            Recorded::No if names_us(&stack.cfg, &uri) => {}
+            Recorded::No => break,
+        }
+        arrived.popped += 1;
+    }
+    arrived
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    No,
+    ThisDialog,
+    /// We wrote it, into another dialog: it lets nothing through.
+    Another,
+}
+
+fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
+    let token = uri.param(ROUTE_PARAM).and_then(|text| stack.key.parse(text));
+    match token.filter(|token| token.kind == TokenKind::RecordRoute) {
+        None => Recorded::No,
+        Some(token) => {
+            let digest = stack.key.digest(&[request.call_id]);
+            if (u64::from(token.slot) << 32 | u64::from(token.generation)) == digest {
+                Recorded::ThisDialog
+            } else {
+                Recorded::Another
+            }
+        }
+    }
+}
+
+/// Whether a URI is that of a listener of ours.
+fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
+    const PORT_DEFAULT: u16 = 5060;
+    let port = uri.port.unwrap_or(PORT_DEFAULT);
+    let ip = uri.host_ip();
+    cfg.listeners.iter().any(|listener| {
+        let is_address = listener.addr.port() == port && Some(listener.addr.ip()) == ip;
+        let (host, own_port) = listener
+            .advertised
+            .rsplit_once(':')
+            .unwrap_or((&listener.advertised, ""));
+        let is_name = uri.host.eq_ignore_ascii_case(host.as_bytes())
+            && own_port
+                .parse()
+                .map_or(port == PORT_DEFAULT, |own: u16| own == port);
+        is_address || is_name
+    })
+}
+
+/// Why a request is not forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    pub status: u16,
+    pub reason: &'static str,
+}
+
+impl Refused {
+    pub const fn with(status: u16, reason: &'static str) -> Refused {
+        Refused { status, reason }
+    }
+
+    pub fn answer(self, stack: &mut Stack, tx: TxId, request: &Request<'_>, now: Instant, out: &mut Effects) {
+        let extra = |w: &mut Writer<'_>| self.put_lines(request, w);
+        stack.respond_because(tx, request, (self.status, self.reason), None, extra, now, out);
+    }
+
+    pub fn answer_stateless(self, stack: &mut Stack, request: &Request<'_>, flow: Flow, out: &mut Effects) {
+        let extra = |w: &mut Writer<'_>| self.put_lines(request, w);
+        stack.respond_stateless(request, flow, (self.status, self.reason), extra, out);
+    }
+
+    fn put_lines(self, request: &Request<'_>, w: &mut Writer<'_>) {
+        match self.status {
+            420 => {
+                // §16.3 step 5.
+                w.put(b"Unsupported: ");
+                for (i, tag) in request.msg.elements(Name::ProxyRequire).enumerate() {
+                    w.put(if i == 0 { b"" } else { b", " }).put(tag);
+                }
+                w.crlf();
+            }
+            503 => _ = w.put(RETRY_AFTER),
+            _ => {}
+        }
+    }
+}
+
+/// §16.3. The digest is what stands for the request in our branches.
+pub fn check(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> Result<u64, Refused> {
+    // §16.3 step 3.
+    if request.max_forwards == Some(0) {
+        return Err(Refused::with(483, "Too Many Hops"));
+    }
+    // RFC 5393 §5.3: the value is a positive number.
+    if request
+        .msg
+        .value(Name::MaxBreadth)
+        .is_some_and(|text| text == b"0")
+    {
+        return Err(Refused::with(440, "Max-Breadth Exceeded"));
+    }
+    // §16.3 step 4, RFC 5393 §4.2: it has been here before, and was for the same place then.
+    let digest = digest(stack, request, arrived);
+    if is_loop(stack, request, digest) {
+        return Err(Refused::with(482, "Loop Detected"));
+    }
+    // §16.3 step 5: no extension of a proxy is understood here.
+    if request.msg.elements(Name::ProxyRequire).next().is_some() {
+        return Err(Refused::with(420, "Bad Extension"));
+    }
+    Ok(digest)
+}
+
+/// RFC 5393 §4.2.1: over all that decides where the request goes, and what tells it from others.
+fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
+    let next_route = request.msg.elements(Name::Route).nth(arrived.popped);
+    stack.key.digest(&[
+        request.uri,
+        next_route.unwrap_or_default(),
+        request.call_id,
+        request.from_tag.unwrap_or_default(),
+        request.to_tag.unwrap_or_default(),
+        &request.cseq.number.to_be_bytes(),
+        request.method_text,
+    ])
+}
+
+fn is_loop(stack: &Stack, request: &Request<'_>, digest: u64) -> bool {
+    const OURS_LEN: usize = BRANCH_COOKIE.len() + TOKEN_LEN + 1 + DIGEST_LEN;
+    let text = digest_text(digest);
+    let mut vias = request
+        .msg
+        .lines_of(Name::Via)
+        .flat_map(|line| Elements::new(request.msg.value_of(line)));
+    vias.any(|element| {
+        // The text is looked for first: it stands in few Via of others.
+        memchr::memmem::find(element, &text).is_some()
+            && Via::parse(element)
+                .ok()
+                .and_then(|via| via.branch)
+                .is_some_and(|branch| {
+                    branch.len() == OURS_LEN
+                        && branch.ends_with(&text)
+                        && stack
+                            .key
+                            .parse_branch(branch)
+                            .is_some_and(|token| token.kind == TokenKind::Transaction)
+                })
+    })
+}

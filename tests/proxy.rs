@@ -1,0 +1,576 @@
+//! The proxy through the sans-IO core (RFC 3261 §16), with one shard and with several: no socket, no clock, no thread.
+
+#[path = "core/messages.rs"]
+mod messages;
+#[path = "core/world.rs"]
+mod world;
+
+#[path = "proxy/forking.rs"]
+mod forking;
+#[path = "proxy/routes.rs"]
+mod routes;
+
+use std::path::Path;
+
+use bench_harness::sip::Message;
+use messages::*;
+use ringway::config::{Machine, load};
+use ringway::metrics::DropReason;
+use world::{SERVER, World};
+
+pub const CAROL: &str = "127.0.0.5:5065";
+
+/// Shards with this routing table.
+pub fn world(shards: usize, table: &str) -> World {
+    let machine = Machine {
+        cpus: Vec::new(),
+        parallelism: 1,
+        memory_bytes: None,
+        files_max: None,
+        primary_v4: None,
+        primary_v6: None,
+    };
+    let loaded = load(Some((Path::new("r.toml"), table)), &[], &machine);
+    let routes = loaded.unwrap_or_else(|errors| panic!("{errors}")).config.routes;
+    World::with(shards, |cfg| cfg.routes = routes)
+}
+
+/// All that is for Bob's address goes there, with no registration.
+pub const TO_BOB: &str = "[[route]]\naction = \"proxy\"\nto = [\"sip:127.0.0.3:5063\"]\n";
+
+pub fn on_each_number_of_shards(test: impl Fn(usize)) {
+    for shards in [1, 2, 4] {
+        test(shards);
+    }
+}
+
+pub fn ask(method: &str, uri: &str, call_id: &str) -> Message {
+    Message::request(method, uri)
+        .with("Via", via(ALICE, &format!("{method}{call_id}")))
+        .with("From", format!("<sip:alice@one.att.net>;tag=f{call_id}"))
+        .with("To", format!("<{uri}>"))
+        .with("Call-ID", call_id)
+        .with("CSeq", format!("7 {method}"))
+        .with("Max-Forwards", 70)
+        .with("Content-Length", 0)
+}
+
+/// The answer of a phone that copies what must be copied, Record-Route included.
+pub fn reply(request: &Message, status: u16, tag: &str, at: &str) -> Message {
+    let mut response = Message::response(status, "Whatever");
+    for name in ["Via", "Record-Route"] {
+        for value in request.get_all(name) {
+            response = response.with(name, value);
+        }
+    }
+    let to = request.text("To");
+    let to = if to.contains(";tag=") || status == 100 {
+        to.to_owned()
+    } else {
+        format!("{to};tag={tag}")
+    };
+    response
+        .with("From", request.text("From"))
+        .with("To", to)
+        .with("Call-ID", request.text("Call-ID"))
+        .with("CSeq", request.text("CSeq"))
+        .with("Contact", format!("<sip:bob@{at}>"))
+        .with("Content-Length", 0)
+}
+
+/// A request within the dialog of `invite` and `ok`, as the caller sends it: by the route that was recorded.
+pub fn within(method: &str, cseq: u32, invite: &Message, ok: &Message) -> Message {
+    let contact = bench_harness::sip::uri(ok.text("Contact"));
+    let mut request = Message::request(method, contact).with(
+        "Via",
+        via(ALICE, &format!("{method}{cseq}{}", invite.text("Call-ID"))),
+    );
+    for route in ok.get_all("Record-Route").iter().rev() {
+        request = request.with("Route", route);
+    }
+    request
+        .with("From", invite.text("From"))
+        .with("To", ok.text("To"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{cseq} {method}"))
+        .with("Max-Forwards", 70)
+        .with("Content-Length", 0)
+}
+
+pub fn cancel(invite: &Message) -> Message {
+    Message::request("CANCEL", invite.uri().expect("a request"))
+        .with("Via", invite.text("Via"))
+        .with("From", invite.text("From"))
+        .with("To", invite.text("To"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{} CANCEL", invite.cseq().0))
+        .with("Content-Length", 0)
+}
+
+/// The ACK of a failure: RFC 3261 §17.1.1.3.
+pub fn ack_of(invite: &Message, failure: &Message) -> Message {
+    Message::request("ACK", invite.uri().expect("a request"))
+        .with("Via", invite.text("Via"))
+        .with("From", invite.text("From"))
+        .with("To", failure.text("To"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{} ACK", invite.cseq().0))
+        .with("Content-Length", 0)
+}
+
+#[track_caller]
+pub fn ends_empty(mut world: World) {
+    world.advance(100_000);
+    world.silent();
+    assert_eq!(world.contexts(), 0, "response contexts are left");
+    world.end();
+}
+
+#[test]
+fn a_call_goes_through_as_it_is_but_for_what_a_proxy_changes() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1").setting("Max-Forwards", 5);
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        assert_eq!(there.uri(), invite.uri());
+        for name in [
+            "From",
+            "To",
+            "Call-ID",
+            "CSeq",
+            "Contact",
+            "X-Unknown",
+            "Content-Type",
+            "Content-Length",
+        ] {
+            assert_eq!(there.text(name), invite.text(name), "{name}");
+        }
+        assert_eq!(
+            (there.text("Max-Forwards"), there.text("Max-Breadth")),
+            ("4", "60")
+        );
+        let vias = there.get_all("Via");
+        assert_eq!(vias.len(), 2);
+        assert!(
+            vias[0].starts_with(&format!("SIP/2.0/UDP {SERVER};branch=z9hG4bK")),
+            "{}",
+            vias[0]
+        );
+        assert_eq!(vias[1], invite.text("Via"), "it came from where it says");
+        let recorded = there.text("Record-Route");
+        assert!(
+            recorded.starts_with(&format!("<sip:{SERVER};lr;rw=")),
+            "{recorded}"
+        );
+
+        world.udp(BOB, &reply(&there, 100, "", BOB));
+        world.silent();
+        world.udp(BOB, &reply(&there, 180, "b1", BOB));
+        let ringing = world.response(ALICE, 180);
+        assert_eq!(ringing.get_all("Via"), [invite.text("Via")]);
+        let ok_b = reply(&there, 200, "b1", BOB);
+        world.udp(BOB, &ok_b);
+        let ok = world.response(ALICE, 200);
+        for name in ["From", "To", "Call-ID", "CSeq", "Contact", "Record-Route"] {
+            assert_eq!(ok.text(name), ok_b.text(name), "{name}");
+        }
+        // RFC 6026: a 2xx that comes again goes back again, and is not repeated by a proxy itself.
+        world.udp(BOB, &ok_b);
+        world.response(ALICE, 200);
+        world.advance(5_000);
+        world.silent();
+        // A retransmitted INVITE is absorbed.
+        world.udp(ALICE, &invite);
+        world.silent();
+
+        world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+        let ack = world.request(BOB, "ACK");
+        assert!(!ack.has("Route") && ack.get_all("Via").len() == 2);
+        for (cseq, method) in ["PRACK", "UPDATE", "INFO", "BYE"].iter().enumerate() {
+            world.udp(ALICE, &within(method, 33303 + cseq as u32, &invite, &ok));
+            let there = world.request(BOB, method);
+            assert!(!there.has("Route") && !there.has("Record-Route"), "{method}");
+            assert_eq!(there.uri(), Some(&*format!("sip:bob@{BOB}")));
+            world.udp(BOB, &reply(&there, 200, "b1", BOB));
+            let back = world.response(ALICE, 200);
+            assert_eq!(back.get_all("Via").len(), 1);
+        }
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn the_callee_reaches_the_caller_by_the_same_route() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        world.udp(BOB, &reply(&there, 200, "b1", BOB));
+        let ok = world.response(ALICE, 200);
+        let bye = Message::request("BYE", &format!("sip:alice@{ALICE}"))
+            .with("Via", via(BOB, "byeb"))
+            .with("Route", there.text("Record-Route"))
+            .with("From", ok.text("To"))
+            .with("To", invite.text("From"))
+            .with("Call-ID", "c1")
+            .with("CSeq", "1 BYE")
+            .with("Max-Forwards", 70)
+            .with("Content-Length", 0);
+        world.udp(BOB, &bye);
+        let bye = world.request(ALICE, "BYE");
+        assert!(!bye.has("Route"));
+        world.udp(ALICE, &reply(&bye, 200, "", ALICE));
+        world.response(BOB, 200);
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_failure_goes_back_and_is_acknowledged_hop_by_hop() {
+    on_each_number_of_shards(|shards| {
+        for (status, seen) in [(486, 486), (302, 302), (603, 603), (503, 500)] {
+            let mut world = world(shards, TO_BOB);
+            let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+            world.udp(ALICE, &invite);
+            world.response(ALICE, 100);
+            let there = world.request(BOB, "INVITE");
+            world.udp(BOB, &reply(&there, status, "b1", BOB));
+            let ack = world.request(BOB, "ACK");
+            assert_eq!(ack.get_all("Via"), there.get_all("Via")[..1], "a single Via");
+            let failure = world.response(ALICE, seen);
+            assert_eq!(failure.get_all("Via").len(), 1);
+            world.udp(ALICE, &ack_of(&invite, &failure));
+            ends_empty(world);
+        }
+    });
+}
+
+#[test]
+fn a_call_is_cancelled() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        // Nothing came back from Bob yet: the CANCEL waits.
+        let cancel = cancel(&invite).with("Reason", "SIP;cause=487");
+        world.udp(ALICE, &cancel);
+        world.response(ALICE, 200);
+        world.silent();
+        world.udp(BOB, &reply(&there, 180, "b1", BOB));
+        let cancel_b = world.request(BOB, "CANCEL");
+        assert_eq!(cancel_b.get_all("Via"), there.get_all("Via")[..1]);
+        assert_eq!(cancel_b.uri(), there.uri());
+        world.response(ALICE, 180);
+        world.udp(BOB, &reply(&cancel_b, 200, "b1", BOB));
+        world.udp(BOB, &reply(&there, 487, "b1", BOB));
+        world.request(BOB, "ACK");
+        let terminated = world.response(ALICE, 487);
+        world.udp(ALICE, &ack_of(&invite, &terminated));
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_cancel_after_ringing_goes_on_at_once_with_its_reason() {
+    let mut world = world(1, TO_BOB);
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    world.udp(BOB, &reply(&there, 180, "b1", BOB));
+    world.response(ALICE, 180);
+    world.udp(ALICE, &cancel(&invite).with("Reason", "SIP;cause=487"));
+    world.response(ALICE, 200);
+    let cancel_b = world.request(BOB, "CANCEL");
+    assert_eq!(cancel_b.text("Reason"), "SIP;cause=487");
+    // The 200 of Bob crosses it: RFC 3261 §9.1, the call stands.
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(BOB, "ACK");
+    world.udp(BOB, &reply(&cancel_b, 200, "b1", BOB));
+    ends_empty(world);
+}
+
+#[test]
+fn nobody_answers() {
+    let mut world = world(1, TO_BOB);
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let first = world.request(BOB, "INVITE");
+    world.advance(31_900);
+    for _ in 0..6 {
+        assert_eq!(world.request(BOB, "INVITE").branch(), first.branch());
+    }
+    world.silent();
+    world.advance(200);
+    let timeout = world.response(ALICE, 408);
+    assert_eq!(timeout.get_all("Via"), [invite.text("Via")]);
+    assert!(timeout.to_tag().is_some());
+    world.udp(ALICE, &ack_of(&invite, &timeout));
+    ends_empty(world);
+}
+
+#[test]
+fn a_request_that_is_no_invite_and_is_not_answered_ends_in_silence() {
+    // RFC 4320 §4.2.
+    let mut world = world(1, TO_BOB);
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+    world.request(BOB, "MESSAGE");
+    world.advance(40_000);
+    for _ in 0..10 {
+        world.request(BOB, "MESSAGE");
+    }
+    ends_empty(world);
+}
+
+#[test]
+fn ringing_ends_with_timer_c() {
+    let mut world = world(1, TO_BOB);
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    world.udp(BOB, &reply(&there, 180, "b1", BOB));
+    world.response(ALICE, 180);
+    world.advance(100_000);
+    world.udp(BOB, &reply(&there, 183, "b1", BOB));
+    world.response(ALICE, 183);
+    world.advance(180_000);
+    world.silent();
+    world.advance(1_100);
+    let cancel = world.request(BOB, "CANCEL");
+    world.udp(BOB, &reply(&cancel, 200, "b1", BOB));
+    world.udp(BOB, &reply(&there, 487, "b1", BOB));
+    world.request(BOB, "ACK");
+    let failure = world.response(ALICE, 487);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
+fn what_may_not_be_forwarded_is_answered() {
+    let mut world = world(1, TO_BOB);
+    let options = |call_id: &str| ask("OPTIONS", "sip:bob@example.com", call_id);
+    world.udp(ALICE, &options("o1").setting("Max-Forwards", 0));
+    world.response(ALICE, 483);
+    world.udp(
+        ALICE,
+        &options("o2")
+            .with("Proxy-Require", "foo, bar")
+            .with("Require", "baz"),
+    );
+    let refused = world.response(ALICE, 420);
+    assert_eq!(
+        refused.text("Unsupported"),
+        "foo, bar",
+        "Require is for the phones"
+    );
+    world.udp(ALICE, &options("o3").with("Max-Breadth", 0));
+    world.response(ALICE, 440);
+    world.udp(
+        ALICE,
+        &options("o4").with("Require", "baz").with("Max-Breadth", 100),
+    );
+    let there = world.request(BOB, "OPTIONS");
+    assert_eq!(
+        (there.text("Require"), there.get_all("Max-Breadth")),
+        ("baz", vec!["60"])
+    );
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}
+
+#[test]
+fn a_request_that_comes_back_is_a_loop_and_one_for_another_place_a_spiral() {
+    let mut world = world(1, TO_BOB);
+    world.udp(ALICE, &ask("OPTIONS", "sip:bob@example.com", "o1"));
+    let there = world.request(BOB, "OPTIONS");
+    let back = |uri: &str| {
+        let text = String::from_utf8(there.to_bytes()).expect("text");
+        let line = format!("OPTIONS {uri} SIP/2.0");
+        let via = via(BOB, &format!("again{}", uri.len()));
+        let line = format!("{line}\r\nVia: {via}");
+        let text = text.replacen("OPTIONS sip:bob@example.com SIP/2.0", &line, 1);
+        Message::parse(text.as_bytes()).expect("a message")
+    };
+    world.udp(BOB, &back("sip:bob@example.com"));
+    world.response(BOB, 482);
+    world.udp(BOB, &back("sip:robert@example.com"));
+    let spiral = world.request(BOB, "OPTIONS");
+    assert_eq!(spiral.get_all("Via").len(), 4);
+    world.udp(BOB, &reply(&spiral, 200, "b", BOB));
+    world.response(BOB, 200);
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}
+
+#[test]
+fn where_a_request_came_from_stands_in_its_via() {
+    let mut world = world(1, TO_BOB);
+    let options = ask("OPTIONS", "sip:bob@example.com", "o1")
+        .setting("Via", "SIP/2.0/UDP phone.example:5099;rport;branch=z9hG4bKx");
+    world.udp(ALICE, &options);
+    let there = world.request(BOB, "OPTIONS");
+    assert_eq!(
+        there.get_all("Via")[1],
+        "SIP/2.0/UDP phone.example:5099;rport=5062;branch=z9hG4bKx;received=127.0.0.2"
+    );
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    let back = world.response(ALICE, 200);
+    assert_eq!(back.get_all("Via")[0], there.get_all("Via")[1]);
+    ends_empty(world);
+}
+
+#[test]
+fn between_transports_both_sides_are_recorded() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1")
+            .setting("Via", format!("SIP/2.0/TCP {ALICE};branch=z9hG4bKt"));
+        world.tcp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        let recorded = there.get_all("Record-Route");
+        assert_eq!(recorded.len(), 2);
+        assert!(!recorded[0].contains("transport"), "the side of Bob comes first");
+        assert!(recorded[1].contains(";transport=tcp"));
+        world.udp(BOB, &reply(&there, 200, "b1", BOB));
+        let ok = world.response(ALICE, 200);
+        let ack = within("ACK", 33302, &invite, &ok);
+        assert_eq!(ack.get_all("Route").len(), 2);
+        world.tcp(ALICE, &ack);
+        let ack = world.request(BOB, "ACK");
+        assert!(!ack.has("Route"), "both were ours");
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_proxy_without_state_forwards_each_message_alone() {
+    on_each_number_of_shards(|shards| {
+        let table = format!("{TO_BOB}mode = \"stateless\"\n");
+        let mut world = world(shards, &table);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        world.udp(ALICE, &invite);
+        let first = world.request(BOB, "INVITE");
+        world.udp(ALICE, &invite);
+        let second = world.request(BOB, "INVITE");
+        assert_eq!(
+            first.to_bytes(),
+            second.to_bytes(),
+            "RFC 3261 §16.11: the same branch each time"
+        );
+        world.udp(BOB, &reply(&first, 180, "b1", BOB));
+        assert_eq!(world.response(ALICE, 180).get_all("Via"), [invite.text("Via")]);
+        world.udp(ALICE, &cancel(&invite));
+        let cancel_b = world.request(BOB, "CANCEL");
+        assert_eq!(cancel_b.branch(), first.branch());
+        world.udp(BOB, &reply(&cancel_b, 200, "b1", BOB));
+        world.response(ALICE, 200);
+        world.udp(BOB, &reply(&first, 487, "b1", BOB));
+        let failure = world.response(ALICE, 487);
+        world.udp(ALICE, &ack_of(&invite, &failure));
+        assert_eq!(world.request(BOB, "ACK").branch(), first.branch());
+        assert_eq!(world.contexts(), 0);
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_proxy_without_state_answers_on_the_connection() {
+    on_each_number_of_shards(|shards| {
+        let table = format!("{TO_BOB}mode = \"stateless\"\n");
+        let mut world = world(shards, &table);
+        let options = ask("OPTIONS", "sip:bob@example.com", "o1")
+            .setting("Via", "SIP/2.0/TCP 127.0.0.2:9;branch=z9hG4bKt");
+        world.tcp(ALICE, &options);
+        let there = world.request(BOB, "OPTIONS");
+        world.udp(BOB, &reply(&there, 200, "b", BOB));
+        // The world hands what is sent on a connection to the Via's port, which the connection has not.
+        world.response("127.0.0.2:9", 200);
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_large_request_takes_tcp_where_a_rule_says_so() {
+    let table = format!("{TO_BOB}tcp_when_large = true\n");
+    let mut world = world(1, &table);
+    let large = ask("MESSAGE", "sip:bob@example.com", "m1").with_body("text/plain", "x".repeat(1_200));
+    world.udp(ALICE, &large);
+    let there = world.request(BOB, "MESSAGE");
+    assert!(there.top_via().starts_with("SIP/2.0/TCP"), "{}", there.top_via());
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    world.response(ALICE, 200);
+    // TCP is refused: RFC 3261 §18.1.1 goes back to UDP.
+    let large = ask("MESSAGE", "sip:bob@example.com", "m2").with_body("text/plain", "x".repeat(1_200));
+    world.refuses_connections = true;
+    world.udp(ALICE, &large);
+    let there = world.request(BOB, "MESSAGE");
+    assert!(there.top_via().starts_with("SIP/2.0/UDP"), "{}", there.top_via());
+    assert_eq!(there.get_all("Via").len(), 2);
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    world.response(ALICE, 200);
+    let small = ask("MESSAGE", "sip:bob@example.com", "m3");
+    world.udp(ALICE, &small);
+    assert!(world.request(BOB, "MESSAGE").top_via().starts_with("SIP/2.0/UDP"));
+    world.forget_waiting();
+    world.advance(40_000);
+    world.forget_waiting();
+    ends_empty(world);
+}
+
+#[test]
+fn a_place_that_cannot_be_connected_to_is_unavailable() {
+    let table = TO_BOB.replace("5063", "5063;transport=tcp");
+    let mut world = world(1, &table);
+    world.refuses_connections = true;
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let failure = world.response(ALICE, 503);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
+fn at_its_limits_it_answers_503_and_leaves_nothing() {
+    let machine_full = |change: fn(&mut ringway::config::Config)| {
+        let routes = {
+            let machine = Machine {
+                cpus: Vec::new(),
+                parallelism: 1,
+                memory_bytes: None,
+                files_max: None,
+                primary_v4: None,
+                primary_v6: None,
+            };
+            load(Some((Path::new("r.toml"), TO_BOB)), &[], &machine)
+                .expect("a table")
+                .config
+                .routes
+        };
+        World::with(1, |cfg| {
+            cfg.routes = routes;
+            change(cfg);
+        })
+    };
+    // Room for the server's side of a request and not for the client's.
+    let mut world = machine_full(|cfg| cfg.limits.transactions_max = 1);
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+    world.response(ALICE, 503);
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m2"));
+    world.response(ALICE, 503);
+    assert_eq!(world.drops(DropReason::TransactionsFull), 1);
+    ends_empty(world);
+}
