@@ -278,7 +278,7 @@ impl Rig {
                 }
             }
             out.clear();
-            shard.record_handled(self.now);
+            shard.record_handled(self.now, self.now);
         }
     }
 

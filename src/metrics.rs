@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use histograms::{Histograms, Timed};
 
+use crate::wire::Transport;
+
 /// A count written by one thread and read by any.
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
@@ -108,7 +110,46 @@ named_enum! {
         OtherRequest = "other",
         Provisional = "1xx",
         Success = "2xx",
-        Failure = "3xx-6xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+        GlobalFailure = "6xx",
+    }
+}
+
+impl MessageKind {
+    /// The kind of a response with this status code, 100 to 699.
+    pub const fn of_status(status: u16) -> MessageKind {
+        match status {
+            0..=199 => MessageKind::Provisional,
+            200..=299 => MessageKind::Success,
+            300..=399 => MessageKind::Redirection,
+            400..=499 => MessageKind::ClientError,
+            500..=599 => MessageKind::ServerError,
+            600.. => MessageKind::GlobalFailure,
+        }
+    }
+}
+
+/// Messages by transport and kind.
+#[derive(Default, Debug)]
+pub struct Messages([[Counter; MessageKind::COUNT]; Transport::ALL.len()]);
+
+impl Messages {
+    pub fn count(&self, transport: Transport, kind: MessageKind) {
+        self.0[transport as usize][kind as usize].inc();
+    }
+
+    pub fn get(&self, transport: Transport, kind: MessageKind) -> u64 {
+        self.0[transport as usize][kind as usize].get()
+    }
+
+    /// Over all transports.
+    pub fn sum(&self, kind: MessageKind) -> u64 {
+        Transport::ALL
+            .iter()
+            .map(|&transport| self.get(transport, kind))
+            .sum()
     }
 }
 
@@ -122,8 +163,9 @@ named_enum! {
 /// All counters of one shard.
 #[derive(Default, Debug)]
 pub struct Metrics {
-    pub received: [Counter; MessageKind::COUNT],
-    pub sent: [Counter; MessageKind::COUNT],
+    pub received: Messages,
+    /// New ones; those sent again are counted apart.
+    pub sent: Messages,
     pub drops: [Counter; DropReason::COUNT],
     /// What the control thread was not told because it had not yet read so much.
     pub tells_dropped: [Counter; TellKind::COUNT],

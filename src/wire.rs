@@ -15,6 +15,8 @@ pub enum Transport {
 }
 
 impl Transport {
+    pub const ALL: [Transport; 2] = [Transport::Udp, Transport::Tcp];
+
     /// Whether the transport itself delivers what was sent (RFC 3261 §17: no retransmission timers then).
     pub const fn is_reliable(self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
 
 use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Timed};
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -62,6 +62,7 @@ impl B2bua {
                 }
                 self.learn(stack, id, response, out);
                 self.pass_back(stack, exchange_id, leg, response, now, out);
+                self.time_ringing(stack, exchange_id, response.status, out);
             }
             200..=299 if is_invite => {
                 self.set_branch_phase(id, BranchPhase::Accepted);
@@ -83,6 +84,23 @@ impl B2bua {
                 self.remove_branch(stack, id);
                 self.failed(stack, exchange_id, leg, status, Some(response), now, out);
             }
+        }
+    }
+
+    /// The caller hears it ring for the first time (180), or hears something else (183).
+    fn time_ringing(&mut self, stack: &mut Stack, id: ExchangeId, status: u16, out: &Effects) {
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
+        if let Some(call) = self.calls.get_mut(exchange.call)
+            && matches!(status, 180 | 183)
+            && call.phase == Phase::Ringing
+            && !call.has_rung
+        {
+            call.has_rung = true;
+            stack
+                .histograms
+                .record(Timed::Ringing, out.received_at.since(call.begun_at));
         }
     }
 
@@ -224,6 +242,9 @@ impl B2bua {
         {
             call.phase = Phase::Answered;
             call.answered = Some(leg);
+            stack
+                .histograms
+                .record(Timed::Answer, out.received_at.since(call.begun_at));
             stack.metrics.calls_answered.inc();
             self.set_call_timer(stack, call_id, limit);
         }

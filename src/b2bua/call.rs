@@ -5,6 +5,7 @@ use crate::dialog::Dialog;
 use crate::msg::method::Method;
 use crate::pool::BufId;
 use crate::slots::Id;
+use crate::time::Instant;
 use crate::timer::TimerId;
 use crate::transaction::TxId;
 use crate::transaction::key::Key;
@@ -43,6 +44,10 @@ pub struct Call {
     /// Whether an INVITE began it; else it is one request with its answer (MESSAGE, OPTIONS, REFER).
     pub is_invite: bool,
     pub timer: Option<TimerId>,
+    /// When the request that began it was received.
+    pub begun_at: Instant,
+    /// A 180 or 183 has gone back.
+    pub has_rung: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

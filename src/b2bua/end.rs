@@ -163,7 +163,7 @@ impl B2bua {
         let branch = stack.stateless_token();
         match self.write_own(stack, leg, Method::Ack, cseq, branch, out) {
             Some(buf) => {
-                stack.count_request(Method::Ack);
+                self.count_request(stack, Method::Ack, leg);
                 self.send_ack(leg, buf, out);
             }
             None => stack.metrics.dropped(DropReason::NoBuffer),
@@ -194,7 +194,7 @@ impl B2bua {
             let tx = self.open_branch(stack, exchange, leg_id, Method::Bye, cseq, out)?;
             match self.write_own(stack, leg_id, Method::Bye, cseq, token_of(stack, tx), out) {
                 Some(buf) => {
-                    stack.count_request(Method::Bye);
+                    self.count_request(stack, Method::Bye, leg_id);
                     stack.send_request(tx, buf, now, out);
                     Some(())
                 }

@@ -176,7 +176,7 @@ impl B2bua {
         let branch = token_of(stack, client);
         match self.write_across(stack, request, to, cseq, branch, rack, out) {
             Some(buf) => {
-                stack.count_request(request.method);
+                self.count_request(stack, request.method, to);
                 stack.send_request(client, buf, now, out);
                 Ok(())
             }
@@ -282,7 +282,7 @@ impl B2bua {
             return true;
         };
         stack.acknowledged(server, now, out);
-        stack.count_request(Method::Ack);
+        self.count_request(stack, Method::Ack, to);
         self.send_ack(to, buf, out);
         // The phone's side of it may have been over before.
         self.finish(stack, exchange, out);

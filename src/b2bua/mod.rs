@@ -298,6 +298,13 @@ impl B2bua {
 
     // ---- Common ----------------------------------------------------------------------------------------------------
 
+    /// A request of ours leaves on a leg.
+    fn count_request(&self, stack: &Stack, method: Method, leg: LegId) {
+        if let Some(leg) = self.legs.get(leg) {
+            stack.count_request(method, leg.flow.transport);
+        }
+    }
+
     /// Has the call's own timer fire at `at`.
     fn set_call_timer(&mut self, stack: &mut Stack, id: CallId, at: Instant) {
         let Some(call) = self.calls.get_mut(id) else {

@@ -216,6 +216,8 @@ impl B2bua {
             exchanges: 0,
             is_invite: request.method == Method::Invite,
             timer: None,
+            begun_at: out.received_at,
+            has_rung: false,
         })?;
         let leg = self.legs.insert(Leg {
             call,
@@ -434,7 +436,7 @@ impl B2bua {
             Some(written) => {
                 let buf = out.pool.commit(draft, written);
                 self.log_leg(leg, &out.pool);
-                stack.count_request(method);
+                self.count_request(stack, method, leg);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
             }

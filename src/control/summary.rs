@@ -25,8 +25,8 @@ impl fmt::Display for Summary<'_> {
         let sum = |pick: fn(&Metrics) -> &Counter| total(metrics, pick);
         writeln!(f, "messages")?;
         for &kind in MessageKind::ALL {
-            let received: u64 = metrics.iter().map(|m| m.received[kind as usize].get()).sum();
-            let sent: u64 = metrics.iter().map(|m| m.sent[kind as usize].get()).sum();
+            let received: u64 = metrics.iter().map(|m| m.received.sum(kind)).sum();
+            let sent: u64 = metrics.iter().map(|m| m.sent.sum(kind)).sum();
             if received + sent > 0 {
                 writeln!(
                     f,

@@ -274,7 +274,7 @@ impl RegEvent {
                 if let Some(gone) = subscription.gone.take() {
                     out.pool.release(gone);
                 }
-                stack.count_request(Method::Notify);
+                stack.count_request(Method::Notify, subscription.flow.transport);
                 stack.send_request(tx, buf, now, out);
             }
             // The next change or refresh tells it.

@@ -14,16 +14,58 @@ const TIME_MAX_NS: u64 = 60_000_000_000;
 pub enum Timed {
     /// Time in the server of one kind of message: from when it was received to after the send of what came of it.
     InServer(MessageKind),
+    /// From an INVITE that begins a call to the first 180 or 183 that goes back: the post-dial delay.
+    Ringing,
+    /// From an INVITE that begins a call to the 2xx that goes back: the answer delay.
+    Answer,
+    /// The life of a transaction, its waits for what may be repeated included.
+    Transaction,
+    /// A turn of the loop: from its end of waiting to after its sends.
+    Turn,
+    /// How long a message waited in the mailbox from another shard.
+    Mailbox,
 }
+
+/// Those that are not times in the server, in the order of their places.
+const OTHERS: [Timed; 5] = [
+    Timed::Ringing,
+    Timed::Answer,
+    Timed::Transaction,
+    Timed::Turn,
+    Timed::Mailbox,
+];
 
 impl Timed {
     pub fn all() -> impl Iterator<Item = Timed> {
-        MessageKind::ALL.iter().map(|&kind| Timed::InServer(kind))
+        let in_server = MessageKind::ALL.iter().map(|&kind| Timed::InServer(kind));
+        in_server.chain(OTHERS)
+    }
+
+    /// The name as metrics, files and the command line show it: `INVITE` for the time in the server, `ringing` and so on.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Timed::InServer(kind) => kind.text(),
+            Timed::Ringing => "ringing",
+            Timed::Answer => "answer",
+            Timed::Transaction => "transaction",
+            Timed::Turn => "turn",
+            Timed::Mailbox => "mailbox",
+        }
+    }
+
+    /// What [`Timed::text`] names, in any case of letters.
+    pub fn parse(text: &str) -> Option<Timed> {
+        Timed::all().find(|timed| timed.text().eq_ignore_ascii_case(text))
     }
 
     const fn index(self) -> usize {
         match self {
             Timed::InServer(kind) => kind as usize,
+            Timed::Ringing => MessageKind::COUNT,
+            Timed::Answer => MessageKind::COUNT + 1,
+            Timed::Transaction => MessageKind::COUNT + 2,
+            Timed::Turn => MessageKind::COUNT + 3,
+            Timed::Mailbox => MessageKind::COUNT + 4,
         }
     }
 }
@@ -78,6 +120,14 @@ impl Histograms<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_has_a_place_and_a_name_of_its_own() {
+        for (index, timed) in Timed::all().enumerate() {
+            assert_eq!(timed.index(), index);
+            assert_eq!(Timed::parse(&timed.text().to_ascii_lowercase()), Some(timed));
+        }
+    }
 
     #[test]
     fn times_are_told_apart_to_three_digits_and_sums_hold_them_all() {

@@ -259,7 +259,7 @@ impl Proxy {
             context.template = Some(out.pool.retain(buf));
             context.block_len = block.len() as u16;
         }
-        stack.count_request(method);
+        stack.count_request(method, flow.transport);
         stack.send_request(tx, buf, now, out);
         Ok(())
     }
@@ -327,7 +327,7 @@ impl Proxy {
         match w.finish().filter(|_| block_w.finish().is_some()) {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
-                stack.count_request(method);
+                stack.count_request(method, flow.transport);
                 stack.send_request(tx, buf, now, out);
                 Some(())
             }

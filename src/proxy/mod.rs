@@ -150,7 +150,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        let Some(tx) = stack.open_server(request, key, flow) else {
+        let Some(tx) = stack.open_server(request, key, flow, now) else {
             refuse_full(stack, request, flow, out);
             return None;
         };

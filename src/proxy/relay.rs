@@ -137,7 +137,7 @@ impl Proxy {
             });
         self.uri = Some(bytes);
         let (to, buf) = written?;
-        stack.count_request(request.method);
+        stack.count_request(request.method, to.transport);
         out.send(to, buf, None);
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Proxy {
         match self.edits.apply_message(response.msg, &mut draft.bytes) {
             Ok(len) => {
                 let buf = out.pool.commit(draft, len);
-                stack.count_response(response.status);
+                stack.count_response(response.status, transport);
                 let peer = SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT));
                 let flow = Flow {
                     transport,

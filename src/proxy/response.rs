@@ -145,7 +145,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(tx) = stack.open_server(cancel, key, flow) else {
+        let Some(tx) = stack.open_server(cancel, key, flow, now) else {
             super::refuse_full(stack, cancel, flow, out);
             return;
         };

@@ -60,7 +60,7 @@ impl ShardLoop {
         self.is_busy |= shard.read_asks(now, out);
         shard.export(out);
         reactor.flush(out);
-        shard.record_handled(reactor.now());
+        shard.record_handled(now, reactor.now());
         shard.publish(&out.pool);
         Ok(!shard.is_stopping())
     }

@@ -34,7 +34,7 @@ impl Shard {
             Ask::HangUpAll => self.ims.calls.hang_up_all(&mut self.stack, now, out),
             Ask::Stop => self.is_stopping = true,
             Ask::Histograms { request, empty } => {
-                let recorded = std::mem::replace(&mut self.histograms, empty);
+                let recorded = std::mem::replace(&mut self.stack.histograms, empty);
                 out.tell(Tell::Histograms { request, recorded }, b"");
             }
         }

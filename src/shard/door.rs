@@ -188,7 +188,7 @@ impl Shard {
             build::end(w);
         });
         if let Some(buf) = buf {
-            self.stack.count_response(503);
+            self.stack.count_response(503, flow.transport);
             out.send(salvage.reply_flow(flow), buf, None);
         }
     }

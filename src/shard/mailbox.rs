@@ -10,7 +10,11 @@ use crate::wire::{CloseReason, ConnId, Flow, ShardId, TxOp};
 #[derive(Clone, Copy, Debug)]
 pub enum Letter {
     /// A message that came in over there; this shard owns it. Bytes: the message.
-    Message { flow: Flow, received_at: Instant },
+    Message {
+        flow: Flow,
+        received_at: Instant,
+        posted_at: Instant,
+    },
     /// To be sent on a connection of this shard. Bytes: the message.
     Send { flow: Flow, op: Option<TxOp> },
     /// A `Send` failed.

@@ -117,7 +117,6 @@ pub struct Shard {
     memory: Memory,
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
-    histograms: Box<Histograms>,
     is_stopping: bool,
 }
 
@@ -170,7 +169,6 @@ impl Shard {
             overload,
             memory: Memory::new(),
             handled: Vec::with_capacity(1_024),
-            histograms: Box::default(),
             is_stopping: false,
         }
     }
@@ -286,8 +284,13 @@ impl Shard {
     fn on_letter(&mut self, letter: Letter, bytes: &[u8], now: Instant, out: &mut Effects) {
         out.received_at = now;
         match letter {
-            Letter::Message { flow, received_at } => {
+            Letter::Message {
+                flow,
+                received_at,
+                posted_at,
+            } => {
                 out.received_at = received_at;
+                self.stack.histograms.record(Timed::Mailbox, now.since(posted_at));
                 self.on_message(bytes, flow, receive::Framed::Mail, now, out);
             }
             Letter::Send { flow, op } => match out.pool.put(bytes) {
@@ -371,10 +374,12 @@ impl Shard {
         }
     }
 
-    /// The effects of the turn have been applied: what was handled has left the server.
-    pub fn record_handled(&mut self, sent_at: Instant) {
+    /// The effects of the turn that began to work at `woken_at` have been applied: what was handled has left the server.
+    pub fn record_handled(&mut self, woken_at: Instant, sent_at: Instant) {
+        self.stack.histograms.record(Timed::Turn, sent_at.since(woken_at));
         for (kind, received_at) in self.handled.drain(..) {
-            self.histograms
+            self.stack
+                .histograms
                 .record(Timed::InServer(kind), sent_at.since(received_at));
         }
     }
@@ -418,7 +423,7 @@ impl Shard {
 
     /// What was recorded since the control thread last asked.
     pub fn take_histograms(&mut self) -> Box<Histograms> {
-        std::mem::take(&mut self.histograms)
+        std::mem::take(&mut self.stack.histograms)
     }
 
     /// Gives back all that the shard holds in good order, and says what is left over then.

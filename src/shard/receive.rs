@@ -94,6 +94,7 @@ impl Shard {
             let letter = Letter::Message {
                 flow,
                 received_at: out.received_at,
+                posted_at: now,
             };
             if !self.post(owner, letter, &request.msg.bytes[..request.msg.len()])
                 && request.method != Method::Ack
@@ -103,7 +104,7 @@ impl Shard {
             return;
         }
         let kind = request_kind(request.method);
-        self.stack.metrics.received[kind as usize].inc();
+        self.stack.metrics.received.count(flow.transport, kind);
         self.handled.push((kind, out.received_at));
         tracing::debug!(
             call_id = %request.call_id.escape_ascii(),
@@ -157,16 +158,13 @@ impl Shard {
             let letter = Letter::Message {
                 flow,
                 received_at: out.received_at,
+                posted_at: now,
             };
             self.post(token.shard, letter, &response.msg.bytes[..response.msg.len()]);
             return;
         }
-        let kind = match response.status {
-            100..=199 => MessageKind::Provisional,
-            200..=299 => MessageKind::Success,
-            _ => MessageKind::Failure,
-        };
-        self.stack.metrics.received[kind as usize].inc();
+        let kind = MessageKind::of_status(response.status);
+        self.stack.metrics.received.count(flow.transport, kind);
         self.handled.push((kind, out.received_at));
         tracing::debug!(
             call_id = %response.call_id.escape_ascii(),
@@ -248,7 +246,7 @@ impl Shard {
             build::end(w);
         });
         if let Some(buf) = buf {
-            self.stack.count_response(status);
+            self.stack.count_response(status, flow.transport);
             out.send(salvage.reply_flow(flow), buf, None);
         }
     }

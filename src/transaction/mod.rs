@@ -214,6 +214,8 @@ pub struct Transaction {
     retransmit_at: Instant,
     end_at: Instant,
     interval_ms: u32,
+    /// When its request came, or went out.
+    begun_at: Instant,
 }
 
 /// What the transaction layer tells a user about a transaction, without a message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::metrics::{DropReason, MessageKind, Metrics};
+use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -42,6 +42,8 @@ const RESPONSE_SLACK: usize = 1_024;
 pub struct Stack {
     pub cfg: Arc<Config>,
     pub metrics: Arc<Metrics>,
+    /// What is timed, since the control thread last took it.
+    pub histograms: Box<Histograms>,
     pub shard: ShardId,
     /// Shards in all.
     pub shards: usize,
@@ -72,6 +74,7 @@ impl Stack {
             by_key: KeyIndex::new(transactions_max),
             cfg,
             metrics,
+            histograms: Box::default(),
             shard,
             shards,
             key,
@@ -162,7 +165,7 @@ impl Stack {
     }
 
     /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room.
-    pub fn open_server(&mut self, request: &Request<'_>, key: Key, flow: Flow) -> Option<TxId> {
+    pub fn open_server(&mut self, request: &Request<'_>, key: Key, flow: Flow, now: Instant) -> Option<TxId> {
         let machine = match request.method {
             Method::Invite => Machine::Ist(ist::State::Proceeding),
             _ => Machine::Nist(nist::State::Trying),
@@ -180,6 +183,7 @@ impl Stack {
             retransmit_at: Instant::FAR_FUTURE,
             end_at: Instant::FAR_FUTURE,
             interval_ms: 0,
+            begun_at: now,
         })?;
         self.by_key.insert(key, id.slot);
         Some(id)
@@ -276,7 +280,7 @@ impl Stack {
         let to = reply_flow(request, flow);
         let tag = self.repeatable_tag(self.keyer.server(request, request.method, request.method_text));
         if let Some(buf) = self.write_response(request, (status, reason), Some(&tag), flow.peer, extra, out) {
-            self.count_response(status);
+            self.count_response(status, to.transport);
             out.send(to, buf, None);
         }
     }
@@ -337,6 +341,7 @@ impl Stack {
             out.pool.release(buf);
             return;
         };
+        let transport = tx.flow.transport;
         let step = match tx.machine {
             Machine::Ist(state) => {
                 let input = match status {
@@ -359,7 +364,7 @@ impl Stack {
                 return;
             }
         };
-        self.count_response(status);
+        self.count_response(status, transport);
         self.carry_out(id, step, Some(buf), now, out);
     }
 
@@ -370,8 +375,9 @@ impl Stack {
             out.pool.release(buf);
             return;
         };
-        self.count_response(status);
-        match tx.machine {
+        let (machine, transport) = (tx.machine, tx.flow.transport);
+        self.count_response(status, transport);
+        match machine {
             Machine::Ist(state @ (ist::State::Proceeding | ist::State::Acknowledged)) => {
                 let step = ist::step(state, ist::Input::ForwardSuccess).map(Machine::Ist);
                 self.carry_out(id, step, Some(buf), now, out);
@@ -426,6 +432,7 @@ impl Stack {
             retransmit_at: Instant::FAR_FUTURE,
             end_at: Instant::FAR_FUTURE,
             interval_ms: 0,
+            begun_at: Instant::FAR_FUTURE,
         })
     }
 
@@ -473,6 +480,7 @@ impl Stack {
         if let Some(old) = tx.kept.replace(buf) {
             out.pool.release(old);
         }
+        tx.begun_at = now;
         // §17.1.1.2, §17.1.2.2: Timer A or E over an unreliable transport, B or F over any.
         tx.end_at = now + timeout;
         if !tx.flow.transport.is_reliable() {
@@ -516,7 +524,7 @@ impl Stack {
         if let Some(tx) = self.txs.get_mut(id) {
             tx.cancel = Some(cancel);
         }
-        self.count_request(Method::Cancel);
+        self.count_request(Method::Cancel, flow.transport);
         self.send_request(cancel, buf, now, out);
     }
 
@@ -577,14 +585,14 @@ impl Stack {
         };
         let mut new = None;
         if step.send == Some(Output::Ack) {
-            let kept = tx.kept?;
+            let (kept, transport) = (tx.kept?, tx.flow.transport);
             let to = response
                 .msg
                 .line(Name::To)
                 .map(|line| response.msg.line_bytes(line));
             new = self.write_from_invite(kept, Method::Ack, to, b"", out);
             match new {
-                Some(_) => self.count_request(Method::Ack),
+                Some(_) => self.count_request(Method::Ack, transport),
                 // Without an ACK there is nothing to send again: the INVITE would have the failure come again, and again.
                 None => self.drop_kept(id, out),
             }
@@ -739,6 +747,8 @@ impl Stack {
     /// Ends a transaction at once, whatever its state.
     pub fn abandon(&mut self, id: TxId, out: &mut Effects) {
         let Some(tx) = self.txs.remove(id) else { return };
+        self.histograms
+            .record(Timed::Transaction, out.received_at.since(tx.begun_at));
         if let Some(kept) = tx.kept {
             out.pool.release(kept);
         }
@@ -860,13 +870,9 @@ impl Stack {
         tx.timer_at = due;
     }
 
-    pub fn count_response(&self, status: u16) {
-        let kind = match status {
-            100..=199 => MessageKind::Provisional,
-            200..=299 => MessageKind::Success,
-            _ => MessageKind::Failure,
-        };
-        self.metrics.sent[kind as usize].inc();
+    /// A response that is new leaves over `transport`.
+    pub fn count_response(&self, status: u16, transport: Transport) {
+        self.metrics.sent.count(transport, MessageKind::of_status(status));
         if let Some(rejected) = usize::from(status / 100)
             .checked_sub(4)
             .and_then(|i| self.metrics.rejected.get(i))
@@ -875,8 +881,9 @@ impl Stack {
         }
     }
 
-    pub fn count_request(&self, method: Method) {
-        self.metrics.sent[request_kind(method) as usize].inc();
+    /// A request that is new leaves over `transport`.
+    pub fn count_request(&self, method: Method, transport: Transport) {
+        self.metrics.sent.count(transport, request_kind(method));
     }
 }
 

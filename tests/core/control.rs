@@ -2,6 +2,7 @@
 
 use ringway::metrics::{Histograms, MessageKind, Timed};
 use ringway::port::{Ask, RequestId, Tell};
+use ringway::wire::Transport;
 
 use crate::messages::*;
 use crate::world::World;
@@ -37,5 +38,47 @@ fn histograms_are_swapped_for_empty_ones_and_every_message_is_in_one_of_them() {
     assert_eq!(counts, [1, 1], "one INVITE a round, on whichever shard owns it");
     assert!(world.told(0).is_none(), "nothing was told that was not asked");
     world.hang_up_all();
+    world.end();
+}
+
+#[test]
+fn a_call_is_timed_to_its_ringing_and_its_answer_and_so_are_its_transactions() {
+    let mut world = with_bob(1);
+    recorded(&mut world, 0, 1);
+    let standing = call(&mut world, "timed");
+    let up = recorded(&mut world, 0, 2);
+    assert_eq!(
+        (up.get(Timed::Ringing).len(), up.get(Timed::Answer).len()),
+        (1, 1)
+    );
+    world.udp(
+        ALICE,
+        &in_dialog("BYE", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+    );
+    let bye = world.request(BOB, "BYE");
+    world.advance(700);
+    world.request(BOB, "BYE");
+    world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+    world.response(ALICE, 200);
+    world.advance(60_000);
+    let over = recorded(&mut world, 0, 3);
+    // INVITE and BYE on either leg, and the REGISTER before them. Timer J keeps the caller's BYE for 64*T1 after its answer (RFC 3261 §17.2.2), and timer M
+    // and L what an INVITE was accepted by (RFC 6026): none is shorter than 5 s.
+    let transactions = over.get(Timed::Transaction);
+    assert_eq!(transactions.len(), 5);
+    assert!(transactions.min() >= 5_000_000_000 && transactions.max() < 45_000_000_000);
+    assert!(!over.get(Timed::Turn).is_empty());
+    assert_eq!(over.get(Timed::Answer).len(), 0, "counted once");
+    let metrics = &world.metrics[0];
+    let udp = |kind| {
+        (
+            metrics.received.get(Transport::Udp, kind),
+            metrics.sent.get(Transport::Udp, kind),
+        )
+    };
+    assert_eq!(udp(MessageKind::Bye), (1, 1), "a repeated one is not new");
+    assert_eq!(metrics.retransmissions_sent.get(), 1);
+    assert_eq!(metrics.received.get(Transport::Tcp, MessageKind::Bye), 0);
+    world.silent();
     world.end();
 }

@@ -283,7 +283,7 @@ impl World {
                     let reason = CloseReason::ConnectFailed;
                     shard.handle(Event::SendFailed { op, reason }, self.now, out);
                 }
-                shard.record_handled(self.now);
+                shard.record_handled(self.now, self.now);
             }
             if !moved {
                 return;
