@@ -168,3 +168,61 @@ fn a_prack_that_crosses_a_refusal_is_told_that_there_is_nothing_to_acknowledge()
     world.udp(BOB_TABLET, &answer(&tablet, 486, "Busy Here", "t1", BOB_TABLET));
     world.end();
 }
+
+/// RFC 3261 §13.2.2.4: each 2xx that comes again is answered with the ACK of its own INVITE, however many have followed.
+#[test]
+fn each_2xx_that_comes_again_gets_its_own_ack() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
+    let mut oks = vec![standing.ok_b.clone()];
+    for number in 33303..33306 {
+        let reinvite =
+            in_dialog("INVITE", number, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+        world.udp(ALICE, &reinvite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        let ok = answer(&there, 200, "OK", "", BOB);
+        world.udp(BOB, &ok);
+        world.response(ALICE, 200);
+        // Its ACK is still to come: there is none to repeat.
+        world.udp(BOB, &ok);
+        world.silent();
+        world.udp(ALICE, &in_dialog("ACK", number, ALICE, a, ok_a));
+        world.request(BOB, "ACK");
+        oks.push(ok);
+    }
+    for ok in &oks {
+        world.udp(BOB, ok);
+        let ack = world.request(BOB, "ACK");
+        assert_eq!(ack.cseq().0, ok.cseq().0);
+        world.silent();
+    }
+    world.end();
+}
+
+/// RFC 3261 §7: whoever ends lines with LF alone is understood, and what is passed on ends them with CRLF, as every recipient
+/// takes it.
+#[test]
+fn bare_line_feeds_go_no_further() {
+    for shards in [1, 2, 4] {
+        let mut world = with_bob(shards);
+        let invite = invite("alice", ALICE, "sip:bob@one.att.net", "c1").to_bytes();
+        let text = String::from_utf8(invite).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let bare = format!(
+            "{}\n\n{body}",
+            head.replace("\r\n", "\n").replace("X-Unknown: ", "X-Unknown:\n ")
+        );
+        world.udp_bytes(ALICE, bare.as_bytes());
+        world.response(ALICE, 100);
+        // The reader of the world takes nothing but CRLF.
+        let invite_b = world.request(BOB, "INVITE");
+        assert_eq!(invite_b.lines("X-Unknown"), ["X-Unknown:\r\n stays as it is"]);
+        assert_eq!(invite_b.body, b"v=0\r\n");
+        world.udp(BOB, &answer(&invite_b, 486, "Busy Here", "b1", BOB));
+        world.response(ALICE, 486);
+        world.request(BOB, "ACK");
+        world.end();
+    }
+}

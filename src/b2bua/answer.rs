@@ -142,14 +142,13 @@ impl B2bua {
         self.failed(stack, exchange, leg, status, None, now, out);
     }
 
-    /// No 2xx to the request of ours with the number `cseq` can come again: the ACK that would answer it goes, unless a later
-    /// request may have put another in its place.
+    /// No 2xx to the request of ours with the number `cseq` can come again: the ACK that would answer it goes.
     fn forget_ack(&mut self, leg: LegId, cseq: u32, out: &mut Effects) {
-        if let Some(leg) = self.legs.get_mut(leg)
-            && leg.local_cseq == cseq
-            && let Some(ack) = leg.ack.take()
-        {
-            out.pool.release(ack);
+        let Some(leg) = self.legs.get_mut(leg) else { return };
+        for kept in &mut leg.acks {
+            if let Some(ack) = kept.take_if(|ack| ack.cseq == cseq) {
+                out.pool.release(ack.buf);
+            }
         }
     }
 
@@ -269,7 +268,7 @@ impl B2bua {
         let Some(branch) = self.branches.get(id) else {
             return;
         };
-        let (leg_id, cseq) = (branch.leg, branch.cseq);
+        let (leg_id, cseq, exchange) = (branch.leg, branch.cseq, branch.exchange);
         let Some(leg) = self.legs.get(leg_id) else { return };
         let (call_id, flow) = (leg.call, leg.flow);
         let tag = response.to_tag.unwrap_or(b"");
@@ -281,13 +280,17 @@ impl B2bua {
             };
             self.callee_with_tag(call, tag, Some(response.call_id), &out.pool)
         };
-        if let Some(leg) = known.and_then(|id| self.legs.get(id)) {
+        if let Some(known) = known {
             stack.metrics.retransmissions_absorbed.inc();
-            // Before the caller's own ACK there is none to repeat; the phone will ask again.
-            if let Some(ack) = leg.ack {
+            let Some(leg) = self.legs.get(known) else { return };
+            if let Some(ack) = leg.ack_of(cseq) {
                 stack.metrics.retransmissions_sent.inc();
                 out.send_kept(leg.flow, ack, None);
+            } else if !self.awaits_ack(stack, exchange) {
+                // It had one, which later ACKs have taken the place of.
+                self.acknowledge(stack, known, cseq, out);
             }
+            // Before the caller's own ACK there is none to repeat; the phone will ask again.
             return;
         }
         // RFC 3261 §13.2.2.4: a 2xx of another dialog gets an ACK and, as we have our answer, a BYE.
@@ -295,6 +298,12 @@ impl B2bua {
             Some(other) => self.acknowledge_and_hang_up_leg(stack, other, cseq, now, out),
             None => stack.metrics.dropped(DropReason::StrayOk),
         }
+    }
+
+    /// Whether the party that asked still owes the ACK of our 2xx.
+    fn awaits_ack(&self, stack: &Stack, id: ExchangeId) -> bool {
+        let server = self.exchanges.get(id).and_then(|exchange| exchange.server);
+        server.is_some_and(|server| stack.awaits_ack(server))
     }
 
     /// The dialog that a response with another To tag makes beside a leg's own.

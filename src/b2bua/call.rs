@@ -69,9 +69,26 @@ pub struct Leg {
     pub flow: Flow,
     /// The number of an INVITE of ours that was answered with a 2xx for which no ACK went out yet.
     pub unacknowledged: Option<u32>,
-    /// The ACK that we sent last: a 2xx that comes again is answered with it.
-    pub ack: Option<BufId>,
+    /// The ACKs that we sent last, the older first: a 2xx that comes again is answered with its own. A re-INVITE may follow an
+    /// INVITE whose ACK was lost, and both 2xx come again then.
+    pub acks: [Option<KeptAck>; 2],
     pub next: Option<LegId>,
+}
+
+/// An ACK that may be needed again.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptAck {
+    /// The number of its INVITE.
+    pub cseq: u32,
+    pub buf: BufId,
+}
+
+impl Leg {
+    /// The ACK of our INVITE with that number.
+    pub fn ack_of(&self, cseq: u32) -> Option<BufId> {
+        let mut kept = self.acks.iter().flatten();
+        kept.find(|ack| ack.cseq == cseq).map(|ack| ack.buf)
+    }
 }
 
 /// One request on its way across the call, until its final response has gone back; for an INVITE answered with a 2xx, until

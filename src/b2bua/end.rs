@@ -159,12 +159,12 @@ impl B2bua {
     }
 
     /// An ACK of our own for a 2xx whose INVITE had the number `cseq` on this leg.
-    fn acknowledge(&mut self, stack: &mut Stack, leg: LegId, cseq: u32, out: &mut Effects) {
+    pub(super) fn acknowledge(&mut self, stack: &mut Stack, leg: LegId, cseq: u32, out: &mut Effects) {
         let branch = stack.stateless_token();
         match self.write_own(stack, leg, Method::Ack, cseq, branch, out) {
             Some(buf) => {
                 self.count_request(stack, Method::Ack, leg);
-                self.send_ack(leg, buf, out);
+                self.send_ack(leg, cseq, buf, out);
             }
             None => stack.metrics.dropped(DropReason::NoBuffer),
         }

@@ -14,7 +14,7 @@ use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
 use super::asked::Asked;
-use super::call::{Exchange, Phase, Side};
+use super::call::{Exchange, KeptAck, Phase, Side};
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, rack_cseq};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
@@ -283,23 +283,24 @@ impl B2bua {
         };
         stack.acknowledged(server, now, out);
         self.count_request(stack, Method::Ack, to);
-        self.send_ack(to, buf, out);
+        self.send_ack(to, cseq, buf, out);
         // The phone's side of it may have been over before.
         self.finish(stack, exchange, out);
         true
     }
 
-    /// Sends an ACK on a leg and keeps it there, for a 2xx that comes again.
-    pub(super) fn send_ack(&mut self, leg: LegId, buf: crate::pool::BufId, out: &mut Effects) {
-        match self.legs.get_mut(leg) {
-            Some(leg) => {
-                leg.unacknowledged = None;
-                out.send_kept(leg.flow, buf, None);
-                if let Some(old) = leg.ack.replace(buf) {
-                    out.pool.release(old);
-                }
-            }
-            None => out.pool.release(buf),
+    /// Sends the ACK of our INVITE with the number `cseq` on a leg, and keeps it there for a 2xx that comes again.
+    pub(super) fn send_ack(&mut self, leg: LegId, cseq: u32, buf: crate::pool::BufId, out: &mut Effects) {
+        let Some(leg) = self.legs.get_mut(leg) else {
+            out.pool.release(buf);
+            return;
+        };
+        leg.unacknowledged = None;
+        out.send_kept(leg.flow, buf, None);
+        let oldest = leg.acks[0].take();
+        leg.acks = [leg.acks[1].take(), Some(KeptAck { cseq, buf })];
+        if let Some(oldest) = oldest {
+            out.pool.release(oldest.buf);
         }
     }
 

@@ -254,8 +254,8 @@ impl B2bua {
 
     fn remove_leg(&mut self, id: LegId, out: &mut Effects) {
         let Some(leg) = self.legs.remove(id) else { return };
-        if let Some(ack) = leg.ack {
-            out.pool.release(ack);
+        for ack in leg.acks.into_iter().flatten() {
+            out.pool.release(ack.buf);
         }
         leg.dialog.release(&mut out.pool);
     }

@@ -227,7 +227,7 @@ impl B2bua {
             remote_cseq: request.cseq.number,
             flow,
             unacknowledged: None,
-            ack: None,
+            acks: [None; 2],
             next: None,
         });
         let exchange = leg.and_then(|leg| {
@@ -533,7 +533,7 @@ impl B2bua {
             remote_cseq: 0,
             flow,
             unacknowledged: None,
-            ack: None,
+            acks: [None; 2],
             next: call.first_callee,
         })?;
         call.first_callee = Some(leg);

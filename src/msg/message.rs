@@ -23,6 +23,11 @@ impl<'a> Message<'a> {
         self.table.start
     }
 
+    /// Whether a line of the head ends with LF alone.
+    pub const fn has_bare_lf(&self) -> bool {
+        self.table.has_bare_lf
+    }
+
     /// The first line without its line end.
     pub fn start_line(&self) -> &'a [u8] {
         self.table.start_line.of(self.bytes)

@@ -1,10 +1,12 @@
 //! One pass over the received bytes: where the start line, every header line and the body lie (RFC 3261 §7).
 //!
 //! Lines end with CRLF. A bare LF is taken as a line end too, because some senders write nothing else and no recipient reads
-//! it in another way. A CR without LF is an error: we would carry it on as part of a value, and the next hop might take it
-//! for a line end and see a header field that we have not seen.
+//! it in another way; what is sent on has CRLF in its place ([`with_line_ends`]), for not every recipient takes it. A CR without
+//! LF is an error: we would carry it on as part of a value, and the next hop might take it for a line end and see a header
+//! field that we have not seen.
 
 use super::Span;
+use super::build::Writer;
 use super::error::{ErrorKind, ParseError};
 use super::lanes::{Block, LANES};
 use super::lex;
@@ -55,6 +57,8 @@ pub struct Table {
     /// The first line without its line end.
     pub(super) start_line: Span,
     pub(super) body: Span,
+    /// A line of the head ends with LF alone.
+    pub(super) has_bare_lf: bool,
 }
 
 // An index into the lines is a byte.
@@ -78,6 +82,7 @@ impl Table {
             start: Start::Unreadable,
             start_line: Span::new(0, 0),
             body: Span::new(0, 0),
+            has_bare_lf: false,
         }
     }
 
@@ -86,6 +91,7 @@ impl Table {
         self.start = Start::Unreadable;
         self.start_line = Span::default();
         self.body = Span::default();
+        self.has_bare_lf = false;
     }
 
     #[inline]
@@ -134,15 +140,19 @@ impl Default for Table {
 }
 
 /// The mistake that stands first in the message: the others may follow from it.
-struct FirstError(Option<ParseError>);
+struct FirstError {
+    first: Option<ParseError>,
+    /// A line ends with LF alone: no error, but to be remembered.
+    has_bare_lf: bool,
+}
 
 impl FirstError {
     #[cold]
     #[inline(never)]
     fn set(&mut self, kind: ErrorKind, at: usize) {
         let error = ParseError::new(kind, at as u32);
-        if self.0.is_none_or(|first| error.at < first.at) {
-            self.0 = Some(error);
+        if self.first.is_none_or(|first| error.at < first.at) {
+            self.first = Some(error);
         }
     }
 }
@@ -157,16 +167,22 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
         return Err(ParseError::new(ErrorKind::NotSip, BYTES_MAX as u32));
     }
     let start = leading_line_ends(bytes);
-    let mut bare_cr = FirstError(None);
+    let mut bare_cr = FirstError {
+        first: None,
+        has_bare_lf: false,
+    };
     let Some(first) = line_end(bytes, start, &mut bare_cr) else {
         return Err(ParseError::new(ErrorKind::NotSip, start as u32));
     };
     table.start_line = span(start, first.content_end);
     let read = start_line(&bytes[start..first.content_end], start as u32);
     table.start = read.start;
-    let mut error = FirstError(read.error);
+    let mut error = FirstError {
+        first: read.error,
+        has_bare_lf: bare_cr.has_bare_lf,
+    };
     // A request line that holds a CR is malformed no later than there: so this says what is wrong with a status line.
-    if let Some(bare_cr) = bare_cr.0 {
+    if let Some(bare_cr) = bare_cr.first {
         error.set(ErrorKind::StartLine, bare_cr.at as usize);
     }
     let head_end = header_lines(bytes, first.next, table, &mut error);
@@ -180,10 +196,27 @@ pub fn scan(bytes: &[u8], table: &mut Table) -> Result<(), ParseError> {
             table.body.end = (head_end + len) as u32;
         }
     }
-    match error.0 {
+    table.has_bare_lf = error.has_bare_lf;
+    match error.first {
         None => Ok(()),
         Some(error) => Err(error),
     }
+}
+
+/// Copies a message that was scanned into `dst` with CRLF at the end of each line of its head. Returns its length, or `None`
+/// when it does not fit.
+#[cold]
+pub fn with_line_ends(msg: Message<'_>, dst: &mut [u8]) -> Option<usize> {
+    let mut w = Writer::new(dst);
+    let (head, body) = (&msg.bytes[..msg.head_end() as usize], msg.body());
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        match line {
+            [content @ .., b'\r', b'\n'] | [content @ .., b'\n'] => w.put(content).crlf(),
+            content => w.put(content),
+        };
+    }
+    w.put(body);
+    w.finish()
 }
 
 #[inline]
@@ -251,6 +284,7 @@ fn unusual_line_end(bytes: &[u8], at: usize, error: &mut FirstError) -> Option<L
                 });
             }
             [b'\n', ..] => {
+                error.has_bare_lf = true;
                 return Some(LineEnd {
                     content_end,
                     next: content_end + 1,

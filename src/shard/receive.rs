@@ -7,10 +7,12 @@ use crate::msg::error::ParseError;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response, Salvage};
-use crate::msg::scan::{Message, Start, scan};
+use crate::msg::scan::{Message, Start, scan, with_line_ends};
 use crate::msg::status::reason_phrase;
 use crate::msg::stream::{Frame, FrameLimits, frame};
+use crate::pool::Draft;
 use crate::proxy::BranchId;
+use crate::pool::Draft;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
@@ -56,6 +58,18 @@ impl Shard {
         };
         let scanned = scan(bytes, &mut table);
         let msg = Message { bytes, table: &table };
+        if scanned.is_ok() && msg.has_bare_lf() {
+            let whole = with_crlf(msg, out);
+            self.table = Some(table);
+            match whole {
+                Some((draft, len)) => {
+                    self.on_message(&draft.bytes[..len], flow, framed, now, out);
+                    out.pool.discard(draft);
+                }
+                None => self.stack.metrics.dropped(DropReason::NoBuffer),
+            }
+            return;
+        }
         match (scanned, msg.start()) {
             (Ok(()), Start::Request { method, uri, .. }) => {
                 if framed == Framed::Mail || self.admits(msg, (method, uri), flow, now, out) {
@@ -514,6 +528,22 @@ impl Shard {
             generation: id.generation,
         };
         stream.timer = Some(self.stack.wheel.insert(stream.deadline(idle, partial), timer));
+    }
+}
+
+/// The message as if its sender had ended each line of its head with CRLF: whoever it is passed on to may read it in no other
+/// way. `None`: there is no buffer.
+#[cold]
+fn with_crlf(msg: Message<'_>, out: &mut Effects) -> Option<(Draft, usize)> {
+    let head = &msg.bytes[..msg.head_end() as usize];
+    let added = head.iter().filter(|byte| **byte == b'\n').count();
+    let mut draft = out.pool.draft(msg.len() + added)?;
+    match with_line_ends(msg, &mut draft.bytes) {
+        Some(len) => Some((draft, len)),
+        None => {
+            out.pool.discard(draft);
+            None
+        }
     }
 }
 
