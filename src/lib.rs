@@ -24,6 +24,7 @@ pub mod registrar;
 pub mod routing;
 pub mod run;
 pub mod shard;
+pub mod sim;
 pub mod slots;
 pub mod time;
 pub mod timer;

@@ -70,6 +70,11 @@ impl ShardLoop {
         self.out.teller.as_mut().is_some_and(Teller::take_has_told)
     }
 
+    /// What the shard holds now.
+    pub(crate) fn in_use(&self) -> Leftovers {
+        self.shard.in_use(&self.out.pool)
+    }
+
     /// Ends the shard in good order.
     pub(crate) fn end(mut self) -> ShardReport {
         let histograms = self.shard.take_histograms();

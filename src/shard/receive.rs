@@ -12,7 +12,6 @@ use crate::msg::status::reason_phrase;
 use crate::msg::stream::{Frame, FrameLimits, frame};
 use crate::pool::Draft;
 use crate::proxy::BranchId;
-use crate::pool::Draft;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;

@@ -1,0 +1,288 @@
+//! Rules for the server's transactions as a server: RFC 3261 §17.2, §13.3.1.4, §9.2.
+
+use std::time::Duration;
+
+use super::super::trace::{Step, What};
+use super::ledger::{Ledger, Served, is_udp};
+use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2, slack};
+
+/// How long an INVITE may wait for its first response.
+const TRYING_WITHIN: Duration = Duration::from_millis(200);
+/// The longest that a request may take: Timer C, the wait after its CANCEL, and a look-up.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(181 + 32 + 5);
+const OTHERS_ANSWERED_WITHIN: Duration = Duration::from_secs(32 + 1);
+
+/// 100, or something better, within 200 ms.
+pub fn invite_has_an_answer_within_200_ms(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in ledger.served.iter().filter(|served| served.is("INVITE")) {
+        let due = served.first().at + TRYING_WITHIN;
+        let is_answered = served.answers.first().is_some_and(|step| step.at <= due);
+        if !is_answered && ledger.terms.is_whole && ledger.has_lived_to(served.life, due) {
+            found.at(served.first(), || "no answer within 200 ms".to_owned());
+        }
+    }
+}
+
+/// One final response a request, however often that comes.
+pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in &ledger.served {
+        let mut finals = served.finals();
+        let Some(first) = finals.next() else { continue };
+        // What is refused without a transaction may have better luck when it comes again.
+        if first.packet.status == Some(503) {
+            continue;
+        }
+        if let Some(other) = finals.find(|step| step.packet.bytes != first.packet.bytes) {
+            found.at(other, || format!("after {}", first.packet.message.title()));
+        }
+    }
+}
+
+pub fn nothing_provisional_after_the_final(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in &ledger.served {
+        let Some(first) = served
+            .finals()
+            .next()
+            .filter(|step| step.packet.status != Some(503))
+        else {
+            continue;
+        };
+        let late = served
+            .answers
+            .iter()
+            .skip_while(|step| !std::ptr::eq(**step, first))
+            .find(|step| !step.packet.is_final());
+        if let Some(late) = late {
+            found.at(late, || format!("after {}", first.packet.message.title()));
+        }
+    }
+}
+
+/// The repetitions of a final response that the server sent by itself, not because the request came again.
+fn repeated<'s, 't>(served: &'s Served<'t>) -> impl Iterator<Item = &'t Step> + 's {
+    served.finals().skip(1).filter(|step| {
+        !served
+            .got
+            .iter()
+            .any(|got| got.at <= step.at && step.at.since(got.at) <= SLACK)
+    })
+}
+
+/// Over UDP a 300 to 699 goes out again at T1, doubling up to T2, until its ACK.
+pub fn failure_is_repeated_at_timer_g(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in refused(ledger).filter(|served| is_udp(served.first())) {
+        let end = served.acks.first().copied();
+        on_schedule(ledger, served, end, found);
+    }
+}
+
+/// A 2xx goes out again at T1, doubling up to T2, over any transport, until its ACK.
+pub fn success_is_repeated_until_its_ack(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in accepted(ledger) {
+        on_schedule(ledger, served, ack_of(ledger, served), found);
+    }
+}
+
+fn on_schedule(ledger: &Ledger<'_>, served: &Served<'_>, end: Option<&Step>, found: &mut Found<'_>) {
+    let Some(first) = served.finals().next() else {
+        return;
+    };
+    for step in repeated(served) {
+        let after = step.at.since(first.at);
+        // What is sent at the end of its time is that of another rule.
+        if !schedule_to_t2().any(|at| is_on_time(step, at, after)) && after <= TIMEOUT {
+            found.at(step, || format!("repeated after {after:?}"));
+            return;
+        }
+    }
+    if !ledger.terms.is_whole {
+        return;
+    }
+    for at in schedule_to_t2() {
+        let late = first.at + at + slack(first);
+        if end.is_some_and(|ack| ack.at < late) || !ledger.has_lived_to(served.life, late) {
+            return;
+        }
+        let is_sent = served
+            .finals()
+            .any(|step| is_on_time(step, at, step.at.since(first.at)));
+        if !is_sent {
+            found.at(first, || {
+                format!("not repeated {at:?} later, and not acknowledged")
+            });
+            return;
+        }
+    }
+}
+
+fn refused<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t>> {
+    ledger.served.iter().filter(|served| {
+        served.is("INVITE")
+            && served
+                .finals()
+                .next()
+                .is_some_and(|step| step.packet.is_failure() && step.packet.status != Some(503))
+    })
+}
+
+fn accepted<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t>> {
+    ledger.served.iter().filter(|served| {
+        served.is("INVITE")
+            && served
+                .finals()
+                .next()
+                .is_some_and(|step| step.packet.is_success())
+    })
+}
+
+/// The first ACK of a 2xx: another transaction in the same dialog.
+fn ack_of<'t>(ledger: &Ledger<'t>, served: &Served<'t>) -> Option<&'t Step> {
+    let last = served.finals().next()?;
+    ledger
+        .of_call(served.life, &last.packet.call_id)
+        .filter(|step| step.what == What::Received && step.packet.is_request("ACK"))
+        .find(|step| step.packet.cseq == last.packet.cseq && step.packet.to_tag == last.packet.to_tag)
+}
+
+pub fn failure_is_not_repeated_once_acknowledged(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in refused(ledger) {
+        if let Some(ack) = served.acks.first() {
+            silent_after(served, ack, found);
+        }
+    }
+}
+
+pub fn success_is_not_repeated_once_acknowledged(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in accepted(ledger) {
+        if let Some(ack) = ack_of(ledger, served) {
+            silent_after(served, ack, found);
+        }
+    }
+}
+
+fn silent_after(served: &Served<'_>, ack: &Step, found: &mut Found<'_>) {
+    if let Some(late) = repeated(served).find(|step| step.at > ack.at + SLACK) {
+        found.at(late, || format!("{:?} after its ACK", late.at.since(ack.at)));
+    }
+}
+
+/// Timer H: an ACK is waited for 64*T1.
+pub fn failure_is_given_up_at_timer_h(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    refused(ledger).for_each(|served| given_up(served, found));
+}
+
+pub fn success_is_given_up_after_64_t1(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    accepted(ledger).for_each(|served| given_up(served, found));
+}
+
+fn given_up(served: &Served<'_>, found: &mut Found<'_>) {
+    let Some(first) = served.finals().next() else {
+        return;
+    };
+    if let Some(late) = repeated(served).find(|step| step.at.since(first.at) > TIMEOUT) {
+        found.at(late, || {
+            format!("{:?} after it was sent first", late.at.since(first.at))
+        });
+    }
+}
+
+/// A reliable transport repeats by itself what is no 2xx.
+pub fn failure_is_not_repeated_over_tcp(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in refused(ledger) {
+        if let Some(again) = repeated(served).find(|step| !is_udp(step)) {
+            found.at(again, || "sent again over TCP".to_owned());
+        }
+    }
+}
+
+/// A request that comes again gets the last response again: any of an INVITE but a 2xx, and the final one of others.
+pub fn repeated_request_has_the_last_response_again(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    if !ledger.terms.is_whole {
+        return;
+    }
+    for served in &ledger.served {
+        for again in &served.got[1..] {
+            let said = served.answers.iter().rfind(|step| step.at < again.at);
+            let Some(said) = said else { continue };
+            let is_invite = served.is("INVITE");
+            // RFC 6026 §7.1: absorbed after a 2xx; after its ACK nothing is said to a repeated INVITE.
+            let is_absorbed = is_invite
+                && (said.packet.is_success() || served.acks.iter().any(|ack| ack.at <= again.at + SLACK));
+            // Timer J; and Timer G ends a refused INVITE after as long.
+            let is_over = said.packet.is_final() && again.at.since(said.at) > TIMEOUT - SLACK;
+            let due = again.at + SLACK;
+            let is_said = served
+                .answers
+                .iter()
+                .any(|step| step.at >= again.at && step.at <= due);
+            let is_udp = is_udp(served.first());
+            if is_udp && !is_absorbed && !is_over && !is_said && ledger.has_lived_to(served.life, due) {
+                found.at(again, || {
+                    format!("came again after {} and got nothing", said.packet.message.title())
+                });
+            }
+        }
+    }
+}
+
+/// Every request but ACK has a final response in the end.
+pub fn every_request_is_answered(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    if !ledger.terms.is_whole {
+        return;
+    }
+    for served in &ledger.served {
+        let within = if served.is("INVITE") {
+            ANSWERED_WITHIN
+        } else {
+            OTHERS_ANSWERED_WITHIN
+        };
+        let due = last_provisional(served).at + within;
+        let is_answered = served.finals().next().is_some_and(|step| step.at <= due);
+        if !is_answered && ledger.has_lived_to(served.life, due) {
+            found.at(served.first(), || "never answered".to_owned());
+        }
+    }
+}
+
+/// Each provisional response starts Timer C anew (§16.7 step 2).
+fn last_provisional<'t>(served: &Served<'t>) -> &'t Step {
+    served
+        .answers
+        .iter()
+        .rfind(|step| !step.packet.is_final())
+        .copied()
+        .unwrap_or(served.first())
+}
+
+/// A CANCEL that finds its INVITE unanswered is answered 200 and ends it.
+pub fn cancel_ends_its_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    if !ledger.terms.is_whole {
+        return;
+    }
+    for served in ledger.served.iter().filter(|served| served.is("INVITE")) {
+        let Some(cancel) = served.cancels.first() else {
+            continue;
+        };
+        // One that came before its INVITE was told that there is none, and is told so again.
+        let is_first = ledger
+            .served_by(served.life, &cancel.packet)
+            .is_some_and(|own| own.first().at >= served.first().at);
+        if !is_first {
+            continue;
+        }
+        let due = cancel.at + slack(cancel);
+        let is_answered = served.finals().next().is_some_and(|step| step.at <= due);
+        if !is_answered && ledger.has_lived_to(served.life, due) {
+            found.at(cancel, || "its INVITE has no final response".to_owned());
+        }
+    }
+}
+
+/// Only an INVITE is told how far it has come.
+pub fn nothing_provisional_to_other_requests(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for (_, step) in ledger.responses_sent() {
+        if !step.packet.is_final() && step.packet.method != "INVITE" && step.packet.status != Some(100) {
+            found.at(step, || "only 100 may be said, and late".to_owned());
+        }
+    }
+}

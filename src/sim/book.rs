@@ -1,0 +1,471 @@
+//! The reference model: what was said by whom, and so what each party may come to see. The phones tell it what they do and
+//! show it what they get; what does not follow from what was said before is a finding.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bench_harness::sip::{self, Message};
+
+use crate::time::Instant;
+
+use super::net::SERVER;
+use super::packet::Packet;
+use super::phone::{Phone, Purpose, Role, Standing};
+use super::plan::{Acknowledge, Verdict};
+use super::rng::Rng;
+
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub at: Instant,
+    pub text: String,
+    /// Tags of the dialogs that it is about.
+    pub tags: Vec<String>,
+}
+
+/// What a run was made of.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Totals {
+    pub calls: u64,
+    pub answered: u64,
+    pub cancelled: u64,
+    pub refused: u64,
+    pub hung_up: u64,
+    pub glares: u64,
+    pub messages: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: &Totals) {
+        self.calls += other.calls;
+        self.answered += other.answered;
+        self.cancelled += other.cancelled;
+        self.refused += other.refused;
+        self.hung_up += other.hung_up;
+        self.glares += other.glares;
+        self.messages += other.messages;
+    }
+}
+
+/// One call, from outside.
+struct Call {
+    caller: usize,
+    callee: String,
+    /// The caller's, which all its legs bear.
+    tag: String,
+    is_cancelled: bool,
+    /// The final response that the caller got: its status, and who made it.
+    outcome: Option<(u16, Option<u64>)>,
+    rung: Vec<usize>,
+    picked_up: Vec<usize>,
+    is_answered: bool,
+    /// Somebody in it breaks the rules: what becomes of it can't be foretold.
+    is_excused: bool,
+}
+
+/// How far what happens can be foretold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Foresight {
+    /// Everything arrives once, in order.
+    Calm,
+    /// Everything arrives sooner or later.
+    Fair,
+    /// Things are lost for good.
+    Rough,
+    /// What is said may turn into something else on the way.
+    Damaged,
+}
+
+pub struct Book {
+    made: Vec<Option<Rc<Packet>>>,
+    users: Vec<String>,
+    calls: Vec<Call>,
+    by_invite: BTreeMap<u64, usize>,
+    pub findings: Vec<Finding>,
+    pub totals: Totals,
+    foresight: Foresight,
+}
+
+/// Headers that the B2BUA gives values of its own (ARCHITECTURE.md, "A message's way"); everything else passes as it is.
+const OWN_HEADERS: &[&str] = &[
+    "Via",
+    "Route",
+    "Record-Route",
+    "From",
+    "To",
+    "Call-ID",
+    "CSeq",
+    "Max-Forwards",
+    "Contact",
+    "RAck",
+    "Content-Length",
+];
+
+impl Book {
+    pub fn new(users: Vec<String>, foresight: Foresight) -> Book {
+        Book {
+            made: Vec::new(),
+            users,
+            calls: Vec::new(),
+            by_invite: BTreeMap::new(),
+            findings: Vec::new(),
+            totals: Totals::default(),
+            foresight,
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.foresight == Foresight::Calm
+    }
+
+    fn is_fair(&self) -> bool {
+        matches!(self.foresight, Foresight::Calm | Foresight::Fair)
+    }
+
+    pub fn find(&mut self, at: Instant, tags: &[&str], text: impl FnOnce() -> String) {
+        if self.foresight != Foresight::Damaged {
+            let tags = tags.iter().filter(|tag| !tag.is_empty());
+            self.findings.push(Finding {
+                at,
+                text: text(),
+                tags: tags.map(|tag| (*tag).to_owned()).collect(),
+            });
+        }
+    }
+
+    fn find_in(&mut self, call: usize, at: Instant, text: impl FnOnce() -> String) {
+        let tag = self.calls[call].tag.clone();
+        self.find(at, &[&tag], text);
+    }
+
+    /// What must not be, whatever the weather.
+    pub fn leftover(&mut self, at: Instant, text: String) {
+        let tags = Vec::new();
+        self.findings.push(Finding { at, text, tags });
+    }
+
+    pub fn next_id(&self) -> u64 {
+        self.made.len() as u64
+    }
+
+    /// A phone has made a message; it bears the id given out last.
+    pub fn made(&mut self, packet: Rc<Packet>) {
+        self.totals.messages += 1;
+        self.made.push(Some(packet));
+    }
+
+    fn made_as(&self, id: u64) -> Option<Rc<Packet>> {
+        self.made.get(id as usize).cloned().flatten()
+    }
+
+    pub fn some_user(&self, rng: &mut Rng) -> String {
+        // Now and then one that nobody has.
+        if rng.one_in(25) {
+            return "13800099999".to_owned();
+        }
+        self.users[rng.below(self.users.len())].clone()
+    }
+
+    // ---- What phones get -------------------------------------------------------------------------------------------
+
+    /// A phone has got `response` to `request`.
+    pub fn check_answer(&mut self, phone: usize, request: &Packet, response: &Packet, at: Instant) {
+        let title = response.message.title();
+        let mut wrong = Vec::new();
+        // RFC 3261 §8.2.6.2: these are the request's.
+        for name in ["From", "Call-ID", "CSeq"] {
+            if request.message.get_all(name) != response.message.get_all(name) {
+                wrong.push(format!("{name} is not the request's"));
+            }
+        }
+        let via = response.message.elements("Via");
+        if via.len() != 1
+            || !via[0].starts_with(request.message.top_via().split(";rport").next().unwrap_or(""))
+        {
+            wrong.push(format!("Via is {via:?}"));
+        }
+        let (asked, got) = (request.message.text("To"), response.message.text("To"));
+        let is_kept = got == asked
+            || (request.to_tag.is_empty()
+                && got
+                    .strip_prefix(asked)
+                    .is_some_and(|rest| rest.starts_with(";tag=")));
+        if !is_kept {
+            wrong.push(format!("To is {got:?} where {asked:?} was asked"));
+        }
+        match response.id {
+            Some(id) => match self.made_as(id) {
+                Some(made) => {
+                    if made.status != response.status || made.method != response.method {
+                        wrong.push(format!("it was {} when it was sent", made.message.title()));
+                    }
+                    wrong.extend(difference(&made.message, &response.message));
+                }
+                None => wrong.push(format!("nobody has made #{id}")),
+            },
+            // The server's own answers.
+            None => {
+                let status = response.status.unwrap_or(0);
+                let is_for_server = matches!(
+                    response.method.as_str(),
+                    "REGISTER" | "SUBSCRIBE" | "OPTIONS" | "CANCEL" | "BYE"
+                );
+                if !(status == 100 || status >= 400 || (status == 200 && is_for_server)) {
+                    wrong.push("no phone has said so".to_owned());
+                }
+            }
+        }
+        let tags = [&*response.from_tag, &*response.to_tag];
+        for what in wrong {
+            self.find(at, &tags, || format!("phone {phone} got {title}: {what}"));
+        }
+    }
+
+    /// A phone has got `request`.
+    pub fn check_request(&mut self, phone: usize, request: &Packet, at: Instant) {
+        let mut wrong = Vec::new();
+        let title = request.message.title();
+        let via = request.message.elements("Via");
+        if via.len() != 1 || !via[0].contains(&SERVER.to_string()) {
+            wrong.push(format!("Via is {via:?}: a B2BUA's own alone"));
+        }
+        match request.id {
+            Some(id) => match self.made_as(id) {
+                Some(made) => {
+                    if made.request() != request.request() {
+                        wrong.push(format!("it was {} when it was sent", made.message.title()));
+                    }
+                    let hops = |message: &Message| message.text("Max-Forwards").parse::<u32>().ok();
+                    match (hops(&made.message), hops(&request.message)) {
+                        (Some(before), Some(after)) if after < before => {}
+                        (before, after) => wrong.push(format!("Max-Forwards: {before:?}, then {after:?}")),
+                    }
+                    if made.call_id == request.call_id && made.to_tag.is_empty() {
+                        wrong.push("a leg of its own has a Call-ID of its own".to_owned());
+                    }
+                    wrong.extend(difference(&made.message, &request.message));
+                }
+                None => wrong.push(format!("nobody has made #{id}")),
+            },
+            None => {
+                if !matches!(request.method.as_str(), "ACK" | "BYE" | "CANCEL" | "NOTIFY") {
+                    wrong.push("no phone has sent it".to_owned());
+                }
+            }
+        }
+        let tags = [&*request.from_tag, &*request.to_tag];
+        for what in wrong {
+            self.find(at, &tags, || format!("phone {phone} got {title}: {what}"));
+        }
+    }
+
+    // ---- What phones do --------------------------------------------------------------------------------------------
+
+    pub fn begin_call(&mut self, caller: usize, callee: &str) -> usize {
+        self.totals.calls += 1;
+        self.calls.push(Call {
+            caller,
+            callee: callee.to_owned(),
+            tag: String::new(),
+            is_cancelled: false,
+            outcome: None,
+            rung: Vec::new(),
+            picked_up: Vec::new(),
+            is_answered: false,
+            is_excused: false,
+        });
+        self.calls.len() - 1
+    }
+
+    pub fn invited(&mut self, call: usize, invite: &Packet) {
+        self.calls[call].tag.clone_from(&invite.from_tag);
+        if let Some(id) = invite.id {
+            self.by_invite.insert(id, call);
+        }
+    }
+
+    /// A phone has got the INVITE of a call. Gives the number of the call.
+    pub fn rung(&mut self, invite: &Packet, phone: usize, is_rude: bool) -> usize {
+        let call = invite.id.and_then(|id| self.by_invite.get(&id)).copied();
+        let Some(call) = call else {
+            self.find(Instant::default(), &[&invite.from_tag], || {
+                format!("phone {phone} is rung by an INVITE of nobody")
+            });
+            return self.begin_call(phone, "nobody");
+        };
+        let known = &mut self.calls[call];
+        known.is_excused |= is_rude || known.rung.contains(&phone);
+        known.rung.push(phone);
+        call
+    }
+
+    pub fn cancelled(&mut self, call: usize) {
+        self.totals.cancelled += 1;
+        self.calls[call].is_cancelled = true;
+    }
+
+    pub fn excuse(&mut self, call: usize) {
+        self.calls[call].is_excused = true;
+    }
+
+    pub fn picked_up(&mut self, call: usize, phone: usize) {
+        self.calls[call].picked_up.push(phone);
+    }
+
+    pub fn answered(&mut self, call: usize, packet: &Packet) {
+        self.totals.answered += 1;
+        self.calls[call].is_answered = true;
+        self.calls[call].outcome = packet.status.map(|status| (status, packet.id));
+    }
+
+    pub fn refused(&mut self, call: usize, packet: Option<&Packet>) {
+        self.totals.refused += 1;
+        self.calls[call].outcome = packet.and_then(|packet| Some((packet.status?, packet.id)));
+    }
+
+    pub fn hung_up(&mut self, _call: usize) {
+        self.totals.hung_up += 1;
+    }
+
+    /// A phone has answered and nobody has said ACK for 64*T1.
+    pub fn never_acknowledged(&mut self, call: usize, phone: usize, at: Instant) {
+        if self.is_fair() && !self.calls[call].is_excused {
+            self.find_in(call, at, || {
+                format!("phone {phone} has answered call {call} and never got an ACK")
+            });
+        }
+    }
+
+    /// A request within a call got no answer for 64*T1.
+    pub fn in_call_silent(&mut self, call: usize, key: &str, at: Instant) {
+        if self.is_fair() && !self.calls[call].is_excused {
+            self.find_in(call, at, || format!("in call {call} nobody has answered {key}"));
+        }
+    }
+
+    pub fn in_call_answered(&mut self, call: usize, request: &Packet, response: &Packet, at: Instant) {
+        let status = response.status.unwrap_or(0);
+        // 481: the other side has hung up meanwhile. 487: the server ends the call. 491: glare. 500: overtaken.
+        let is_usual = matches!(status, 200 | 408 | 481 | 487 | 491) || (status == 500 && !self.is_calm());
+        if self.is_fair() && !is_usual && !self.calls[call].is_excused {
+            self.find_in(call, at, || {
+                format!(
+                    "in call {call} {} got {}",
+                    request.method,
+                    response.message.title()
+                )
+            });
+        }
+    }
+
+    pub fn register_refused(&mut self, phone: usize, packet: &Packet, at: Instant) {
+        if self.is_calm() {
+            self.find(at, &[&packet.from_tag], || {
+                format!("phone {phone} may not register: {}", packet.message.title())
+            });
+        }
+    }
+
+    // ---- The end ---------------------------------------------------------------------------------------------------
+
+    /// Long after the last word: what must have come to an end has.
+    pub fn settle(&mut self, phones: &[Phone], at: Instant) {
+        if !self.is_fair() {
+            return;
+        }
+        for phone in phones {
+            for leg in &phone.legs {
+                let call = &self.calls[leg.call];
+                let is_excused = call.is_excused || leg.caller.acknowledge == Acknowledge::Never;
+                let (index, number) = (phone.index, leg.call);
+                let client = phone.clients.get(&leg.invite_key);
+                match (leg.standing, leg.role) {
+                    (Standing::Up, _) if !is_excused => {
+                        self.find_in(number, at, || format!("phone {index} is still in call {number}"));
+                    }
+                    // Who gave up before anything came is out of it.
+                    (Standing::Early, Role::Caller)
+                        if client.is_some_and(|client| client.has_provisional) =>
+                    {
+                        self.find_in(number, at, || {
+                            format!("phone {index} never heard what became of call {number}")
+                        });
+                    }
+                    (Standing::Early, Role::Callee) if !is_excused => {
+                        self.find_in(number, at, || {
+                            format!("phone {index} still rings for call {number}")
+                        });
+                    }
+                    (Standing::Up | Standing::Early | Standing::Ended, _) => {}
+                }
+            }
+        }
+        if !self.is_calm() {
+            return;
+        }
+        for phone in phones {
+            for (key, client) in &phone.clients {
+                let is_rude = client.purpose == Purpose::Rude;
+                if client.last.is_none() && !is_rude {
+                    let tag = client.packet.from_tag.clone();
+                    self.find(at, &[&tag], || {
+                        format!("phone {} got no answer to {key}", phone.index)
+                    });
+                }
+            }
+        }
+        for index in 0..self.calls.len() {
+            self.settle_call(index, phones, at);
+        }
+    }
+
+    /// In calm weather a call comes out as its callees have decided.
+    fn settle_call(&mut self, index: usize, phones: &[Phone], at: Instant) {
+        let call = &self.calls[index];
+        let Some((status, id)) = call.outcome else { return };
+        if call.is_excused || id.is_some() {
+            return;
+        }
+        // The server has answered itself.
+        let legs = phones
+            .iter()
+            .flat_map(|phone| &phone.legs)
+            .filter(|leg| leg.call == index && leg.role == Role::Callee);
+        let never_answers = legs.into_iter().any(|leg| leg.callee.verdict == Verdict::Never);
+        let is_right = match status {
+            487 => call.is_cancelled,
+            408 => never_answers,
+            404 | 480 => call.rung.is_empty(),
+            _ => false,
+        };
+        let has_answered = call.picked_up.iter().any(|phone| *phone != call.caller) && !call.is_cancelled;
+        if !is_right || (has_answered && !call.is_answered) {
+            let callee = call.callee.clone();
+            let rung = call.rung.clone();
+            self.find_in(index, at, || {
+                format!("call {index} to {callee} got {status} from the server; rung: {rung:?}")
+            });
+        }
+    }
+}
+
+/// What is not as it was sent, where it should be: RFC 3261 §16.6 for what passes, byte for byte and in order.
+fn difference(sent: &Message, got: &Message) -> Option<String> {
+    fn rest(message: &Message) -> Vec<&str> {
+        message
+            .headers
+            .iter()
+            .filter(|header| !OWN_HEADERS.iter().any(|own| header.is(own)))
+            .map(|header| header.line())
+            .collect()
+    }
+    let (before, after) = (rest(sent), rest(got));
+    if before != after {
+        return Some(format!("headers were {before:?} and are {after:?}"));
+    }
+    if sent.body != got.body {
+        return Some("the body is another".to_owned());
+    }
+    // The parameters of a Contact say what the phone can do; they stay.
+    let features = |message: &Message| message.get("Contact").map(|contact| sip::params(contact).len());
+    (features(sent) != features(got)).then(|| "the Contact has other parameters".to_owned())
+}

@@ -1,0 +1,281 @@
+//! The side that calls: INVITE, CANCEL, ACK, and what it makes of the answers.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bench_harness::sip::Message;
+
+use crate::sim::net::phone_addr;
+use crate::sim::packet::Packet;
+use crate::sim::plan::{Acknowledge, CalleePlan, CallerPlan};
+use crate::sim::rng::Rng;
+
+use super::{Act, Cx, DOMAIN, Due, Leg, Over, Phone, Purpose, Role, Standing, uri_in};
+
+impl Phone {
+    pub(super) fn over(&mut self) -> Over {
+        if self.rng.permille(self.habits.tcp) {
+            Over::Tcp
+        } else {
+            Over::Udp
+        }
+    }
+
+    pub(super) fn own_contact(&self) -> String {
+        let addr = phone_addr(self.index);
+        let transport = if self.habits.contact_tcp {
+            ";transport=tcp"
+        } else {
+            ""
+        };
+        format!("<sip:{}@{addr}{transport}>", self.user)
+    }
+
+    pub(super) fn place_call(&mut self, cx: &mut Cx<'_>) {
+        let (is_rude, supports) = (self.habits.is_rude, self.habits.supports_100rel);
+        let plan = CallerPlan::draw(is_rude, supports, &mut self.rng);
+        let callee = cx.book.some_user(&mut self.rng);
+        let call = cx.book.begin_call(self.index, &callee);
+        if plan.acknowledge != Acknowledge::Prompt || self.habits.is_rude {
+            cx.book.excuse(call);
+        }
+        let uri = if plan.is_tel {
+            format!("tel:{callee};phone-context={DOMAIN}")
+        } else {
+            format!("sip:{callee}@{DOMAIN}")
+        };
+        let over = self.over();
+        let tag = self.word("a");
+        let local = format!("\"Phone {}\" <{}>;tag={tag}", self.index, self.aor());
+        let call_id = format!("{}@{}", self.word("call"), phone_addr(self.index).ip());
+        let cseq = self.rng.between(1, 90_000) as u32;
+        let mut invite = self.request("INVITE", &uri, over);
+        if plan.has_record_route {
+            invite = invite.with("Record-Route", format!("<sip:{};lr>", phone_addr(self.index)));
+        }
+        invite = invite
+            .with("Max-Forwards", self.rng.between(5, 70))
+            .with("From", &local)
+            .with("To", format!("<{uri}>"))
+            .with("Call-ID", &call_id)
+            .with("CSeq", format!("{cseq} INVITE"))
+            .with(
+                "Contact",
+                format!("{};audio;+g.3gpp.icsi-ref=\"urn%3Aurn-7\"", self.own_contact()),
+            );
+        if plan.supports_100rel {
+            invite = invite.with("k", "100rel, timer");
+        }
+        invite = with_strange_headers(invite, &mut self.rng);
+        let invite = invite.with_body("application/sdp", sdp(&mut self.rng));
+        let leg = self.legs.len();
+        let key = self.ask(invite, over, Purpose::Call(leg), cx);
+        let invite = self.clients[&key].packet.clone();
+        cx.book.invited(call, &invite);
+        if let Some(after) = plan.cancel_after {
+            self.after(after, Due::Leg(leg, Act::Cancel), cx);
+        }
+        self.legs.push(Leg {
+            role: Role::Caller,
+            call,
+            standing: Standing::Early,
+            invite_key: key,
+            invite,
+            call_id,
+            local,
+            local_tag: tag,
+            remote: format!("<{uri}>"),
+            remote_tag: String::new(),
+            target: uri,
+            routes: Vec::new(),
+            cseq,
+            remote_cseq: 0,
+            over,
+            is_inviting: false,
+            is_invited: None,
+            has_bye: false,
+            is_confirmed: false,
+            rseq: None,
+            pracked: Vec::new(),
+            is_cancelled: false,
+            wants_cancel: false,
+            caller: plan,
+            callee: CalleePlan::draw(false, &mut Rng::new(0)),
+            is_twin: false,
+        });
+    }
+
+    /// The time of this call's CANCEL has come: RFC 3261 §9.1 has it wait for a provisional response.
+    pub(super) fn cancel(&mut self, leg: usize, cx: &mut Cx<'_>) {
+        let key = self.legs[leg].invite_key.clone();
+        let Some(client) = self.clients.get(&key) else {
+            return;
+        };
+        if client.last.is_some() || self.legs[leg].is_cancelled || client.has_timed_out {
+            return;
+        }
+        if !client.has_provisional && !self.legs[leg].caller.cancels_early {
+            self.legs[leg].wants_cancel = true;
+            return;
+        }
+        let (invite, over) = (client.packet.clone(), client.over);
+        self.legs[leg].is_cancelled = true;
+        cx.book.cancelled(self.legs[leg].call);
+        let message = &invite.message;
+        let cancel = Message::request("CANCEL", message.uri().unwrap_or_default())
+            .with("Via", message.top_via())
+            .with("Max-Forwards", 70)
+            .with("From", message.text("From"))
+            .with("To", message.text("To"))
+            .with("Call-ID", &invite.call_id)
+            .with("CSeq", format!("{} CANCEL", invite.cseq))
+            .with("Reason", "SIP;cause=487;text=\"changed my mind\"");
+        self.ask(cancel, over, Purpose::Cancel, cx);
+    }
+
+    pub(super) fn on_ringing(
+        &mut self,
+        leg: usize,
+        request: &Rc<Packet>,
+        packet: &Rc<Packet>,
+        cx: &mut Cx<'_>,
+    ) {
+        if self.legs[leg].wants_cancel {
+            self.legs[leg].wants_cancel = false;
+            self.cancel(leg, cx);
+        }
+        // RFC 3262 §4: a reliable provisional is acknowledged by a PRACK in its early dialog.
+        let Some(rseq) = packet.message.get("RSeq") else {
+            return;
+        };
+        let rack = format!("{rseq} {} INVITE", request.cseq);
+        let said = format!("{rack} {}", packet.to_tag);
+        if self.legs[leg].pracked.contains(&said) {
+            return;
+        }
+        self.legs[leg].pracked.push(said);
+        let over = self.legs[leg].over;
+        let target = uri_in(&packet.message, "Contact");
+        let head = self.request("PRACK", &target, over);
+        let leg_mut = &mut self.legs[leg];
+        leg_mut.cseq += 1;
+        let mut prack = head.with("Max-Forwards", 70);
+        for route in packet.message.elements("Record-Route").iter().rev() {
+            prack = prack.with("Route", route);
+        }
+        let prack = prack
+            .with("From", &leg_mut.local)
+            .with("To", packet.message.text("To"))
+            .with("Call-ID", &leg_mut.call_id)
+            .with("CSeq", format!("{} PRACK", leg_mut.cseq))
+            .with("RAck", rack);
+        self.ask(prack, over, Purpose::InCall(leg), cx);
+    }
+
+    /// The first 2xx.
+    pub(super) fn on_answered(&mut self, leg: usize, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
+        let mut routes: Vec<String> = packet
+            .message
+            .elements("Record-Route")
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        routes.reverse();
+        let side = &mut self.legs[leg];
+        side.standing = Standing::Up;
+        side.remote = packet.message.text("To").to_owned();
+        side.remote_tag.clone_from(&packet.to_tag);
+        side.target = uri_in(&packet.message, "Contact");
+        side.routes = routes;
+        let (call, has_bye) = (side.call, side.has_bye);
+        let (acknowledge, acts) = (side.caller.acknowledge, side.caller.acts.clone());
+        cx.book.answered(call, packet);
+        if has_bye {
+            self.acknowledge(leg, cx);
+            self.end_leg(leg);
+            return;
+        }
+        match acknowledge {
+            Acknowledge::Prompt => self.acknowledge(leg, cx),
+            Acknowledge::Late(after) => self.after(after, Due::Leg(leg, Act::Ack), cx),
+            Acknowledge::Twice => {
+                self.acknowledge(leg, cx);
+                self.after(Duration::from_millis(700), Due::Leg(leg, Act::Ack), cx);
+            }
+            Acknowledge::Never => {}
+        }
+        for (after, act) in acts {
+            self.after(after, Due::Leg(leg, act), cx);
+        }
+    }
+
+    /// RFC 3261 §13.2.2.4: the ACK of a 2xx is a request of its own in the dialog, with the number of the INVITE.
+    pub(super) fn acknowledge(&mut self, leg: usize, cx: &mut Cx<'_>) {
+        let key = self.legs[leg].invite_key.clone();
+        let cseq = self.legs[leg].invite.cseq;
+        self.acknowledge_invite(leg, &key, cseq, cx);
+    }
+
+    pub(super) fn acknowledge_invite(&mut self, leg: usize, key: &str, cseq: u32, cx: &mut Cx<'_>) {
+        let ack = self
+            .request_in(leg, "ACK", cx)
+            .setting("CSeq", format!("{cseq} ACK"));
+        let ack = self.sealed(ack, cx);
+        let over = self.legs[leg].over;
+        self.transmit(&ack, over, cx);
+        self.keep_ack(key, ack);
+        if key == self.legs[leg].invite_key {
+            self.legs[leg].is_confirmed = true;
+        }
+    }
+
+    /// The call has come to nothing: by that response, or without any.
+    pub(super) fn call_failed(&mut self, leg: usize, packet: Option<&Packet>, cx: &mut Cx<'_>) {
+        cx.book.refused(self.legs[leg].call, packet);
+        self.end_leg(leg);
+        if self.legs[leg]
+            .caller
+            .acts
+            .iter()
+            .any(|(_, act)| *act == Act::Stale)
+        {
+            self.after(Duration::from_secs(3), Due::Leg(leg, Act::Stale), cx);
+        }
+    }
+
+    pub(super) fn end_leg(&mut self, leg: usize) {
+        self.legs[leg].standing = Standing::Ended;
+    }
+}
+
+/// Headers that no server knows, in forms that no server writes: they must pass byte for byte.
+fn with_strange_headers(mut message: Message, rng: &mut Rng) -> Message {
+    let strange = [
+        ("P-Early-Media", "supported"),
+        ("p-preferred-IDENTITY", "<sip:+49 30 1@one.att.net>"),
+        ("X-Folded", "one\r\n\ttwo  three"),
+        ("Subject ", "\"quoted, comma\"; <angle>"),
+        (
+            "Accept-Contact",
+            "*;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"",
+        ),
+        ("X-Empty", ""),
+        ("X-Utf8", "grüße, 你好"),
+        ("Allow", "INVITE, ACK, BYE, CANCEL"),
+    ];
+    for _ in 0..rng.below(4) {
+        let (name, value) = rng.pick(&strange);
+        message = message.with(name, value);
+    }
+    message
+}
+
+/// Something like a session description, of any length.
+pub(super) fn sdp(rng: &mut Rng) -> Vec<u8> {
+    let mut text = format!("v=0\r\no=- {} 1 IN IP4 10.9.8.7\r\ns=-\r\n", rng.draw() >> 32);
+    let most = rng.pick(&[0, 5, 40]);
+    for line in 0..rng.below(most + 1) {
+        text.push_str(&format!("a=fmtp:{} mode-set={}\r\n", 96 + line, rng.below(8)));
+    }
+    text.into_bytes()
+}

@@ -1,0 +1,377 @@
+//! One run: the server's shards, the phones and the network between them, stepped in one thread by one clock.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, Listener};
+use crate::location::AorHasher;
+use crate::metrics::Metrics;
+use crate::owner::OwnerKey;
+use crate::pool::Pool;
+use crate::port::{Ask, ControlPort, port};
+use crate::run::{ShardLoop, mailboxes};
+use crate::shard::{Keys, Leftovers, Shard};
+use crate::time::Instant;
+use crate::token::TokenKey;
+use crate::wire::{Effects, ShardId, Transport};
+
+use super::Outcome;
+use super::audit;
+use super::book::{Book, Foresight};
+use super::net::{Arrival, Happening, Net, PhoneEvent, SERVER};
+use super::phone::{Cx, DOMAIN, Due, Phone};
+use super::plan::{Habits, Mix, Weather};
+use super::reactor::SimReactor;
+use super::rng::Rng;
+use super::trace::Line;
+
+/// Longest answered call: the server ends what nobody else does.
+const CALL_DURATION_MAX: Duration = Duration::from_secs(500);
+const CONNECTION_IDLE: Duration = Duration::from_secs(200);
+/// Longest registration and subscription.
+const EXPIRES_MAX_S: u32 = 300;
+/// How long the registrar remembers a subscriber without a contact.
+const OFFLINE_MEMORY: Duration = Duration::from_secs(60);
+/// How long after the last call was placed phones give up their registrations.
+const WIND_DOWN: Duration = Duration::from_secs(120);
+/// After that nothing new begins: the longest registration, call, Timer C and 64*T1 fit into it.
+const QUIET: Duration = Duration::from_secs(900);
+/// The loss up to which eleven transmissions of a message may be trusted, per mille.
+const FAIR_LOSS: u32 = 50;
+
+/// One shard at its place in the loop.
+struct Place {
+    shard: ShardLoop,
+    reactor: SimReactor,
+    port: ControlPort,
+    /// Until when its turn waits, if nothing happens before.
+    waits_until: Instant,
+    /// It works until then.
+    busy_until: Instant,
+}
+
+impl Place {
+    fn turns_at(&self) -> Instant {
+        if self.reactor.has_work() {
+            self.busy_until
+        } else {
+            self.waits_until.max(self.busy_until)
+        }
+    }
+}
+
+pub(super) struct World {
+    seed: u64,
+    weather: Weather,
+    cfg: Arc<Config>,
+    net: Rc<RefCell<Net>>,
+    server: Vec<Place>,
+    phones: Vec<Phone>,
+    book: Book,
+    rng: Rng,
+    start: Instant,
+    lives: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, mix: &Mix) -> World {
+        let weather = Weather::of(seed, mix);
+        let mut rng = Rng::part(seed, "world");
+        let start = Instant::from_millis(1_800_000_000_000);
+        let users: Vec<String> = (0..(mix.phones * 2 / 3).max(1))
+            .map(|index| format!("138{index:08}"))
+            .collect();
+        let foresight = if weather.faults.damage > 0 {
+            Foresight::Damaged
+        } else if weather.is_calm() {
+            Foresight::Calm
+        } else if weather.is_fair() && weather.faults.loss <= FAIR_LOSS {
+            Foresight::Fair
+        } else {
+            Foresight::Rough
+        };
+        let net = Net::new(seed, weather.faults.clone(), weather.shards, mix.phones, start);
+        let cfg = Arc::new(config(&weather));
+        let mut world = World {
+            seed,
+            cfg,
+            net: Rc::new(RefCell::new(net)),
+            server: Vec::new(),
+            phones: Vec::new(),
+            book: Book::new(users.clone(), foresight),
+            rng: Rng::part(seed, "agenda"),
+            start,
+            lives: 0,
+            weather,
+        };
+        for index in 0..mix.phones {
+            let user = users[index % users.len()].clone();
+            let habits = Habits::draw(&world.weather, &mut rng);
+            world.phones.push(Phone::new(index, user, seed, habits));
+        }
+        world.boot();
+        world.agenda(mix);
+        world
+    }
+
+    /// A new process: nothing is left of what one before it knew.
+    fn boot(&mut self) {
+        self.lives += 1;
+        let mut rng = Rng::part(self.seed, &format!("keys {}", self.lives));
+        let mut eight = || std::array::from_fn(|_| rng.draw());
+        let (aors, tables, more): ([u64; 8], [u64; 8], [u64; 8]) = (eight(), eight(), eight());
+        let token = (u128::from(more[4]) << 64 | u128::from(more[5])).to_ne_bytes();
+        let keys = Keys {
+            token: TokenKey::new(token),
+            owner: OwnerKey::new((u128::from(more[0]) << 64 | u128::from(more[1])).to_ne_bytes()),
+            aors: AorHasher::new(aors),
+            tables,
+        };
+        let now = self.net.borrow().now;
+        self.server = mailboxes(&self.cfg)
+            .into_iter()
+            .enumerate()
+            .map(|(index, mut mail)| {
+                let id = ShardId(index as u8);
+                let metrics = Arc::new(Metrics::default());
+                let (port, asks, teller) = port(metrics.clone());
+                mail.asks = Some(asks);
+                let shard = Shard::new(self.cfg.clone(), metrics, id, keys.clone(), mail, now);
+                let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
+                out.teller = Some(teller);
+                Place {
+                    shard: ShardLoop::new(shard, out),
+                    reactor: SimReactor::new(self.net.clone(), index),
+                    port,
+                    waits_until: now,
+                    busy_until: now,
+                }
+            })
+            .collect();
+        let mut net = self.net.borrow_mut();
+        net.is_down = false;
+        net.send_queue_bytes_max = self.cfg.limits.send_queue_bytes_max;
+    }
+
+    /// What the phones will do, and when.
+    fn agenda(&mut self, mix: &Mix) {
+        let span_ms = self.weather.span.as_millis() as u64;
+        let net = self.net.clone();
+        let mut net = net.borrow_mut();
+        let cx = &mut Cx {
+            net: &mut net,
+            book: &mut self.book,
+        };
+        for phone in &mut self.phones {
+            phone.after(self.rng.millis(0, 1_500), Due::Register, cx);
+            phone.after(self.weather.span + WIND_DOWN, Due::Unregister, cx);
+            if phone.habits.subscribes {
+                let at = self.rng.millis(0, span_ms);
+                phone.after(at, Due::Subscribe, cx);
+            }
+        }
+        for _ in 0..mix.calls {
+            let phone = self.rng.below(self.phones.len());
+            let at = Duration::from_secs(2) + self.rng.millis(0, span_ms);
+            self.phones[phone].after(at, Due::Place, cx);
+        }
+        for _ in 0..mix.calls / 4 {
+            let phone = self.rng.below(self.phones.len());
+            let at = Duration::from_secs(2) + self.rng.millis(0, span_ms);
+            let due = if self.rng.one_in(2) {
+                Due::Options
+            } else {
+                Due::Message
+            };
+            self.phones[phone].after(at, due, cx);
+        }
+    }
+
+    pub fn run(mut self) -> Outcome {
+        let end = self.start + self.weather.span + WIND_DOWN;
+        let mut crashes = self.weather.crashes.clone();
+        crashes.sort();
+        for (at, away) in crashes {
+            let at = self.start + at;
+            self.run_until(at);
+            self.crash(away);
+        }
+        self.run_until(end);
+        self.run_until(end + QUIET);
+        self.finish()
+    }
+
+    fn crash(&mut self, away: Duration) {
+        {
+            let mut net = self.net.borrow_mut();
+            let now = net.now;
+            net.trace.lines.push(Line::Crash(now));
+            net.counts.crashes += 1;
+            net.is_down = true;
+            net.reset_all();
+            net.inbox.iter_mut().for_each(|inbox| inbox.clear());
+            net.is_woken.iter_mut().for_each(|woken| *woken = false);
+        }
+        self.server.clear();
+        let back = self.net.borrow().now + away;
+        self.run_until(back);
+        self.net.borrow_mut().note(|| "the server is back".to_owned());
+        self.boot();
+    }
+
+    /// Lets everything happen that happens before `until`.
+    fn run_until(&mut self, until: Instant) {
+        loop {
+            let shards_at = self.server.iter().map(Place::turns_at).min();
+            let next = self.net.borrow().next_at().into_iter().chain(shards_at).min();
+            {
+                let mut net = self.net.borrow_mut();
+                match next {
+                    Some(at) if at < until => net.now = net.now.max(at),
+                    Some(_) | None => {
+                        net.now = net.now.max(until);
+                        return;
+                    }
+                }
+            }
+            loop {
+                let happening = self.net.borrow_mut().pop_due();
+                let Some(happening) = happening else { break };
+                self.happen(happening);
+            }
+            let now = self.net.borrow().now;
+            for place in &mut self.server {
+                if place.turns_at() > now {
+                    continue;
+                }
+                place
+                    .shard
+                    .turn(&mut place.reactor)
+                    .expect("the simulated network never fails");
+                place.waits_until = place.shard.deadline(now);
+                let worked = place.reactor.net.borrow_mut().rng.between(3, 40);
+                place.busy_until = now + Duration::from_micros(worked);
+            }
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let mut net = self.net.borrow_mut();
+        let (phone, event) = match happening {
+            Happening::ToServer { shard, peer, load } => {
+                if !net.is_down {
+                    let received_at = net.now;
+                    net.inbox[shard].push_back(Arrival::Datagram {
+                        peer,
+                        load,
+                        received_at,
+                    });
+                }
+                return;
+            }
+            Happening::Wake { shard } => {
+                net.is_woken[shard] = true;
+                return;
+            }
+            Happening::Stream(stream, step) => match net.stream_step(stream, step) {
+                Some(heard) => heard,
+                None => return,
+            },
+            Happening::ToPhone { phone, packet } => {
+                let link = super::net::Link::Udp;
+                (phone, PhoneEvent::Packet { link, packet })
+            }
+            Happening::Timer { phone, token } => (phone, PhoneEvent::Timer(token)),
+        };
+        let cx = &mut Cx {
+            net: &mut net,
+            book: &mut self.book,
+        };
+        self.phones[phone].happens(event, cx);
+    }
+
+    /// Judges the run.
+    fn finish(mut self) -> Outcome {
+        let now = self.net.borrow().now;
+        let mut left = Leftovers::default();
+        for place in &self.server {
+            left.add(&place.shard.in_use());
+        }
+        if !left.is_none() {
+            self.book
+                .leftover(now, format!("long after the last word the server holds {left:?}"));
+        }
+        let open = self.net.borrow().open_streams();
+        if open > 0 {
+            self.book.leftover(now, format!("{open} connections are left"));
+        }
+        for mut place in std::mem::take(&mut self.server) {
+            assert!(
+                place.port.ask(Ask::Stop, b"").is_ok(),
+                "a shard listens while it lives"
+            );
+            let stays = place.shard.turn(&mut place.reactor);
+            assert!(matches!(stays, Ok(false)), "a shard that is told to stop stops");
+            let leftovers = place.shard.end().leftovers;
+            if !leftovers.is_none() {
+                self.book
+                    .leftover(now, format!("after its end the server holds {leftovers:?}"));
+            }
+        }
+        self.book.settle(&self.phones, now);
+        let mut net = self.net.borrow_mut();
+        for text in std::mem::take(&mut net.unreadable) {
+            self.book
+                .leftover(now, format!("the server sent what can't be read: {text}"));
+        }
+        let trace = std::mem::take(&mut net.trace);
+        if self.weather.faults.damage == 0 {
+            let faults = &self.weather.faults;
+            let is_whole = !self.weather.is_scarce && faults.send_error + faults.reset + faults.refuse == 0;
+            let terms = audit::Terms { is_whole };
+            self.book.findings.extend(audit::audit(&trace, terms));
+        }
+        Outcome {
+            seed: self.seed,
+            weather: self.weather.clone(),
+            findings: std::mem::take(&mut self.book.findings),
+            totals: self.book.totals,
+            counts: net.counts,
+            simulated: now - self.start,
+            trace,
+        }
+    }
+}
+
+fn config(weather: &Weather) -> Config {
+    let listener = |transport| Listener {
+        transport,
+        addr: SERVER,
+        advertised: SERVER.to_string(),
+    };
+    let shards = weather.shards;
+    let mut cfg = Config {
+        listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+        domains: vec![DOMAIN.to_owned()],
+        shards,
+        ..Config::default()
+    };
+    cfg.limits.call_duration_max = CALL_DURATION_MAX;
+    cfg.limits.connection_idle = CONNECTION_IDLE;
+    cfg.registrar.offline_memory = OFFLINE_MEMORY;
+    cfg.registrar.expires_max_s = EXPIRES_MAX_S;
+    cfg.registrar.expires_default_s = EXPIRES_MAX_S;
+    cfg.reg_event.expires_max_s = EXPIRES_MAX_S;
+    cfg.reg_event.expires_default_s = EXPIRES_MAX_S;
+    if weather.is_scarce {
+        cfg.limits.calls_max = 4 * shards;
+        cfg.limits.transactions_max = 40 * shards;
+        cfg.limits.aors_max = 3 * shards;
+        cfg.limits.subscriptions_max = 2 * shards;
+        cfg.limits.buffer_bytes_max = 120_000;
+        cfg.limits.send_queue_bytes_max = 16_384;
+    }
+    cfg
+}

@@ -1,0 +1,105 @@
+//! The simulator in the test command: some hundred seeds, and those that once found something.
+//!
+//! `SIM_SEEDS=from..to cargo test --test sim` runs others; `cargo run --release --example sim` runs them by the thousand.
+
+use ringway::sim::{Mix, run};
+
+/// Seeds that have found something, with what that was. They find nothing any more.
+const KEPT: &[(u64, &str)] = &[
+    (
+        5,
+        "a phone that lost the race to answer reached the caller in a dialog of its own",
+    ),
+    (
+        7,
+        "a PRACK that crossed a 2xx went on with the caller's number in its RAck",
+    ),
+    (33, "an answer without a transaction had another To tag each time"),
+    (88, "bytes behind the Content-Length of a datagram were passed on"),
+    (
+        154,
+        "the ACK of a re-INVITE was lost when a BYE had come before it",
+    ),
+    (
+        340,
+        "a 2xx that came again was answered with the ACK of a later INVITE",
+    ),
+    (
+        342,
+        "a PRACK that crossed a refusal went on with the caller's number in its RAck",
+    ),
+];
+
+#[track_caller]
+fn finds_nothing(seed: u64, mix: &Mix, about: &str) {
+    let outcome = run(seed, mix);
+    assert!(
+        outcome.findings.is_empty(),
+        "{about}\n{}\nreplay with: cargo run --release --example sim -- --seeds {seed} --calls {}",
+        outcome.report(),
+        mix.calls
+    );
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let text = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "10_000..10_200".to_owned());
+    let (from, to) = text.split_once("..").expect("SIM_SEEDS=from..to");
+    let number = |text: &str| text.replace('_', "").parse().expect("a number");
+    number(from)..number(to)
+}
+
+/// A quarter of the seeds each, so that the tests share the cores.
+fn quarter(nth: u64) {
+    let mix = Mix {
+        calls: 12,
+        ..Mix::default()
+    };
+    for seed in seeds().filter(|seed| seed % 4 == nth) {
+        finds_nothing(seed, &mix, "");
+    }
+}
+
+#[test]
+fn a_first_quarter_of_the_seeds_finds_nothing() {
+    quarter(0);
+}
+
+#[test]
+fn a_second_quarter_of_the_seeds_finds_nothing() {
+    quarter(1);
+}
+
+#[test]
+fn a_third_quarter_of_the_seeds_finds_nothing() {
+    quarter(2);
+}
+
+#[test]
+fn a_fourth_quarter_of_the_seeds_finds_nothing() {
+    quarter(3);
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    for (seed, what) in KEPT {
+        finds_nothing(*seed, &Mix::default(), what);
+    }
+}
+
+/// A run follows from its seed alone.
+#[test]
+fn a_seed_means_the_same_each_time() {
+    let mix = Mix {
+        calls: 15,
+        ..Mix::default()
+    };
+    for seed in 1..6 {
+        let (one, other) = (run(seed, &mix), run(seed, &mix));
+        assert_eq!(
+            one.trace.ladder(|_| true),
+            other.trace.ladder(|_| true),
+            "seed {seed}"
+        );
+        assert!(one.totals.calls > 0 && one.trace.steps().count() > 0);
+    }
+}
