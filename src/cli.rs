@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -12,7 +13,9 @@ use clap_complete::Shell;
 
 use crate::config::load::load_file;
 use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
+use crate::control::trial::Question;
 use crate::help;
+use crate::wire::Transport;
 
 /// Done as asked.
 pub const EXIT_OK: u8 = 0;
@@ -38,6 +41,8 @@ pub enum Command {
         loaded: Loaded,
         print: bool,
     },
+    /// Say which rule of the routing table a request goes by, and what would be sent where.
+    Route { loaded: Loaded, question: Question },
     /// Show what this kernel offers and what of it is used at this level.
     Probe(Option<KernelLevel>),
     /// Place calls through a server of our own and show them.
@@ -112,6 +117,9 @@ enum Verb {
     /// Tell whether a configuration file is right, and every mistake in it if not
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
+    /// Say which rule of the routing table a request goes by and what would be sent where; nothing is started
+    #[command(after_help = EXIT_CODES)]
+    Route(RouteArgs),
     /// Show which io_uring and socket features this kernel has, and what stands in for those it lacks
     #[command(after_help = EXIT_CODES)]
     Probe(ProbeArgs),
@@ -183,6 +191,31 @@ struct CheckArgs {
 }
 
 #[derive(Args)]
+struct RouteArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// The request's method and URI, e.g. 'INVITE sip:+4930123@example.com'
+    #[arg(value_name = "REQUEST")]
+    request: String,
+    /// Where it comes from
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.2:5060")]
+    from: SocketAddr,
+    /// The transport that it comes over: udp or tcp
+    #[arg(long, value_name = "TRANSPORT", default_value = "udp", value_parser = ["udp", "tcp"])]
+    over: String,
+    /// The address of listen that it arrives at [default: the first that fits]
+    #[arg(long, value_name = "ADDR")]
+    at: Option<SocketAddr>,
+    /// The URI of its From
+    #[arg(long, value_name = "URI", default_value = "sip:trial@trial.invalid")]
+    caller: String,
+    /// A further header line, e.g. 'X-Tenant: gold'; may be repeated
+    #[arg(long, value_name = "LINE")]
+    header: Vec<String>,
+}
+
+#[derive(Args)]
 struct ProbeArgs {
     /// Show what would be used on a kernel of this version, e.g. 5.10 [default: auto]
     #[arg(long, value_name = "LEVEL")]
@@ -224,6 +257,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
         Verb::Check(CheckArgs { config: file, print }) => {
             load_file(Some(&file), &[], machine).map(|loaded| Command::Check { file, loaded, print })
         }
+        Verb::Route(args) => {
+            let file = args.config.clone();
+            load_file(Some(&file), &[], machine).map(|loaded| Command::Route {
+                loaded,
+                question: args.question(),
+            })
+        }
         Verb::Probe(args) => {
             let flags: Vec<Flag> = kernel_level(args.kernel_level).into_iter().collect();
             load(None, &flags, machine).map(|loaded| Command::Probe(loaded.config.kernel_level))
@@ -252,6 +292,23 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
         Verb::Man { directory } => Ok(Command::ManPages(directory)),
     }
     .map_err(Refusal::Config)
+}
+
+impl RouteArgs {
+    fn question(self) -> Question {
+        Question {
+            request: self.request,
+            from: self.from,
+            transport: if self.over == "tcp" {
+                Transport::Tcp
+            } else {
+                Transport::Udp
+            },
+            at: self.at,
+            caller: self.caller,
+            headers: self.header,
+        }
+    }
 }
 
 impl RunArgs {
@@ -322,7 +379,6 @@ fn kernel_level(given: Option<String>) -> Option<Flag> {
 mod tests {
     use super::*;
     use crate::config::{Config, Listener, LogFormat, Origin};
-    use crate::wire::Transport;
 
     fn machine() -> Machine {
         Machine {

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK};
+use ringway::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE};
 use ringway::config::{Machine, example};
+use ringway::control::trial;
 use ringway::io::probe::Features;
 use ringway::routing::explain;
 use ringway::{demo, help, logging, run};
@@ -42,6 +43,13 @@ fn main() -> ExitCode {
                 print_out(&format!("{}: ok\n{routes}", file.display()))
             }
         }
+        Ok(Command::Route { loaded, question }) => match trial::route(&loaded.config, &question) {
+            Ok(text) => print_out(&text),
+            Err(error) => {
+                tell(&format!("ringway: {error}"));
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
         Ok(Command::ExampleConfig) => print_out(&example::example()),
         Ok(Command::Help(text)) => print_out(&text),
         Ok(Command::Completions(shell)) => print_out(&String::from_utf8_lossy(&help::completions(
