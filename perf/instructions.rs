@@ -49,6 +49,10 @@ fn everything(phones: &mut Phones, rig: &mut Rig, probe: &mut impl Probe) {
     phones.hang_up(rig, probe, call);
 }
 
+fn forwarded(phones: &mut Phones, rig: &mut Rig, probe: &mut Only) {
+    phones.proxied_call(rig, probe);
+}
+
 fn beside(phones: &mut Phones, rig: &mut Rig, probe: &mut impl Probe) {
     phones.register(rig, probe);
     phones.options(rig, probe);
@@ -57,10 +61,18 @@ fn beside(phones: &mut Phones, rig: &mut Rig, probe: &mut impl Probe) {
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1);
-    let (mut rig, mut phones) = (Rig::new(1, |_| {}), Phones::new());
+    let mut args = std::env::args().skip(1).peekable();
+    // `proxy` first: calls go by way of the proxy rather than the phone service.
+    let is_proxied = args.next_if_eq("proxy").is_some();
+    let mut rig = Rig::new(1, |cfg| {
+        if is_proxied {
+            cfg.routes = rig::routes();
+        }
+    });
+    let mut phones = Phones::new();
     phones.register(&mut rig, &mut rig::Blind);
     phones.subscribe(&mut rig);
+    let everything = if is_proxied { forwarded } else { everything };
     let first = args.next().unwrap_or_default();
     if first == "time" {
         time(

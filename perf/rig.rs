@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bench_harness::seed;
+use ringway::config::route::{Action, Methods, Route, To};
 use ringway::config::{Config, Listener};
 use ringway::location::AorHasher;
 use ringway::metrics::Metrics;
@@ -532,6 +533,47 @@ impl Phones {
         number
     }
 
+    /// The same by way of the proxy, which [`routes`] gives calls to: up to the 200 of the BYE.
+    pub fn proxied_call(&mut self, rig: &mut Rig, probe: &mut impl Probe) {
+        let number = self.next();
+        rig.deliver(probe, Kind::Invite, self.alice, self.invite.number(number));
+        rig.sent(self.alice, b"SIP/2.0 100 ");
+        rig.assert_sent(2);
+        let mut invite = [0; 4_096];
+        let sent = rig.sent(self.bob, b"INVITE ");
+        let invite = &mut invite[..sent.len()];
+        invite.copy_from_slice(sent);
+        for (kind, status, tag, sdp, back) in [
+            (Kind::Trying, "100 Trying", None, "", 0),
+            (Kind::Ringing, "180 Ringing", Some(number), "", 1),
+            (Kind::Answer, "200 OK", Some(number), &*self.answer_sdp, 1),
+        ] {
+            reply(&mut self.reply, status, tag, invite, sdp);
+            rig.deliver(probe, kind, self.bob, &self.reply);
+            rig.assert_sent(back);
+        }
+        let recorded = line(invite, b"Record-Route:");
+        for (kind, request) in [(Kind::Ack, &mut self.ack), (Kind::Bye, &mut self.bye)] {
+            let request = request.number(number);
+            let first = line(request, b"").len();
+            self.reply.clear();
+            // Within the dialog by the route that was recorded, to Bob's own contact.
+            let (method, _) = request.split_at(request.iter().position(|b| *b == b' ').unwrap_or(0));
+            self.reply.extend_from_slice(method);
+            self.reply.extend_from_slice(b" sip:13800011103@");
+            self.reply.extend_from_slice(BOB.as_bytes());
+            self.reply.extend_from_slice(b" SIP/2.0\r\n");
+            self.reply.extend_from_slice(&recorded["Record-".len()..]);
+            self.reply.extend_from_slice(&request[first..]);
+            rig.deliver(probe, kind, self.alice, &self.reply);
+            rig.assert_sent(1);
+        }
+        reply(&mut self.reply, "200 OK", None, rig.sent(self.bob, b"BYE "), "");
+        rig.deliver(probe, Kind::ByeOk, self.bob, &self.reply);
+        rig.sent(self.alice, b"SIP/2.0 200 ");
+        rig.assert_sent(1);
+    }
+
     pub fn hang_up(&mut self, rig: &mut Rig, probe: &mut impl Probe, number: u64) {
         rig.deliver(probe, Kind::Bye, self.alice, self.bye.number(number));
         rig.assert_sent(1);
@@ -546,6 +588,21 @@ impl Default for Phones {
     fn default() -> Phones {
         Phones::new()
     }
+}
+
+/// A routing table that has the proxy forward calls to registered phones; all else is the phone service's.
+pub fn routes() -> Vec<Route> {
+    let to_contacts = Route {
+        action: Action::Proxy,
+        to: To::Registered,
+        methods: {
+            let mut methods = Methods::default();
+            methods.push("INVITE").expect("a method");
+            methods
+        },
+        ..Route::default()
+    };
+    vec![to_contacts]
 }
 
 fn subscribe_text(to_tag: &str) -> String {
@@ -572,7 +629,14 @@ fn reply(into: &mut Vec<u8>, status: &str, tag: Option<u64>, request: &[u8], sdp
     into.extend_from_slice(b"SIP/2.0 ");
     into.extend_from_slice(status.as_bytes());
     into.extend_from_slice(b"\r\n");
-    for name in [&b"Via:"[..], b"From:", b"Call-ID:", b"CSeq:"] {
+    // A proxy's request has its Via above that of the caller, and its Record-Route.
+    for name in [&b"Via:"[..], b"Record-Route:"] {
+        let lines = request.split_inclusive(|byte| *byte == b'\n');
+        for line in lines.filter(|line| line.starts_with(name)) {
+            into.extend_from_slice(line);
+        }
+    }
+    for name in [&b"From:"[..], b"Call-ID:", b"CSeq:"] {
         into.extend_from_slice(line(request, name));
     }
     let to = line(request, b"To:");

@@ -71,8 +71,18 @@ impl Probe for Counts {
 const WARM: usize = 60;
 
 #[track_caller]
-fn allocates_nothing(shards: usize, kinds: &[Kind], mut act: impl FnMut(&mut Phones, &mut Rig, &mut Counts)) {
-    let (mut rig, mut phones) = (Rig::new(shards, |_| {}), Phones::new());
+fn allocates_nothing(shards: usize, kinds: &[Kind], act: impl FnMut(&mut Phones, &mut Rig, &mut Counts)) {
+    allocates_nothing_with(Rig::new(shards, |_| {}), shards, kinds, act);
+}
+
+#[track_caller]
+fn allocates_nothing_with(
+    mut rig: Rig,
+    shards: usize,
+    kinds: &[Kind],
+    mut act: impl FnMut(&mut Phones, &mut Rig, &mut Counts),
+) {
+    let mut phones = Phones::new();
     phones.register(&mut rig, &mut rig::Blind);
     phones.subscribe(&mut rig);
     // The tables reach their size in the first minute; twice as much at once as later makes up for chance.
@@ -132,6 +142,26 @@ fn a_whole_call_allocates_nothing() {
             let call = phones.call(rig, counts);
             phones.hang_up(rig, counts, call);
             assert_eq!(rig.calls(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_call_through_the_proxy_allocates_nothing() {
+    let kinds = [
+        Kind::Invite,
+        Kind::Trying,
+        Kind::Ringing,
+        Kind::Answer,
+        Kind::Ack,
+        Kind::Bye,
+        Kind::ByeOk,
+    ];
+    for shards in [1, 2] {
+        let rig = Rig::new(shards, |cfg| cfg.routes = rig::routes());
+        allocates_nothing_with(rig, shards, &kinds, |phones, rig, counts| {
+            phones.proxied_call(rig, counts);
+            assert_eq!(rig.calls(), 0, "no call of the phone service");
         });
     }
 }
