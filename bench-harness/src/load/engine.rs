@@ -104,6 +104,8 @@ pub struct Engine {
     next_fresh: u32,
     register_cseq: u32,
     preloading: bool,
+    /// The time in which calls are started is not over.
+    in_time: bool,
     scratch: Vec<u8>,
     second_scratch: Vec<u8>,
     spans: Vec<Span>,
@@ -134,6 +136,7 @@ impl Engine {
             next_fresh: 0,
             register_cseq: 1_000_000_000,
             preloading: false,
+            in_time: false,
             scratch: Vec::new(),
             second_scratch: Vec::new(),
             spans: Vec::new(),
@@ -198,6 +201,7 @@ impl Engine {
         let mut turn_began = sys::now();
         loop {
             let now = turn_began;
+            self.in_time = now < end;
             let mut batch = 0;
             while due as u64 <= now && (due as u64) < end && started < most && batch < STARTS_A_TURN {
                 let job = self.job();

@@ -1,6 +1,6 @@
 //! What a server does with more than it can do: its goodput at multiples of its highest rate.
 //!
-//! Goodput is what was completed a second while it was offered. RFC 7502 stops at the highest rate; what comes beyond decides
+//! Goodput is what was completed a second while calls were offered; what completes only when the rush is over does not count. RFC 7502 stops at the highest rate; what comes beyond decides
 //! whether a network gets over a rush.
 
 use std::fmt::Write as _;
@@ -27,9 +27,9 @@ pub struct Step {
 }
 
 impl Step {
-    /// Completed a second of the time in which calls were started.
+    /// Completed a second of the time in which calls were started, within that time: what an end of the rush saves does not count.
     pub fn goodput(&self) -> f64 {
-        self.outcome.stats.get(Count::Completed) as f64 / self.seconds
+        self.outcome.stats.get(Count::InTime) as f64 / self.seconds
     }
 
     /// Answered 503.
@@ -135,6 +135,7 @@ mod tests {
         }
         for _ in 0..60 {
             stats.count(Count::Completed);
+            stats.count(Count::InTime);
         }
         stats.statuses[503] = 30;
         let step = Step {

@@ -49,10 +49,12 @@ pub enum Count {
     Calls,
     Preloaded,
     NotPreloaded,
+    /// Completed before the time for starts was over.
+    InTime,
 }
 
 /// Key in JSON, words in the table, whether one means that the run failed.
-pub const COUNTS: [(Count, &str, &str, bool); 20] = [
+pub const COUNTS: [(Count, &str, &str, bool); 21] = [
     (Count::Started, "started", "started", false),
     (Count::Completed, "completed", "completed", false),
     (
@@ -112,6 +114,12 @@ pub const COUNTS: [(Count, &str, &str, bool); 20] = [
         "not_preloaded",
         "could not be registered before",
         true,
+    ),
+    (
+        Count::InTime,
+        "in_time",
+        "completed while others were started",
+        false,
     ),
 ];
 

@@ -93,6 +93,9 @@ impl Engine {
         it.generation = it.generation.wrapping_add(1);
         self.free_attempts.push(attempt);
         self.active -= 1;
+        if self.in_time && how == Count::Completed {
+            self.stats.count(Count::InTime);
+        }
         match (self.preloading, how == Count::Completed) {
             (false, _) => self.stats.count(how),
             (true, true) => self.stats.count(Count::Preloaded),
