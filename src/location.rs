@@ -171,6 +171,7 @@ impl Location {
                 q: said.q,
                 flow: said.flow,
                 tcp: said.tcp,
+                is_at_peer: said.is_at_peer,
             });
             if !fits {
                 return;

@@ -22,6 +22,7 @@ use crate::msg::uri::Uri;
 use crate::pool::Pool;
 use crate::time::Instant;
 use crate::timer::{Timer, Wheel};
+use crate::transaction::destination::destination;
 use crate::wire::{Flow, Transport};
 
 /// Why a REGISTER changed nothing.
@@ -298,6 +299,7 @@ impl<'p> Planner<'p> {
             reg_id: said.reg_id,
             cseq: self.request.cseq.number,
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
+            is_at_peer: destination(&said.uri) == Ok((Transport::Udp, self.flow.peer)),
             flow: self.flow,
         })
     }
@@ -388,7 +390,9 @@ impl<'a> Said<'a> {
         if self.reg_id.is_some() && old.reg_id.is_some() {
             return self.is_same_device(old, pool);
         }
-        Uri::parse(old.text.uri(pool)).is_ok_and(|uri| self.uri.matches(&uri))
+        let old = old.text.uri(pool);
+        // A phone that refreshes spells its contact as before.
+        old == self.uri.raw || Uri::parse(old).is_ok_and(|uri| self.uri.matches(&uri))
     }
 
     /// Whether `old` is what the same device registered, for the same flow if it tells flows apart.

@@ -525,6 +525,14 @@ impl B2bua {
         let Some(leg) = self.legs.get_mut(leg_id) else {
             return;
         };
+        let before = leg.dialog.parts(&out.pool);
+        // What a phone says in its 180 it says again in its 200, and its Contact is mostly the one that was rung.
+        let has_moved = target.is_some_and(|target| target != before.target)
+            || !before.routes.is_empty()
+            || response.msg.line(Name::RecordRoute).is_some();
+        if !has_moved && before.remote == response.to.raw && before.remote_tag == tag {
+            return;
+        }
         let change = Change {
             remote: Some(response.to.raw),
             remote_tag: Some(tag),
@@ -545,7 +553,7 @@ impl B2bua {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;
         }
-        if let Some(target) = target {
+        if has_moved && let Some(target) = target {
             self.set_target(stack, leg_id, target, None, out);
         }
     }

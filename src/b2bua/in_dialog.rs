@@ -4,7 +4,7 @@ use crate::dialog::{Change, target_of};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
-use crate::msg::name_addr::NameAddr;
+use crate::msg::name_addr;
 use crate::msg::request::Request;
 use crate::msg::uri::Uri;
 use crate::pool::Pool;
@@ -313,7 +313,7 @@ impl B2bua {
         source: Option<Flow>,
         out: &mut Effects,
     ) {
-        let Some(Ok(contact)) = request.msg.elements(Name::Contact).next().map(NameAddr::parse) else {
+        let Some(Ok(contact)) = name_addr::first(request.msg, Name::Contact) else {
             return;
         };
         self.set_target(stack, leg, target_of(contact.uri), source, out);

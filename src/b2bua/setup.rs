@@ -7,7 +7,7 @@ use crate::metrics::DropReason;
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
-use crate::msg::name_addr::NameAddr;
+use crate::msg::name_addr;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
 use crate::msg::status::reason_phrase;
@@ -15,10 +15,10 @@ use crate::msg::uri::Uri;
 use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
-use crate::transaction::destination::{RouteError, route};
+use crate::transaction::destination::{RouteError, destination, flow_to, route};
 use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
-use crate::wire::{Effects, Flow};
+use crate::wire::{Effects, Flow, Transport};
 
 use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
@@ -57,7 +57,7 @@ impl B2bua {
             stack.respond_because(tx, request, (400, "Missing From Tag"), None, |_| {}, now, out);
             return Begun::Answered;
         };
-        let contact = match request.msg.elements(Name::Contact).next().map(NameAddr::parse) {
+        let contact = match name_addr::first(request.msg, Name::Contact) {
             Some(Ok(contact)) => Some(contact),
             Some(Err(_)) => {
                 stack.respond_because(tx, request, (400, "Bad Contact"), None, |_| {}, now, out);
@@ -91,12 +91,7 @@ impl B2bua {
         };
         let target = contact.map_or(&b""[..], |contact| target_of(contact.uri));
         // §12.2.1.1: the way back is the route set that the request leaves, which begins with the nearest proxy.
-        let next_hop = match request
-            .msg
-            .elements(Name::RecordRoute)
-            .next()
-            .map(NameAddr::parse)
-        {
+        let next_hop = match name_addr::first(request.msg, Name::RecordRoute) {
             Some(Ok(route)) => route.uri,
             Some(Err(_)) | None => target,
         };
@@ -396,8 +391,16 @@ impl B2bua {
         out: &mut Effects,
     ) -> Result<(), Failed> {
         let target = target_of(contact.uri);
-        let uri = Uri::parse(target).map_err(|_| Failed::Route(RouteError::Scheme))?;
-        let flow = route(&stack.cfg, &uri, Some(contact.flow)).map_err(Failed::Route)?;
+        let destination = if contact.is_at_peer {
+            Ok((Transport::Udp, contact.flow.peer))
+        } else {
+            Uri::parse(target)
+                .map_err(|_| RouteError::Scheme)
+                .and_then(|uri| destination(&uri))
+        };
+        let flow = destination
+            .and_then(|destination| flow_to(&stack.cfg, destination, Some(contact.flow)))
+            .map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let leg = self

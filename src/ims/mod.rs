@@ -268,7 +268,9 @@ impl Ims {
                 .filter(is_unknown)
                 .chain(request.msg.elements(Name::ProxyRequire))
         };
-        if unsupported().next().is_some() {
+        let asks =
+            request.msg.line(Name::Require).is_some() || request.msg.line(Name::ProxyRequire).is_some();
+        if asks && unsupported().next().is_some() {
             let extra = |w: &mut crate::msg::build::Writer<'_>| {
                 w.put(b"Unsupported: ");
                 for (i, tag) in unsupported().enumerate() {

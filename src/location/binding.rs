@@ -138,6 +138,8 @@ pub struct Fresh {
     pub q: u16,
     /// Whether the URI asks for TCP.
     pub tcp: bool,
+    /// Whether the URI leads, over UDP, to the very address in `flow`: then it need not be read again to reach the phone.
+    pub is_at_peer: bool,
     /// RFC 5626 §4.2: which of the flows of one device; it means something beside an instance only.
     pub reg_id: Option<u32>,
     pub cseq: u32,

@@ -37,6 +37,8 @@ pub struct Contact<'a> {
     pub flow: Flow,
     /// Whether the contact asks for TCP: it is reached over `flow.conn` while that lives. Otherwise the URI says where.
     pub tcp: bool,
+    /// Whether the URI leads, over UDP, to `flow.peer`.
+    pub is_at_peer: bool,
 }
 
 /// The answer to a look-up. Allocated once and used again.
@@ -50,6 +52,7 @@ const HEAD_BYTES: usize = 36;
 const FLAG_TCP_WANTED: u8 = 1;
 const FLAG_FLOW_IS_TCP: u8 = 2;
 const FLAG_HAS_CONN: u8 = 4;
+const FLAG_AT_PEER: u8 = 8;
 
 impl Default for ContactSet {
     fn default() -> ContactSet {
@@ -117,6 +120,9 @@ impl ContactSet {
         let mut flags = 0;
         if contact.tcp {
             flags |= FLAG_TCP_WANTED;
+        }
+        if contact.is_at_peer {
+            flags |= FLAG_AT_PEER;
         }
         match flow.transport {
             Transport::Udp => {}
@@ -215,6 +221,7 @@ impl<'a> Iterator for Contacts<'a> {
                 conn: (flags & FLAG_HAS_CONN != 0).then_some(conn),
             },
             tcp: flags & FLAG_TCP_WANTED != 0,
+            is_at_peer: flags & FLAG_AT_PEER != 0,
         })
     }
 }
@@ -239,6 +246,7 @@ mod tests {
                 conn,
             },
             tcp: conn.is_some(),
+            is_at_peer: conn.is_none(),
         }
     }
 

@@ -19,16 +19,14 @@ impl<'a> CSeq<'a> {
 
     /// Parses a trimmed value; the place of an error counts from its start.
     pub fn parse(value: &'a [u8]) -> Result<CSeq<'a>, ParseError> {
-        let digits_end = value
-            .iter()
-            .position(|byte| !byte.is_ascii_digit())
-            .unwrap_or(value.len());
+        let digits_end = lex::digits_len(value);
         let method_start = lex::skip_lws(value, digits_end);
         let method_text = &value[method_start..];
         let Some(number) = lex::number(&value[..digits_end]) else {
             return Err(ParseError::new(ErrorKind::BadCSeq, 0));
         };
-        if method_start == digits_end || !lex::is_token(method_text) {
+        let method = Method::lookup(method_text);
+        if method_start == digits_end || method == Method::Other && !lex::is_token(method_text) {
             return Err(ParseError::new(ErrorKind::BadCSeq, method_start as u32));
         }
         if number >= Self::NUMBER_END {
@@ -36,7 +34,7 @@ impl<'a> CSeq<'a> {
         }
         Ok(CSeq {
             number,
-            method: Method::lookup(method_text),
+            method,
             method_text,
         })
     }

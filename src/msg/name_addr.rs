@@ -27,6 +27,12 @@ pub struct NameAddr<'a> {
 impl<'a> NameAddr<'a> {
     /// Parses one element: `[display] <uri> *(;param)` or `uri *(;param)`.
     pub fn parse(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
+        // Most need no trimming and have no display name.
+        if let [b'<', .., last] = element
+            && *last > b' '
+        {
+            return Self::bracketed(element, &element[..0], 0);
+        }
         let lead = lex::skip_lws(element, 0);
         let raw = lex::trim_end(&element[lead..]);
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
@@ -61,6 +67,12 @@ impl<'a> NameAddr<'a> {
         if raw.get(open) != Some(&b'<') {
             return Err(Malformed::at(open));
         }
+        Self::bracketed(raw, display, open)
+    }
+
+    /// What begins with the bracket at `open`.
+    #[inline]
+    fn bracketed(raw: &'a [u8], display: &'a [u8], open: usize) -> Result<NameAddr<'a>, Malformed> {
         let uri_end = open + 1 + lex::addr_len(&raw[open + 1..]);
         if raw.get(uri_end) != Some(&b'>') || uri_end == open + 1 {
             return Err(Malformed::at(uri_end));
@@ -134,7 +146,11 @@ fn tokens_before_bracket(raw: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 /// The parameters that begin at `at`, behind the URI, checked, and the tag among them.
+#[inline]
 fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    if at == raw.len() {
+        return Ok((&raw[at..], None));
+    }
     let semicolon = lex::skip_lws(raw, at);
     let bytes = match raw.get(semicolon) {
         None => return Ok((&raw[raw.len()..], None)),
@@ -182,6 +198,15 @@ impl<'a> Iterator for ContactList<'a> {
 /// Parses `element` of a header field `name` of `msg`; an error says where in the message it is.
 pub fn in_message<'a>(msg: Message<'a>, name: Name, element: &'a [u8]) -> Result<NameAddr<'a>, ParseError> {
     NameAddr::parse(element).map_err(|m| m.within(ErrorKind::BadNameAddr(name), msg.span_of(element).start))
+}
+
+/// The first element of the header fields `name` of `msg`, parsed; `None` when there is none.
+pub fn first<'a>(msg: Message<'a>, name: Name) -> Option<Result<NameAddr<'a>, Malformed>> {
+    // What has a comma that separates can't be parsed as a whole: most lines hold one element, which is not looked for first.
+    match NameAddr::parse(msg.value(name)?) {
+        Ok(address) => Some(Ok(address)),
+        Err(Malformed { .. }) => msg.elements(name).next().map(NameAddr::parse),
+    }
 }
 
 /// The contacts of `msg`. A star beside anything else is an error.

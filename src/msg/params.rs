@@ -15,8 +15,10 @@ pub struct Param<'a> {
 
 impl<'a> Param<'a> {
     /// RFC 3261 §7.3.1: names compare without case.
+    #[inline(always)]
     pub fn is(&self, name: &[u8]) -> bool {
-        self.name.eq_ignore_ascii_case(name)
+        // Most write them in small letters: then it is one comparison instead of a loop.
+        self.name == name || self.name.eq_ignore_ascii_case(name)
     }
 
     /// The value as received; for a flag the empty place behind its name.
@@ -91,14 +93,17 @@ impl<'a> Params<'a> {
 }
 
 /// The parameter that `rest` begins with, and where the next begins, if it is spelled as nearly all are: a name of common
-/// characters, perhaps a value without quotes, no white space.
+/// characters, perhaps a value, no white space.
 #[inline(always)]
 fn usual_param(rest: &[u8]) -> Option<(Param<'_>, usize)> {
     let name_len = plain_token_len(rest);
     let mut end = name_len;
     let mut value = None;
     if rest.get(name_len) == Some(&b'=') {
-        end += 1 + value_len(rest.get(name_len + 1..)?);
+        end = match rest.get(name_len + 1)? {
+            b'"' => skip_quoted(rest, name_len + 1)?,
+            _ => name_len + 1 + value_len(&rest[name_len + 1..]),
+        };
         value = rest.get(name_len + 1..end);
     }
     let next = match rest.get(end) {
@@ -118,6 +123,7 @@ fn usual_param(rest: &[u8]) -> Option<(Param<'_>, usize)> {
 impl<'a> Iterator for Params<'a> {
     type Item = Param<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Param<'a>> {
         match self.step() {
             Ok(param) => param,

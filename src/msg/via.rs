@@ -39,10 +39,12 @@ impl<'a> Via<'a> {
 
     fn parse_trimmed(raw: &'a [u8]) -> Result<Via<'a>, Malformed> {
         // Spelled as nearly all spell it, the protocol is one comparison.
-        let (transport, sent_by_start) = match raw.first_chunk::<12>() {
-            Some(b"SIP/2.0/UDP " | b"SIP/2.0/TCP ") => (&raw[8..11], lex::skip_lws(raw, 12)),
-            Some(_) | None => sent_protocol(raw)?,
-        };
+        let (transport, sent_by_start) =
+            if raw.starts_with(b"SIP/2.0/UDP ") || raw.starts_with(b"SIP/2.0/TCP ") {
+                (&raw[8..11], lex::skip_lws(raw, 12))
+            } else {
+                sent_protocol(raw)?
+            };
         let host_end = sent_by_start + lex::host_len(&raw[sent_by_start..]);
         if host_end == sent_by_start {
             return Err(Malformed::at(sent_by_start));
@@ -115,6 +117,10 @@ impl<'a> Via<'a> {
             .line(Name::Via)
             .ok_or(ParseError::new(ErrorKind::Missing(Name::Via), msg.head_end()))?;
         let value = msg.value_of(line);
+        // What has a comma that separates is no Via as a whole: most lines hold one element, which is not looked for first.
+        if let Ok(via) = Via::parse(value) {
+            return Ok(via);
+        }
         let element = lex::Elements::new(value).next().unwrap_or(value);
         Via::parse(element).map_err(|m| m.within(ErrorKind::BadVia, msg.span_of(element).start))
     }

@@ -25,9 +25,8 @@ pub enum RouteError {
 /// The port of SIP over UDP and TCP (RFC 3261 §19.1.2).
 const PORT_DEFAULT: u16 = 5060;
 
-/// The flow to `uri`. `prefer` is a flow that the same peer used before: its listener is kept where transport and family
-/// fit, and its connection where the target wants TCP and it is one.
-pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, RouteError> {
+/// What `uri` says of where it leads: transport and address.
+pub fn destination(uri: &Uri<'_>) -> Result<(Transport, SocketAddr), RouteError> {
     if uri.scheme != Scheme::Sip {
         return Err(RouteError::Scheme);
     }
@@ -42,7 +41,22 @@ pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, 
         Some(ip) => ip,
         None => uri.host_ip().ok_or(RouteError::HostName)?,
     };
-    let peer = SocketAddr::new(ip, uri.port.unwrap_or(PORT_DEFAULT));
+    Ok((transport, SocketAddr::new(ip, uri.port.unwrap_or(PORT_DEFAULT))))
+}
+
+/// The flow to `uri`. `prefer` is a flow that the same peer used before: its listener is kept where transport and family
+/// fit, and its connection where the target wants TCP and it is one.
+pub fn route(cfg: &Config, uri: &Uri<'_>, prefer: Option<Flow>) -> Result<Flow, RouteError> {
+    flow_to(cfg, destination(uri)?, prefer)
+}
+
+/// The same where the [`destination`] is known.
+pub fn flow_to(
+    cfg: &Config,
+    (transport, peer): (Transport, SocketAddr),
+    prefer: Option<Flow>,
+) -> Result<Flow, RouteError> {
+    let ip = peer.ip();
     if peer.port() == 0 || !is_one_host(ip.to_canonical()) {
         return Err(RouteError::NotOneHost);
     }
