@@ -14,6 +14,8 @@ mod dialogs;
 mod errors;
 #[path = "flows/forking.rs"]
 mod forking;
+#[path = "flows/histograms.rs"]
+mod histograms;
 #[path = "flows/messages.rs"]
 mod messages;
 #[path = "flows/reg_event.rs"]

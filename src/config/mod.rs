@@ -154,6 +154,17 @@ pub enum Steering {
     Off,
 }
 
+/// Interval histograms in files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HistogramFiles {
+    /// Where they are written; empty: nowhere.
+    pub directory: String,
+    pub interval: Duration,
+    /// How old a file is when the next is begun.
+    pub rotate_after: Duration,
+    pub files_max: usize,
+}
+
 /// What is special to UDP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Udp {
@@ -186,6 +197,7 @@ pub struct Config {
     /// A `tracing` filter directive: `info`, `debug`, `ringway::io=trace`.
     pub log: String,
     pub log_format: LogFormat,
+    pub histograms: HistogramFiles,
     /// Option tags that an INVITE must say it supports: else 421.
     pub extensions_required: Vec<String>,
     pub udp: Udp,
@@ -216,6 +228,12 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             log: "info".to_owned(),
             log_format: LogFormat::Human,
+            histograms: HistogramFiles {
+                directory: String::new(),
+                interval: Duration::from_secs(10),
+                rotate_after: Duration::from_secs(86_400),
+                files_max: 14,
+            },
             extensions_required: Vec::new(),
             udp: Udp {
                 steering: Steering::Auto,

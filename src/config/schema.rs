@@ -124,6 +124,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "Where ringway listens, what it calls its own, and how it runs.",
     ),
     ("log", "The log goes to standard error."),
+    (
+        "histograms",
+        "What the server times (time in the server by kind of message, INVITE to 180 and to 200, ...), interval by interval in \
+         files that HdrHistogram's readers and plotters open.",
+    ),
     ("udp", "What is special to UDP."),
     (
         "timers",
@@ -339,6 +344,42 @@ pub static KEYS: &[Key] = &[
             },
         },
         meaning: "Lines for people, or one JSON object a line. Times are UTC in both.",
+    },
+    Key {
+        section: "histograms",
+        name: "directory",
+        unit: "",
+        kind: Kind::Text {
+            expected: "a directory",
+            get: |s| s.config.histograms.directory.clone(),
+            set: |s, text| {
+                s.config.histograms.directory = text.to_owned();
+                Ok(())
+            },
+        },
+        meaning: "Where the files are written, ringway-SECONDS.hlog each by the Unix time at which it was begun; the directory is made \
+                  where it is missing. Empty: nowhere.",
+    },
+    Key {
+        section: "histograms",
+        name: "interval_s",
+        unit: "seconds",
+        kind: seconds!(histograms.interval, 1, 3_600),
+        meaning: "The length of an interval: each kind that was timed in it is one line of the file.",
+    },
+    Key {
+        section: "histograms",
+        name: "rotate_after_s",
+        unit: "seconds",
+        kind: seconds!(histograms.rotate_after, 60, YEAR_S),
+        meaning: "How long one file is written to before the next is begun.",
+    },
+    Key {
+        section: "histograms",
+        name: "files_max",
+        unit: "files",
+        kind: count!(histograms.files_max, 1, 10_000),
+        meaning: "Files that are kept; older ones are removed.",
     },
     Key {
         section: "udp",

@@ -1,4 +1,7 @@
 //! What people see of a server: never on the packet path.
 
+pub mod collect;
+pub mod hlog;
+pub mod ports;
 pub mod summary;
 pub mod trial;

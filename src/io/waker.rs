@@ -4,7 +4,11 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::wire::ShardId;
 
@@ -94,17 +98,38 @@ impl ControlWaker {
         // It fails only when the counter is at its maximum, and then the control thread is being woken anyway.
         let _ = (&self.event).write(&1u64.to_ne_bytes());
     }
-
-    /// Takes back the wake-ups that have come so far.
-    pub fn clear(&self) {
-        // Nothing to read means that they were taken before.
-        let _ = (&self.event).read(&mut [0; 8]);
-    }
 }
 
 impl AsRawFd for ControlWaker {
     fn as_raw_fd(&self) -> RawFd {
         self.event.as_raw_fd()
+    }
+}
+
+/// Where the control thread, on its tokio runtime, waits to be woken.
+pub struct ControlEar {
+    event: AsyncFd<Arc<ControlWaker>>,
+}
+
+impl ControlEar {
+    /// # Errors
+    /// The runtime can't poll it.
+    pub fn new(waker: Arc<ControlWaker>) -> io::Result<ControlEar> {
+        // SAFETY: the waker owns its descriptor, never replaces or closes it, and lives as long as the `Arc` that is registered.
+        let event = unsafe { AsyncFd::register_with_interest(waker, Interest::READABLE) }?;
+        Ok(ControlEar { event })
+    }
+
+    /// Waits for a wake-up and takes back all that have come so far. What was told before the wake-up is there to be read.
+    ///
+    /// # Errors
+    /// The runtime is going down.
+    pub async fn woken(&self) -> io::Result<()> {
+        let mut ready = self.event.readable().await?;
+        // Nothing to read means that they were taken before.
+        let _ = (&self.event.get_ref().event).read(&mut [0; 8]);
+        ready.clear_ready();
+        Ok(())
     }
 }
 

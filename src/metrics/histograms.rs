@@ -106,12 +106,12 @@ impl<C: Counter> Histograms<C> {
 }
 
 impl Histograms<u64> {
-    /// Adds what a shard has recorded.
-    pub fn add(&mut self, recorded: &Histograms<u32>) {
+    /// Adds what was recorded elsewhere.
+    pub fn add<C: Counter>(&mut self, recorded: &Histograms<C>) {
         for (sum, one) in self.each.iter_mut().zip(&recorded.each) {
             for bucket in one.iter_recorded() {
                 // The same bounds: every value of one fits the other.
-                sum.saturating_record_n(bucket.value_iterated_to(), u64::from(bucket.count_at_value()));
+                sum.saturating_record_n(bucket.value_iterated_to(), bucket.count_at_value().as_u64());
             }
         }
     }

@@ -4,12 +4,13 @@ mod serve;
 mod service;
 mod shard_loop;
 
-use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::config::{Config, Listener, Steering};
+use crate::control::ports::Ports;
 use crate::control::summary::Report;
 use crate::io::clock::Clock;
 use crate::io::connections::Connections;
@@ -23,7 +24,7 @@ use crate::location::AorHasher;
 use crate::metrics::{Histograms, Metrics};
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
-use crate::port::{Ask, ControlPort, Teller, port};
+use crate::port::{Ask, Teller, port};
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
@@ -39,8 +40,9 @@ pub struct Server {
     pub metrics: Vec<Arc<Metrics>>,
     pub features: Features,
     threads: Vec<JoinHandle<io::Result<ShardReport>>>,
-    ports: RefCell<Vec<ControlPort>>,
-    wakers: Arc<Wakers>,
+    pub clock: Clock,
+    /// How to ask the shards.
+    pub ports: Rc<Ports>,
 }
 
 impl Server {
@@ -96,14 +98,14 @@ impl Server {
             metrics,
             features,
             threads,
-            ports: RefCell::new(ports),
-            wakers,
+            clock,
+            ports: Rc::new(Ports::new(ports, wakers, control_waker)),
         };
         for _ in 0..server.threads.len() {
             match ready_out.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    server.order(|| Ask::Stop);
+                    server.ports.order(|| Ask::Stop);
                     return Err(error);
                 }
                 Err(_) => return Err("a shard ended before it was ready".to_owned()),
@@ -112,24 +114,14 @@ impl Server {
         Ok(server)
     }
 
-    /// Asks every shard.
-    fn order(&self, ask: impl Fn() -> Ask) {
-        for (index, port) in self.ports.borrow_mut().iter_mut().enumerate() {
-            if port.ask(ask(), b"").is_err() {
-                tracing::error!(shard = index, "the shard does not listen any more");
-            }
-            self.wakers.wake(ShardId(index as u8));
-        }
-    }
-
     /// From now on new calls get 503.
     pub fn drain(&self) {
-        self.order(|| Ask::Drain);
+        self.ports.order(|| Ask::Drain);
     }
 
     /// Both sides of every call get a BYE.
     pub fn hang_up(&self) {
-        self.order(|| Ask::HangUpAll);
+        self.ports.order(|| Ask::HangUpAll);
     }
 
     /// Calls in progress on all shards.
@@ -144,7 +136,7 @@ impl Server {
 
     /// Stops the shards and gathers what they have to say.
     pub fn stop(self) -> Result<Report, String> {
-        self.order(|| Ask::Stop);
+        self.ports.order(|| Ask::Stop);
         let mut histograms = Histograms::<u64>::default();
         let mut leftovers = Leftovers::default();
         for thread in self.threads {

@@ -1,12 +1,19 @@
 //! Serving until a signal: starting, draining and the last page. It runs on tokio-uring's runtime, beside the shards.
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, HistogramFiles};
+use crate::control::collect::Collector;
+use crate::control::hlog::HlogFiles;
+use crate::control::ports::Ports;
 use crate::control::summary::Summary;
+use crate::io::clock::Clock;
 
 use super::Server;
 use super::service::Service;
@@ -20,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
 pub fn serve(cfg: Config) -> ExitCode {
-    let drain = cfg.drain;
+    let (drain, histograms) = (cfg.drain, cfg.histograms.clone());
     tracing::info!(
         shards = cfg.shards,
         domains = ?cfg.domains,
@@ -41,7 +48,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
-    tokio_uring::start(supervise(server, drain))
+    tokio_uring::start(supervise(server, drain, histograms))
 }
 
 /// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
@@ -56,7 +63,7 @@ fn log_memory(cfg: &Config) {
     );
 }
 
-async fn supervise(server: Server, drain: Duration) -> ExitCode {
+async fn supervise(server: Server, drain: Duration, histograms: HistogramFiles) -> ExitCode {
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -65,6 +72,21 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+    let collector = match open_files(&histograms, server.clock).await {
+        Ok(files) => Rc::new(Collector::new(files, histograms.interval, server.clock)),
+        Err(error) => {
+            tracing::error!(directory = histograms.directory, %error, "histograms can't be written");
+            eprintln!("ringway: histograms.directory {}: {error}", histograms.directory);
+            // It has just begun to serve: nothing is there to be drained.
+            let _ = server.stop();
+            return ExitCode::FAILURE;
+        }
+    };
+    let hearing = tokio_uring::spawn(hear(Rc::clone(&server.ports)));
+    let collecting = tokio_uring::spawn({
+        let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
+        async move { collector.run(&ports).await }
+    });
     tracing::info!("ready");
     let mut service = Service::new();
     service.ready("serving");
@@ -116,8 +138,15 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
             }
         }
     }
+    for task in [hearing, collecting] {
+        task.abort();
+        let _ = task.await;
+    }
     match server.stop() {
-        Ok(report) => {
+        Ok(mut report) => {
+            if let Some(collector) = Rc::into_inner(collector) {
+                report.histograms = collector.finish(&report.histograms).await;
+            }
             print!("{}", Summary(&report));
             if report.leftovers.is_none() {
                 ExitCode::SUCCESS
@@ -129,6 +158,28 @@ async fn supervise(server: Server, drain: Duration) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn open_files(histograms: &HistogramFiles, clock: Clock) -> io::Result<Option<HlogFiles>> {
+    let HistogramFiles {
+        directory,
+        interval: _,
+        rotate_after,
+        files_max,
+    } = histograms;
+    if directory.is_empty() {
+        return Ok(None);
+    }
+    HlogFiles::open(Path::new(directory), *rotate_after, *files_max, clock.now())
+        .await
+        .map(Some)
+}
+
+/// Without what the shards tell, calls go on all the same.
+async fn hear(ports: Rc<Ports>) {
+    if let Err(error) = ports.hear().await {
+        tracing::error!(%error, "the shards can't be heard");
     }
 }
 

@@ -1,0 +1,126 @@
+//! What the shards time, brought together: every second each shard is handed an empty set of histograms for its full one. Sums since the
+//! start are kept for whoever shows them, intervals are written to files.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use crate::control::hlog::HlogFiles;
+use crate::control::ports::Ports;
+use crate::io::clock::Clock;
+use crate::metrics::Histograms;
+use crate::port::{Ask, Tell};
+use crate::time::Instant;
+use crate::wire::ShardId;
+
+/// How old what is shown may be.
+const SWAP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a shard may take to answer before the others are not kept waiting any more; its answer counts when it comes.
+const ANSWER_TIME: Duration = Duration::from_millis(250);
+
+/// The sums, and the interval that is running.
+pub struct Collector {
+    totals: RefCell<Histograms<u64>>,
+    interval: RefCell<Histograms<u64>>,
+    /// Taken out while a file is written.
+    files: RefCell<Option<HlogFiles>>,
+    interval_length: Duration,
+    interval_since: Cell<Instant>,
+    clock: Clock,
+    /// Sets that wait for their turn: as many as there are shards.
+    #[expect(clippy::vec_box, reason = "they travel in their boxes")]
+    spare: RefCell<Vec<Box<Histograms>>>,
+}
+
+impl Collector {
+    /// Writes every `interval_length` to `files`, where there are any.
+    pub fn new(files: Option<HlogFiles>, interval_length: Duration, clock: Clock) -> Collector {
+        Collector {
+            totals: RefCell::default(),
+            interval: RefCell::default(),
+            files: RefCell::new(files),
+            interval_length,
+            interval_since: Cell::new(clock.now()),
+            clock,
+            spare: RefCell::default(),
+        }
+    }
+
+    /// Everything that was timed since the start, a second ago or less.
+    pub fn with_totals<R>(&self, look: impl FnOnce(&Histograms<u64>) -> R) -> R {
+        look(&self.totals.borrow())
+    }
+
+    /// Collects for ever.
+    pub async fn run(&self, ports: &Ports) {
+        let mut open: BTreeMap<u8, oneshot::Receiver<Tell>> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(SWAP_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for shard in ports.shards() {
+                self.ask(ports, shard, &mut open);
+            }
+            for shard in ports.shards() {
+                let Some(answer) = open.get_mut(&shard.0) else {
+                    continue;
+                };
+                let Ok(answer) = tokio::time::timeout(ANSWER_TIME, answer).await else {
+                    continue;
+                };
+                open.remove(&shard.0);
+                if let Ok(Tell::Histograms { recorded, .. }) = answer {
+                    self.add(recorded);
+                }
+            }
+            let running = self.clock.now().since(self.interval_since.get());
+            if running + SWAP_INTERVAL / 2 >= self.interval_length {
+                self.end_interval().await;
+            }
+        }
+    }
+
+    fn ask(&self, ports: &Ports, shard: ShardId, open: &mut BTreeMap<u8, oneshot::Receiver<Tell>>) {
+        if open.contains_key(&shard.0) {
+            return;
+        }
+        let empty = self.spare.borrow_mut().pop().unwrap_or_default();
+        let question = |request| Ask::Histograms { request, empty };
+        if let Some(answer) = ports.question(shard, question, b"") {
+            open.insert(shard.0, answer);
+        }
+    }
+
+    fn add(&self, mut recorded: Box<Histograms>) {
+        self.totals.borrow_mut().add(&recorded);
+        if self.files.borrow().is_some() {
+            self.interval.borrow_mut().add(&recorded);
+        }
+        recorded.reset();
+        self.spare.borrow_mut().push(recorded);
+    }
+
+    /// The shards have ended and had this left. Gives everything since the start.
+    pub async fn finish(self, left: &Histograms<u64>) -> Histograms<u64> {
+        self.totals.borrow_mut().add(left);
+        self.interval.borrow_mut().add(left);
+        self.end_interval().await;
+        self.totals.into_inner()
+    }
+
+    async fn end_interval(&self) {
+        let Some(mut files) = self.files.take() else {
+            return;
+        };
+        let now = self.clock.now();
+        let begun = self.interval_since.replace(now);
+        let mut interval = self.interval.take();
+        files.write(&interval, begun, now).await;
+        interval.reset();
+        *self.interval.borrow_mut() = interval;
+        *self.files.borrow_mut() = Some(files);
+    }
+}

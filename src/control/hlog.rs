@@ -1,0 +1,311 @@
+//! Interval histograms in files: the text format of HdrHistogram's log, version 1.3 with V2 compressed histograms, as its
+//! public readers and plotters take it. One line for each histogram of an interval that is not empty, tagged by its name; values
+//! are nanoseconds, shown in milliseconds in the column of maxima as the format has it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
+use tokio_uring::fs::{File, OpenOptions};
+
+use crate::metrics::{Histograms, Timed};
+use crate::time::Instant;
+
+/// Nanoseconds in the unit of the column of maxima.
+const MAX_UNIT_NS: f64 = 1_000_000.0;
+const PREFIX: &str = "ringway-";
+const SUFFIX: &str = ".hlog";
+
+/// Files in one directory, each begun at the second that its name says. When the last one is old enough the next is begun, and
+/// when there are too many the oldest is removed.
+pub struct HlogFiles {
+    directory: PathBuf,
+    rotate_after: Duration,
+    files_max: usize,
+    serializer: V2DeflateSerializer,
+    current: Option<Current>,
+    /// A failure was told, and nothing was written since.
+    is_failing: bool,
+}
+
+struct Current {
+    file: File,
+    len: u64,
+    begun: Instant,
+}
+
+impl HlogFiles {
+    /// Begins the first file.
+    ///
+    /// # Errors
+    /// The directory can't be made, or no file in it.
+    pub async fn open(
+        directory: &Path,
+        rotate_after: Duration,
+        files_max: usize,
+        now: Instant,
+    ) -> io::Result<HlogFiles> {
+        let mut files = HlogFiles {
+            directory: directory.to_owned(),
+            rotate_after,
+            files_max,
+            serializer: V2DeflateSerializer::new(),
+            current: None,
+            is_failing: false,
+        };
+        files.begin(now).await?;
+        Ok(files)
+    }
+
+    /// Writes the interval from `begun` to `now`. A disk that is full is told in the log, once, and the interval is lost.
+    pub async fn write(&mut self, interval: &Histograms<u64>, begun: Instant, now: Instant) {
+        let text = lines(interval, begun, now, &mut self.serializer);
+        match self.append(text, now).await {
+            Ok(()) if self.is_failing => {
+                tracing::info!(directory = %self.directory.display(), "histograms are written again");
+                self.is_failing = false;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !self.is_failing {
+                    tracing::error!(directory = %self.directory.display(), %error, "histograms can't be written");
+                }
+                self.is_failing = true;
+                // What was written of a line must not stand before another.
+                self.current = None;
+            }
+        }
+    }
+
+    async fn append(&mut self, text: String, now: Instant) -> io::Result<()> {
+        let is_old = |current: &Current| now.since(current.begun) >= self.rotate_after;
+        if self.current.as_ref().is_none_or(is_old) {
+            self.begin(now).await?;
+        }
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let len = text.len() as u64;
+        let (written, _) = current.file.write_all_at(text.into_bytes(), current.len).await;
+        written?;
+        current.len += len;
+        Ok(())
+    }
+
+    async fn begin(&mut self, now: Instant) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        if let Some(last) = self.current.take() {
+            last.file.close().await?;
+        }
+        let seconds = now.unix_secs();
+        let path = self.directory.join(format!("{PREFIX}{seconds}{SUFFIX}"));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .await?;
+        let head = head(now);
+        let len = head.len() as u64;
+        let (written, _) = file.write_all_at(head.into_bytes(), 0).await;
+        written?;
+        self.current = Some(Current {
+            file,
+            len,
+            begun: now,
+        });
+        self.remove_old()
+    }
+
+    fn remove_old(&self) -> io::Result<()> {
+        let mut begun: Vec<u64> = fs::read_dir(&self.directory)?
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                let name = name.to_str()?;
+                name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+            })
+            .collect();
+        begun.sort_unstable();
+        let too_many = begun.len().saturating_sub(self.files_max);
+        for seconds in &begun[..too_many] {
+            fs::remove_file(self.directory.join(format!("{PREFIX}{seconds}{SUFFIX}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix(time: Instant) -> f64 {
+    time.as_millis() as f64 / 1_000.0
+}
+
+/// Times of lines count from the base time: the Unix epoch, so that files can be laid side by side.
+fn head(now: Instant) -> String {
+    format!(
+        "#[Written by ringway {}; values are nanoseconds]\n\
+         #[Histogram log format version 1.3]\n\
+         #[BaseTime: 0.000 (seconds since epoch)]\n\
+         #[StartTime: {:.3} (seconds since epoch)]\n\
+         \"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n",
+        env!("CARGO_PKG_VERSION"),
+        unix(now),
+    )
+}
+
+/// The lines of the interval from `begun` to `now`.
+fn lines(
+    interval: &Histograms<u64>,
+    begun: Instant,
+    now: Instant,
+    serializer: &mut V2DeflateSerializer,
+) -> String {
+    let mut text = String::new();
+    let mut bytes = Vec::new();
+    let length = now.since(begun);
+    let begun = unix(begun);
+    for timed in Timed::all() {
+        let histogram = interval.get(timed);
+        if histogram.is_empty() {
+            continue;
+        }
+        bytes.clear();
+        if let Err(error) = serializer.serialize(histogram, &mut bytes) {
+            tracing::error!(?error, tag = timed.text(), "a histogram can't be encoded");
+            continue;
+        }
+        let _ = write!(
+            text,
+            "Tag={},{begun:.3},{:.3},{:.3},",
+            timed.text(),
+            length.as_secs_f64(),
+            histogram.max() as f64 / MAX_UNIT_NS,
+        );
+        BASE64_STANDARD.encode_string(&bytes, &mut text);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    use crate::metrics::MessageKind;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(1_800_000_000_000 + seconds * 1_000)
+    }
+
+    fn interval() -> Histograms<u64> {
+        let mut interval = Histograms::default();
+        interval.record(Timed::Ringing, Duration::from_millis(250));
+        for us in 1..=1_000 {
+            interval.record(Timed::InServer(MessageKind::Invite), Duration::from_micros(us));
+        }
+        interval
+    }
+
+    /// The tag and the histogram of every line.
+    fn read_back(bytes: &[u8]) -> Vec<(String, Histogram<u64>)> {
+        IntervalLogIterator::new(bytes)
+            .filter_map(|entry| match entry.expect("a line of the format") {
+                LogEntry::Interval(line) => Some(line),
+                LogEntry::StartTime(_) | LogEntry::BaseTime(_) => None,
+            })
+            .map(|line| {
+                let bytes = BASE64_STANDARD.decode(line.encoded_histogram()).expect("base 64");
+                let histogram = Deserializer::new()
+                    .deserialize(&mut &bytes[..])
+                    .expect("a histogram");
+                (line.tag().expect("a tag").as_str().to_owned(), histogram)
+            })
+            .collect()
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        directory
+    }
+
+    #[test]
+    fn an_interval_is_read_back_as_it_was_recorded_a_histogram_a_tag() {
+        let directory = directory("hlog");
+        tokio_uring::start(async {
+            let mut files = HlogFiles::open(&directory, Duration::from_secs(3_600), 3, at(0))
+                .await
+                .expect("a file");
+            files.write(&interval(), at(0), at(10)).await;
+            files.write(&Histograms::default(), at(10), at(20)).await;
+            files.write(&interval(), at(0), at(10)).await;
+        });
+        let names: Vec<_> = fs::read_dir(&directory).expect("it was made").collect();
+        assert_eq!(names.len(), 1);
+        let bytes = fs::read(names[0].as_ref().expect("an entry").path()).expect("a file");
+        let read = read_back(&bytes);
+        let tags: Vec<&str> = read.iter().map(|(tag, _)| &**tag).collect();
+        assert_eq!(tags, ["INVITE", "ringing", "INVITE", "ringing"]);
+        assert_eq!(read[0].1, *interval().get(Timed::InServer(MessageKind::Invite)));
+        fs::remove_dir_all(&directory).expect("to be removed");
+    }
+
+    #[test]
+    fn files_that_are_too_old_are_removed_and_others_are_left_alone() {
+        let directory = directory("hlog-rotated");
+        fs::create_dir_all(&directory).expect("a directory");
+        for name in [
+            "ringway-1.hlog",
+            "ringway-20.hlog",
+            "ringway-3.hlog",
+            "other-1.hlog",
+        ] {
+            fs::write(directory.join(name), "").expect("a file");
+        }
+        tokio_uring::start(async {
+            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+                .await
+                .expect("a file");
+            files.write(&interval(), at(0), at(1)).await;
+        });
+        let mut left: Vec<String> = fs::read_dir(&directory)
+            .expect("it is there")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
+        left.sort();
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert_eq!(left[0], "other-1.hlog");
+        assert!(!left.contains(&"ringway-1.hlog".to_owned()) && !left.contains(&"ringway-3.hlog".to_owned()));
+        fs::remove_dir_all(&directory).expect("to be removed");
+    }
+
+    #[test]
+    fn a_directory_that_goes_away_is_made_again_and_one_that_cant_be_made_is_an_error() {
+        let directory = directory("hlog-lost");
+        tokio_uring::start(async {
+            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+                .await
+                .expect("a file");
+            fs::remove_dir_all(&directory).expect("to be removed");
+            fs::write(&directory, "in the way").expect("a file");
+            files.write(&interval(), at(0), at(1)).await;
+            assert!(files.is_failing);
+            assert!(
+                HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+                    .await
+                    .is_err()
+            );
+            fs::remove_file(&directory).expect("to be removed");
+            files.write(&interval(), at(0), at(1)).await;
+            assert!(!files.is_failing);
+        });
+        fs::remove_dir_all(&directory).expect("to be removed");
+    }
+}

@@ -1,0 +1,156 @@
+//! The control thread's side of all ports: the one place that asks shards, and the one reader of what they tell.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::io::waker::{ControlEar, ControlWaker, Wakers};
+use crate::port::{Ask, ControlPort, PORT_BYTES_MAX, RequestId, Tell};
+use crate::wire::ShardId;
+
+/// Ports to all shards. Everything that runs on the control thread shares them.
+pub struct Ports {
+    ports: RefCell<Vec<ControlPort>>,
+    /// Who waits for which answer.
+    open: RefCell<HashMap<RequestId, oneshot::Sender<Tell>>>,
+    next_request: Cell<u32>,
+    wakers: Arc<Wakers>,
+    control_waker: Arc<ControlWaker>,
+}
+
+/// Tells read before others on the control thread have their turn.
+const TELLS_PER_TURN: usize = 1_024;
+
+impl Ports {
+    pub fn new(ports: Vec<ControlPort>, wakers: Arc<Wakers>, control_waker: Arc<ControlWaker>) -> Ports {
+        Ports {
+            ports: RefCell::new(ports),
+            open: RefCell::default(),
+            next_request: Cell::new(0),
+            wakers,
+            control_waker,
+        }
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.ports.borrow().len()).map(|index| ShardId(index as u8))
+    }
+
+    /// Tells every shard to do something that has no answer.
+    pub fn order(&self, ask: impl Fn() -> Ask) {
+        for shard in self.shards() {
+            if self.ask(shard, ask(), b"").is_err() {
+                tracing::error!(shard = shard.0, "the shard does not listen any more");
+            }
+        }
+    }
+
+    /// Asks a shard a question, made for the id that its answer will have. `None`: the shard has too many open already. The
+    /// answer never comes if the shard ends before.
+    pub fn question(
+        &self,
+        shard: ShardId,
+        ask: impl FnOnce(RequestId) -> Ask,
+        bytes: &[u8],
+    ) -> Option<oneshot::Receiver<Tell>> {
+        let request = RequestId(self.next_request.get());
+        self.next_request.set(request.0.wrapping_add(1));
+        self.ask(shard, ask(request), bytes).ok()?;
+        let (answer_in, answer_out) = oneshot::channel();
+        self.open.borrow_mut().insert(request, answer_in);
+        Some(answer_out)
+    }
+
+    fn ask(&self, shard: ShardId, ask: Ask, bytes: &[u8]) -> Result<(), Ask> {
+        let mut ports = self.ports.borrow_mut();
+        let asked = match ports.get_mut(usize::from(shard.0)) {
+            Some(port) => port.ask(ask, bytes),
+            None => Err(ask),
+        };
+        // Even a full port: the shard is to read it.
+        self.wakers.wake(shard);
+        asked
+    }
+
+    /// Reads what the shards tell, for ever.
+    ///
+    /// # Errors
+    /// The eventfd can't be waited for.
+    pub async fn hear(&self) -> io::Result<()> {
+        let ear = ControlEar::new(Arc::clone(&self.control_waker))?;
+        let mut bytes = vec![0; PORT_BYTES_MAX].into_boxed_slice();
+        loop {
+            ear.woken().await?;
+            while self.read_tells(&mut bytes) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// `true`: there may be more.
+    fn read_tells(&self, bytes: &mut [u8]) -> bool {
+        let mut more = false;
+        for shard in self.shards() {
+            for taken in 0.. {
+                if taken == TELLS_PER_TURN {
+                    more = true;
+                    break;
+                }
+                let told = self.ports.borrow_mut()[usize::from(shard.0)].next_tell(bytes);
+                let Some((tell, _)) = told else { break };
+                self.on_tell(tell);
+            }
+        }
+        more
+    }
+
+    fn on_tell(&self, tell: Tell) {
+        match tell {
+            Tell::Histograms { request, .. } => self.answered(request, tell),
+        }
+    }
+
+    fn answered(&self, request: RequestId, tell: Tell) {
+        if let Some(asker) = self.open.borrow_mut().remove(&request) {
+            // Who asked may have gone away since.
+            let _ = asker.send(tell);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::port;
+
+    #[test]
+    fn an_answer_finds_who_asked_and_one_that_nobody_waits_for_does_no_harm() {
+        let (control, mut asks, mut teller) = port(Arc::default());
+        let wakers = Arc::new(Wakers::new(1).expect("an eventfd"));
+        let control_waker = Arc::new(ControlWaker::new().expect("an eventfd"));
+        let ports = Ports::new(vec![control], wakers, Arc::clone(&control_waker));
+        let question = |request| Ask::Histograms {
+            request,
+            empty: Box::default(),
+        };
+        let gone = ports.question(ShardId(0), question, b"");
+        drop(gone);
+        let asked = ports.question(ShardId(0), question, b"").expect("it has time");
+        while let Some((Ask::Histograms { request, empty }, _)) = asks.pop(&mut []) {
+            let recorded = empty;
+            assert!(teller.tell(Tell::Histograms { request, recorded }, b""));
+        }
+        assert!(teller.take_has_told());
+        control_waker.wake();
+        tokio_uring::start(async {
+            tokio::select! {
+                heard = ports.hear() => panic!("{heard:?}"),
+                answer = asked => assert!(matches!(answer, Ok(Tell::Histograms { .. }))),
+            }
+        });
+        assert!(ports.open.borrow().is_empty());
+    }
+}
