@@ -226,3 +226,53 @@ fn bare_line_feeds_go_no_further() {
         world.end();
     }
 }
+
+/// RFC 4320 §4.1: only 100 may be said to a request that is no INVITE, and late; what a phone says all the same goes no further.
+#[test]
+fn nothing_provisional_is_passed_back_to_other_requests() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    world.udp(
+        ALICE,
+        &in_dialog("INFO", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+    );
+    let info = world.request(BOB, "INFO");
+    world.udp(BOB, &answer(&info, 183, "Session Progress", "", BOB));
+    world.silent();
+    world.udp(BOB, &answer(&info, 200, "OK", "", BOB));
+    world.response(ALICE, 200);
+    world.end();
+}
+
+/// RFC 3261 §9.1: a CANCEL has done its work when its INVITE has a final response. Where the ACK of that could not be sent, which
+/// ends the INVITE's transaction, the CANCEL must not go out again and again although it is answered.
+#[test]
+fn a_cancel_ends_with_its_invite() {
+    let mut world = with_bob(1);
+    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
+    world.response(ALICE, 180);
+    let mut cancel = Message::request("CANCEL", "sip:bob@one.att.net").with("CSeq", "33302 CANCEL");
+    for name in ["Via", "From", "To", "Call-ID"] {
+        cancel = cancel.with(name, invite_a.text(name));
+    }
+    world.udp(ALICE, &cancel.with("Content-Length", 0));
+    world.response(ALICE, 200);
+    world.response(ALICE, 487);
+    world.request(BOB, "CANCEL");
+    // Its ACK can't be sent.
+    world.refuses_datagrams = true;
+    world.udp(BOB, &answer(&invite_b, 487, "Request Terminated", "b1", BOB));
+    world.refuses_datagrams = false;
+    world.forget_waiting();
+    world.advance(40_000);
+    for _ in 0..20 {
+        if let Some((to, message)) = world.take_any() {
+            assert!(!message.is_request("CANCEL"), "sent again to {to}");
+        }
+    }
+    world.end();
+}

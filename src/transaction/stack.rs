@@ -755,6 +755,10 @@ impl Stack {
         if let Some(timer) = tx.timer {
             self.wheel.cancel(timer);
         }
+        // The response to a CANCEL is found through its INVITE: without that it would go out again for 64*T1, whatever came back.
+        if let Some(cancel) = tx.cancel {
+            self.abandon(cancel, out);
+        }
         if let Some(key) = tx.key {
             self.by_key.remove(key, id.slot);
         }

@@ -42,6 +42,8 @@ pub struct World {
     pub age: Duration,
     /// What goes over TCP to somebody who has no connection does not arrive.
     pub refuses_connections: bool,
+    /// Requests over UDP can't be sent.
+    pub refuses_datagrams: bool,
     /// How many buffers each step of a shard finds free, rather than all.
     pub buffers_per_step: Option<usize>,
 }
@@ -139,6 +141,7 @@ impl World {
             pongs: 0,
             age: Duration::ZERO,
             refuses_connections: false,
+            refuses_datagrams: false,
             buffers_per_step: None,
         }
     }
@@ -247,9 +250,10 @@ impl World {
                             flow,
                             buf,
                             op: Some(op),
-                        }) if self.refuses_connections
-                            && flow.transport == Transport::Tcp
-                            && flow.conn.is_none() =>
+                        }) if match flow.transport {
+                            Transport::Tcp => self.refuses_connections && flow.conn.is_none(),
+                            Transport::Udp => self.refuses_datagrams,
+                        } =>
                         {
                             out.pool.release(buf);
                             failed.push(op);
