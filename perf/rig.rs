@@ -323,7 +323,7 @@ fn turn(shards: &mut [Shard], effects: &mut [Effects], now: Instant) {
     for _ in 0..if shards.len() == 1 { 1 } else { 3 } {
         for (shard, out) in shards.iter_mut().zip(effects.iter_mut()) {
             shard.read_mail(now, out);
-            shard.export(out);
+            shard.export(now, out);
         }
     }
 }

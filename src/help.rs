@@ -38,6 +38,11 @@ pub static TOPICS: &[Topic] = &[
         text: include_str!("help/phones.txt"),
     },
     Topic {
+        name: "records",
+        about: "call records: a line of JSON for each call",
+        text: include_str!("help/records.txt"),
+    },
+    Topic {
         name: "signals",
         about: "SIGTERM, SIGINT, SIGHUP, and the service manager",
         text: include_str!("help/signals.txt"),

@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
 pub mod b2bua;
+pub mod capture;
 pub mod channel;
 pub mod cli;
 pub mod config;
@@ -20,12 +21,14 @@ pub mod owner;
 pub mod pool;
 pub mod port;
 pub mod proxy;
+pub mod record;
 pub mod registrar;
 pub mod routing;
 pub mod run;
 pub mod shard;
 pub mod sim;
 pub mod slots;
+pub mod tap;
 pub mod time;
 pub mod timer;
 pub mod token;

@@ -157,6 +157,8 @@ named_enum! {
     /// What a shard tells the control thread.
     TellKind {
         Histograms = "histograms",
+        CallRecord = "call_record",
+        Captured = "captured",
     }
 }
 

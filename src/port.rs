@@ -16,8 +16,10 @@
 
 use std::sync::Arc;
 
+use crate::capture::{Captured, Filter, TraceSet, TraceSlot};
 use crate::channel::{self, channel};
 use crate::metrics::{Histograms, Metrics, TellKind};
+use crate::record::CallRecord;
 
 /// Which question is answered: any number that the control thread likes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -37,6 +39,14 @@ pub enum Ask {
         request: RequestId,
         empty: Box<Histograms>,
     },
+    /// Tell what matches, in this slot, in place of what was traced in it before.
+    Trace {
+        slot: TraceSlot,
+        filter: Box<Filter>,
+    },
+    EndTrace {
+        slot: TraceSlot,
+    },
 }
 
 /// What a shard tells the control thread. The bytes that go with it are named at each.
@@ -47,13 +57,23 @@ pub enum Tell {
         request: RequestId,
         recorded: Box<Histograms>,
     },
+    /// News, where call records are kept: a call is over. With it [`Texts`](crate::record::Texts).
+    CallRecord(CallRecord),
+    /// News, while traces go on: a message that is of `traces`. With it the Call-ID that its call goes by, `call_len` bytes, and then
+    /// the message itself.
+    Captured {
+        message: Captured,
+        is_received: bool,
+        traces: TraceSet,
+        call_len: u32,
+    },
 }
 
 impl Ask {
     /// Whether the shard will answer.
     pub const fn is_question(&self) -> bool {
         match self {
-            Ask::Drain | Ask::HangUpAll | Ask::Stop => false,
+            Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Trace { .. } | Ask::EndTrace { .. } => false,
             Ask::Histograms { .. } => true,
         }
     }
@@ -62,7 +82,7 @@ impl Ask {
     const fn is_order(&self) -> bool {
         match self {
             Ask::Drain | Ask::HangUpAll | Ask::Stop => true,
-            Ask::Histograms { .. } => false,
+            Ask::Histograms { .. } | Ask::Trace { .. } | Ask::EndTrace { .. } => false,
         }
     }
 }
@@ -71,12 +91,15 @@ impl Tell {
     pub const fn kind(&self) -> TellKind {
         match self {
             Tell::Histograms { .. } => TellKind::Histograms,
+            Tell::CallRecord(_) => TellKind::CallRecord,
+            Tell::Captured { .. } => TellKind::Captured,
         }
     }
 
     pub const fn is_answer(&self) -> bool {
         match self {
             Tell::Histograms { .. } => true,
+            Tell::CallRecord(_) | Tell::Captured { .. } => false,
         }
     }
 }

@@ -6,6 +6,10 @@ mod control;
 mod messages;
 #[path = "core/overload.rs"]
 mod overload;
+#[path = "core/records.rs"]
+mod records;
+#[path = "core/traces.rs"]
+mod traces;
 #[path = "core/world.rs"]
 mod world;
 

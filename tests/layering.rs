@@ -22,13 +22,21 @@ enum Rule {
 const LAYERS: &[(&[&str], Rule)] = &[
     (
         &[
-            "time", "channel", "port", "wire", "pool", "slots", "token", "owner",
+            "time", "channel", "port", "wire", "pool", "slots", "token", "owner", "record", "capture",
         ],
         Rule::Together,
     ),
     (&["msg"], Rule::Apart),
     (
-        &["timer", "transaction", "dialog", "location", "auth", "routing"],
+        &[
+            "timer",
+            "transaction",
+            "dialog",
+            "location",
+            "auth",
+            "routing",
+            "tap",
+        ],
         Rule::Together,
     ),
     (&["registrar", "proxy", "b2bua"], Rule::Apart),

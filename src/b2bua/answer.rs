@@ -9,6 +9,7 @@ use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Response;
 use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
+use crate::record::EndReason;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack};
 use crate::wire::{Effects, Flow};
@@ -174,6 +175,7 @@ impl B2bua {
             next = branch.next;
         }
         if !exchange.is_answered {
+            self.note_end(call_id, EndReason::TimerC, None, now);
             self.reject(stack, exchange_id, own_failure(408), b"", now, out);
             if let Some(call) = self.calls.get_mut(call_id)
                 && call.phase == Phase::Ringing
@@ -219,7 +221,7 @@ impl B2bua {
             // Another phone was faster, or the caller has given up: this one is told at once (RFC 3261 §13.2.2.4, §15).
             // Within a call that stands one side has accepted what the other took back: no session is left that both mean.
             if self.is_within_call(call_id, leg) {
-                self.hang_up(stack, call_id, now, out);
+                self.hang_up(stack, call_id, EndReason::Crossed, now, out);
             } else {
                 self.acknowledge_and_hang_up(stack, branch, now, out);
             }
@@ -227,7 +229,7 @@ impl B2bua {
         }
         if !self.pass_back(stack, id, leg, response, now, out) {
             if self.is_within_call(call_id, leg) {
-                self.hang_up(stack, call_id, now, out);
+                self.hang_up(stack, call_id, EndReason::Limit, now, out);
             } else {
                 self.acknowledge_and_hang_up(stack, branch, now, out);
                 self.failed(stack, id, leg, 500, None, now, out);
@@ -383,7 +385,10 @@ impl B2bua {
                     response: Some(buf), ..
                 }),
             ) => self.pass_back_kept(stack, id, leg, buf, now, out),
-            (true, None, _) => self.reject(stack, id, own_failure(status), b"", now, out),
+            (true, None, _) => {
+                self.note_no_answer(id, status, now);
+                self.reject(stack, id, own_failure(status), b"", now, out);
+            }
             (
                 false,
                 _,
@@ -392,6 +397,7 @@ impl B2bua {
                     status,
                 }),
             ) => {
+                self.note_no_answer(id, status, now);
                 self.reject(stack, id, own_failure(status), b"", now, out);
             }
             (false, _, None) => {}
@@ -615,6 +621,7 @@ impl B2bua {
         let Some(buf) = self.write_back(stack, &asked, from, response, out) else {
             return false;
         };
+        self.note_response(id, response, now);
         self.mark_answered(id, response.status, out);
         stack.send_response(server, response.status, buf, now, out);
         true

@@ -4,6 +4,7 @@ use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::Request;
+use crate::record::EndReason;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack, TxId, User};
 use crate::wire::Effects;
@@ -47,6 +48,7 @@ impl B2bua {
         }
         let reason_len = w.finish().unwrap_or(0);
         let call = exchange.call;
+        self.note_end(call, EndReason::Cancelled, Some(&request.msg), now);
         self.reject_as(stack, id, (487, "Request Terminated"), &tag, b"", now, out);
         self.cancel_branches(stack, id, None, &reason[..reason_len], now, out);
         if let Some(call) = self.calls.get_mut(call)
@@ -73,7 +75,7 @@ impl B2bua {
         match notice {
             Notice::Timeout => {
                 let call = exchange.call;
-                self.hang_up(stack, call, now, out);
+                self.hang_up(stack, call, EndReason::NoAck, now, out);
                 // A call that had ended before has waited for this ACK alone.
                 self.finish(stack, id, out);
             }
@@ -93,13 +95,20 @@ impl B2bua {
                     self.fail(stack, exchange, (503, "Look-up Timed Out"), now, out);
                 }
             }
-            Phase::Answered => self.hang_up(stack, id, now, out),
+            Phase::Answered => self.hang_up(stack, id, EndReason::DurationLimit, now, out),
             Phase::Ringing | Phase::Ending => {}
         }
     }
 
     /// Ends a call from the middle: a BYE to both sides, and no answer to whoever still waits for one but 487.
-    pub fn hang_up(&mut self, stack: &mut Stack, id: CallId, now: Instant, out: &mut Effects) {
+    pub fn hang_up(
+        &mut self,
+        stack: &mut Stack,
+        id: CallId,
+        reason: EndReason,
+        now: Instant,
+        out: &mut Effects,
+    ) {
         let Some(call) = self.calls.get_mut(id) else {
             return;
         };
@@ -108,8 +117,9 @@ impl B2bua {
         }
         call.phase = Phase::Ending;
         let (caller, answered) = (call.caller, call.answered);
+        self.note_end(id, reason, None, now);
         // An exchange that goes takes its place in the list with it, so the next is noted first.
-        let mut next = call.first_exchange;
+        let mut next = self.calls.get(id).and_then(|call| call.first_exchange);
         while let Some(exchange_id) = next {
             let Some(exchange) = self.exchanges.get(exchange_id) else {
                 break;
@@ -220,11 +230,12 @@ impl B2bua {
             };
             match self.calls.get(id).map(|call| (call.phase, call.first_exchange)) {
                 Some((Phase::Locating, Some(exchange))) => {
+                    self.note_end(id, EndReason::Shutdown, None, now);
                     self.reject(stack, exchange, (503, "Server Stopping"), RETRY_AFTER, now, out);
-                    self.hang_up(stack, id, now, out);
+                    self.hang_up(stack, id, EndReason::Shutdown, now, out);
                 }
                 Some((Phase::Locating | Phase::Ringing | Phase::Answered, _)) => {
-                    self.hang_up(stack, id, now, out)
+                    self.hang_up(stack, id, EndReason::Shutdown, now, out)
                 }
                 Some((Phase::Ending, _)) | None => {}
             }

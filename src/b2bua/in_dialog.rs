@@ -8,6 +8,7 @@ use crate::msg::name_addr;
 use crate::msg::request::Request;
 use crate::msg::uri::Uri;
 use crate::pool::Pool;
+use crate::record::EndReason;
 use crate::time::Instant;
 use crate::transaction::destination::route;
 use crate::transaction::{Stack, TxId, User};
@@ -58,8 +59,18 @@ impl B2bua {
             Some(call) if call.phase == Phase::Ending && !is_bye => return false,
             Some(call) => {
                 // §15.1.1: before the answer a BYE ends its early dialog; what becomes of the INVITE decides about the call.
-                if is_bye && call.phase == Phase::Answered {
+                let is_callers = call.caller == from;
+                let is_answered = call.phase == Phase::Answered;
+                if is_bye && is_answered {
                     call.phase = Phase::Ending;
+                }
+                if is_bye && (is_answered || is_callers) {
+                    let reason = match (is_answered, is_callers) {
+                        (true, true) => EndReason::CallerHungUp,
+                        (true, false) => EndReason::CalleeHungUp,
+                        (false, _) => EndReason::Cancelled,
+                    };
+                    self.note_end(call_id, reason, Some(&request.msg), now);
                 }
             }
             None => return false,
@@ -281,6 +292,9 @@ impl B2bua {
             // Nothing has been acknowledged: the 2xx goes out again, and its ACK comes again.
             return true;
         };
+        if let Some(call) = self.exchanges.get(exchange).map(|exchange| exchange.call) {
+            self.note_ack(call, request);
+        }
         stack.acknowledged(server, now, out);
         self.count_request(stack, Method::Ack, to);
         self.send_ack(to, cseq, buf, out);

@@ -9,6 +9,7 @@ mod asked;
 mod call;
 mod end;
 mod in_dialog;
+mod record;
 mod setup;
 mod write;
 
@@ -29,6 +30,7 @@ pub use call::{BranchId, CallId, ExchangeId, LegId, Phase, Side};
 pub use setup::Begun;
 
 use call::{Branch, BranchPhase, Call, Exchange, Leg};
+use record::Notes;
 use write::Outgoing;
 
 /// Requests under way at once in one call; more get 503.
@@ -46,6 +48,8 @@ pub struct B2bua {
     second_table: Option<Box<Table>>,
     /// A copy of a request whose buffer can't stay borrowed, and header lines on their way from one message to another.
     scratch: Option<Box<[u8]>>,
+    /// For call records, where they are kept.
+    notes: Option<Box<Notes>>,
     /// No new calls: the server stops.
     pub is_draining: bool,
 }
@@ -62,6 +66,7 @@ impl B2bua {
             table: Some(Box::new(Table::new())),
             second_table: Some(Box::new(Table::new())),
             scratch: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
+            notes: None,
             is_draining: false,
         }
     }
@@ -81,6 +86,13 @@ impl B2bua {
     }
 
     // ---- Finding ---------------------------------------------------------------------------------------------------
+
+    /// The Call-ID of the caller in the call of a leg whose Call-ID is one that we made.
+    pub fn caller_call_id<'p>(&self, token: Token, pool: &'p Pool) -> Option<&'p [u8]> {
+        let leg = self.legs.get(self.leg_by_token(token)?)?;
+        let caller = self.legs.get(self.calls.get(leg.call)?.caller)?;
+        Some(caller.dialog.parts(pool).call_id)
+    }
 
     /// The leg of a request whose Call-ID is one that we made.
     fn leg_by_token(&self, token: Token) -> Option<LegId> {
@@ -232,6 +244,7 @@ impl B2bua {
         while let Some(exchange) = self.calls.get(id).and_then(|call| call.first_exchange) {
             self.remove_exchange(stack, exchange, out);
         }
+        self.tell_record(id, out);
         let Some(call) = self.calls.remove(id) else { return };
         self.by_key.remove(call.key, id.slot);
         if let Some(caller) = self.legs.get(call.caller) {
@@ -351,6 +364,10 @@ impl B2bua {
             return;
         };
         exchange.is_answered = true;
+        self.note_failure(id, status.0, now);
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
         let (Some(server), Some(asked)) = (exchange.server, exchange.asked.take()) else {
             return;
         };

@@ -51,7 +51,7 @@ impl B2bua {
     ) -> Begun {
         let is_invite = request.method == Method::Invite;
         if self.is_draining {
-            return unavailable(stack, tx, request, "Server Stopping", now, out);
+            return self.unavailable(stack, tx, request, "Server Stopping", now, out);
         }
         let Some(from_tag) = request.from_tag else {
             stack.respond_because(tx, request, (400, "Missing From Tag"), None, |_| {}, now, out);
@@ -105,7 +105,7 @@ impl B2bua {
         };
         let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, target, flow, tx, out)
         else {
-            return unavailable(stack, tx, request, "Call Limit Reached", now, out);
+            return self.unavailable(stack, tx, request, "Call Limit Reached", now, out);
         };
         stack.set_user(
             tx,
@@ -116,6 +116,9 @@ impl B2bua {
         );
         if is_invite {
             stack.metrics.calls_started.inc();
+            if let Some(source) = stack.source_of(tx) {
+                self.note_begun(call, request, source, now, out);
+            }
             // call-flows: 100 at once, with our Contact.
             self.send_trying(stack, request, exchange, tx, flow, now, out);
         }
@@ -439,6 +442,7 @@ impl B2bua {
             Some(written) => {
                 let buf = out.pool.commit(draft, written);
                 self.log_leg(leg, &out.pool);
+                self.tap_leg(stack, leg, &out.pool);
                 self.count_request(stack, method, leg);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
@@ -469,6 +473,19 @@ impl B2bua {
             transport = leg.flow.transport.name(),
             "leg"
         );
+    }
+
+    /// What is traced of a call is traced of its leg too.
+    fn tap_leg(&self, stack: &mut Stack, leg: LegId, pool: &Pool) {
+        let Some(tap) = &mut stack.tap else { return };
+        let Some(leg) = self.legs.get(leg) else { return };
+        let caller = self
+            .calls
+            .get(leg.call)
+            .and_then(|call| self.legs.get(call.caller));
+        if let Some(caller) = caller {
+            tap.link(caller.dialog.parts(pool).call_id, leg.dialog.parts(pool).call_id);
+        }
     }
 
     /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact.
@@ -542,6 +559,29 @@ impl B2bua {
         call.first_callee = Some(leg);
         Some(leg)
     }
+
+    /// 503: no call is begun.
+    fn unavailable(
+        &mut self,
+        stack: &mut Stack,
+        tx: TxId,
+        request: &Request<'_>,
+        reason: &str,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Begun {
+        self.tell_turned_away(stack, tx, request, 503, now, out);
+        stack.respond_because(
+            tx,
+            request,
+            (503, reason),
+            None,
+            |w| _ = w.put(RETRY_AFTER),
+            now,
+            out,
+        );
+        Begun::Answered
+    }
 }
 
 /// Why a contact could not be rung.
@@ -554,23 +594,3 @@ enum Failed {
 
 /// Seconds after which a caller may try again when there was no room: RFC 3261 §20.33.
 pub(super) const RETRY_AFTER: &[u8] = b"Retry-After: 5\r\n";
-
-fn unavailable(
-    stack: &mut Stack,
-    tx: TxId,
-    request: &Request<'_>,
-    reason: &str,
-    now: Instant,
-    out: &mut Effects,
-) -> Begun {
-    stack.respond_because(
-        tx,
-        request,
-        (503, reason),
-        None,
-        |w| _ = w.put(RETRY_AFTER),
-        now,
-        out,
-    );
-    Begun::Answered
-}

@@ -7,6 +7,7 @@
 //! once, as [`Errors`]. [`example`] writes the same list as a file to start from.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::wire::Transport;
@@ -139,6 +140,20 @@ pub enum Segment {
     Off,
 }
 
+/// One line of JSON for each call that is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Records {
+    /// Where the files are written; `None`: no records are kept.
+    pub directory: Option<PathBuf>,
+    /// Beyond it, or when it is so old, a file is followed by the next.
+    pub file_bytes_max: u64,
+    pub file_age_max: Duration,
+    /// Files that are kept, the one being written included.
+    pub files_max: usize,
+    /// Records that wait for the disk; what is beyond is counted and lost.
+    pub waiting_max: usize,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     Human,
@@ -206,6 +221,7 @@ pub struct Config {
     pub overload: Overload,
     pub registrar: Registrar,
     pub reg_event: RegEvent,
+    pub records: Records,
     /// The routing table, in its order. Empty: everything goes to the phone service.
     pub routes: Vec<route::Route>,
 }
@@ -283,6 +299,13 @@ impl Default for Config {
                 expires_default_s: 600_000,
                 expires_min_s: 60,
                 expires_max_s: 600_000,
+            },
+            records: Records {
+                directory: None,
+                file_bytes_max: 100_000_000,
+                file_age_max: Duration::from_secs(86_400),
+                files_max: 30,
+                waiting_max: 10_000,
             },
             routes: Vec::new(),
         }

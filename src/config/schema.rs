@@ -149,6 +149,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "reg_event",
         "Subscriptions to the state of a registration, RFC 3680.",
     ),
+    (
+        "records",
+        "Call records: one line of JSON for each call that is over, in files of a directory.",
+    ),
 ];
 
 macro_rules! switch {
@@ -651,6 +655,52 @@ pub static KEYS: &[Key] = &[
         unit: "seconds",
         kind: count!(reg_event.expires_max_s, 1, EXPIRES_MAX_S),
         meaning: "A SUBSCRIBE that asks for more gets this.",
+    },
+    Key {
+        section: "records",
+        name: "directory",
+        unit: "",
+        kind: Kind::Text {
+            expected: "a directory, or \"\" for none",
+            get: |s| {
+                let directory = s.config.records.directory.as_deref();
+                directory.map_or_else(String::new, |path| path.display().to_string())
+            },
+            set: |s, text| {
+                s.config.records.directory = (!text.is_empty()).then(|| text.into());
+                Ok(())
+            },
+        },
+        meaning: "Where the files are written, calls-SECONDS.jsonl each by the Unix time at which it was begun; the directory is made \
+                  where it is missing. Empty: no records are kept.",
+    },
+    Key {
+        section: "records",
+        name: "file_bytes_max",
+        unit: "bytes",
+        kind: count!(records.file_bytes_max, 4_096, 1 << 40),
+        meaning: "A file that would grow beyond this is followed by the next.",
+    },
+    Key {
+        section: "records",
+        name: "file_age_max_s",
+        unit: "seconds",
+        kind: seconds!(records.file_age_max, 1, YEAR_S),
+        meaning: "A file that has been written to for so long is followed by the next.",
+    },
+    Key {
+        section: "records",
+        name: "files_max",
+        unit: "files",
+        kind: count!(records.files_max, 2, 100_000),
+        meaning: "Files that are kept, the one being written included: the oldest goes.",
+    },
+    Key {
+        section: "records",
+        name: "waiting_max",
+        unit: "records",
+        kind: count!(records.waiting_max, 1, 1_000_000),
+        meaning: "Records that may wait for the disk. What does not fit is lost and counted; no call ever waits.",
     },
 ];
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::control::records::CallRecords;
 use crate::io::waker::{ControlEar, ControlWaker, Wakers};
 use crate::port::{Ask, ControlPort, PORT_BYTES_MAX, RequestId, Tell};
 use crate::wire::ShardId;
@@ -17,6 +18,8 @@ pub struct Ports {
     /// Who waits for which answer.
     open: RefCell<HashMap<RequestId, oneshot::Sender<Tell>>>,
     next_request: Cell<u32>,
+    /// Where call records go, if they are kept.
+    records: RefCell<Option<CallRecords>>,
     wakers: Arc<Wakers>,
     control_waker: Arc<ControlWaker>,
 }
@@ -30,6 +33,7 @@ impl Ports {
             ports: RefCell::new(ports),
             open: RefCell::default(),
             next_request: Cell::new(0),
+            records: RefCell::default(),
             wakers,
             control_waker,
         }
@@ -75,6 +79,17 @@ impl Ports {
         asked
     }
 
+    /// From now on call records go there, and no longer where they went before.
+    pub fn set_records(&self, records: Option<CallRecords>) {
+        *self.records.borrow_mut() = records;
+    }
+
+    /// What the shards have told before they ended.
+    pub fn hear_the_rest(&self) {
+        let mut bytes = vec![0; PORT_BYTES_MAX].into_boxed_slice();
+        while self.read_tells(&mut bytes) {}
+    }
+
     /// Reads what the shards tell, for ever.
     ///
     /// # Errors
@@ -100,16 +115,22 @@ impl Ports {
                     break;
                 }
                 let told = self.ports.borrow_mut()[usize::from(shard.0)].next_tell(bytes);
-                let Some((tell, _)) = told else { break };
-                self.on_tell(tell);
+                let Some((tell, len)) = told else { break };
+                self.on_tell(tell, &bytes[..len]);
             }
         }
         more
     }
 
-    fn on_tell(&self, tell: Tell) {
+    fn on_tell(&self, tell: Tell, bytes: &[u8]) {
         match tell {
             Tell::Histograms { request, .. } => self.answered(request, tell),
+            Tell::CallRecord(record) => {
+                if let Some(records) = &*self.records.borrow() {
+                    records.take(&record, bytes);
+                }
+            }
+            Tell::Captured { .. } => {}
         }
     }
 

@@ -20,6 +20,7 @@ pub mod name_addr;
 pub mod params;
 pub mod request;
 pub mod scan;
+pub mod sdp;
 pub mod start;
 pub mod status;
 pub mod stream;

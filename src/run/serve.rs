@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, HistogramFiles};
+use crate::config::{Config, HistogramFiles, Records};
 use crate::control::collect::Collector;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
+use crate::control::records;
 use crate::control::summary::Summary;
 use crate::io::clock::Clock;
 
@@ -22,12 +23,14 @@ use super::service::Service;
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the BYEs of the last calls are given after the time for draining is over.
 const HANG_UP_TIME: Duration = Duration::from_secs(2);
+/// How long the disk is given for the last call records.
+const LAST_RECORDS_TIME: Duration = Duration::from_secs(5);
 /// How often the control thread looks after the shards.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
 pub fn serve(cfg: Config) -> ExitCode {
-    let (drain, histograms) = (cfg.drain, cfg.histograms.clone());
+    let (drain, histograms, records) = (cfg.drain, cfg.histograms.clone(), cfg.records.clone());
     tracing::info!(
         shards = cfg.shards,
         domains = ?cfg.domains,
@@ -48,7 +51,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
-    tokio_uring::start(supervise(server, drain, histograms))
+    tokio_uring::start(supervise(server, drain, histograms, records))
 }
 
 /// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
@@ -63,7 +66,12 @@ fn log_memory(cfg: &Config) {
     );
 }
 
-async fn supervise(server: Server, drain: Duration, histograms: HistogramFiles) -> ExitCode {
+async fn supervise(
+    server: Server,
+    drain: Duration,
+    histograms: HistogramFiles,
+    records: Records,
+) -> ExitCode {
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -78,6 +86,21 @@ async fn supervise(server: Server, drain: Duration, histograms: HistogramFiles) 
             tracing::error!(directory = histograms.directory, %error, "histograms can't be written");
             eprintln!("ringway: histograms.directory {}: {error}", histograms.directory);
             // It has just begun to serve: nothing is there to be drained.
+            let _ = server.stop();
+            return ExitCode::FAILURE;
+        }
+    };
+    let writing_records = match records::open(&records, server.clock).await {
+        Ok(None) => None,
+        Ok(Some((records, writer))) => {
+            server.ports.set_records(Some(records));
+            Some(tokio_uring::spawn(writer.run()))
+        }
+        Err(error) => {
+            let directory = records.directory.unwrap_or_default();
+            let directory = directory.display();
+            tracing::error!(%directory, %error, "call records can't be written");
+            eprintln!("ringway: records.directory {directory}: {error}");
             let _ = server.stop();
             return ExitCode::FAILURE;
         }
@@ -142,7 +165,16 @@ async fn supervise(server: Server, drain: Duration, histograms: HistogramFiles) 
         task.abort();
         let _ = task.await;
     }
-    match server.stop() {
+    let ports = Rc::clone(&server.ports);
+    let stopped = server.stop();
+    ports.hear_the_rest();
+    ports.set_records(None);
+    if let Some(writing) = writing_records
+        && tokio::time::timeout(LAST_RECORDS_TIME, writing).await.is_err()
+    {
+        tracing::error!("the last call records could not be written");
+    }
+    match stopped {
         Ok(mut report) => {
             if let Some(collector) = Rc::into_inner(collector) {
                 report.histograms = collector.finish(&report.histograms).await;

@@ -58,7 +58,7 @@ impl ShardLoop {
         self.is_busy = shard.read_mail(now, out);
         self.is_busy |= shard.run_timers(now, out);
         self.is_busy |= shard.read_asks(now, out);
-        shard.export(out);
+        shard.export(now, out);
         reactor.flush(out);
         shard.record_handled(now, reactor.now());
         shard.publish(&out.pool);

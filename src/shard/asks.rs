@@ -1,6 +1,7 @@
 //! What the control thread asks of a shard.
 
 use crate::port::{Ask, Tell};
+use crate::tap::Tap;
 use crate::time::Instant;
 use crate::wire::Effects;
 
@@ -33,6 +34,16 @@ impl Shard {
             }
             Ask::HangUpAll => self.ims.calls.hang_up_all(&mut self.stack, now, out),
             Ask::Stop => self.is_stopping = true,
+            Ask::Trace { slot, filter } => {
+                let [keys @ .., _, _, _, _] = self.keys.tables;
+                let tap = self.stack.tap.get_or_insert_with(|| Box::new(Tap::new(keys)));
+                tap.begin(slot, *filter);
+            }
+            Ask::EndTrace { slot } => {
+                if self.stack.tap.as_mut().is_some_and(|tap| tap.end(slot)) {
+                    self.stack.tap = None;
+                }
+            }
             Ask::Histograms { request, empty } => {
                 let recorded = std::mem::replace(&mut self.stack.histograms, empty);
                 out.tell(Tell::Histograms { request, recorded }, b"");

@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod overload;
 mod receive;
 mod streams;
+mod tap;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -141,12 +142,16 @@ impl Shard {
         let limits = &cfg.limits;
         let keyer = Keyer::new(keys.tables);
         let overload = Overload::new(&cfg.overload, cfg.timers.t1);
+        let mut calls = B2bua::new(limits.calls_max.div_ceil(shards));
+        if cfg.records.directory.is_some() {
+            calls.keep_records();
+        }
         Shard {
             ims: Ims {
                 aors: keys.aors.clone(),
                 location: Location::new(&cfg),
                 reg_event: RegEvent::new(&cfg),
-                calls: B2bua::new(limits.calls_max.div_ceil(shards)),
+                calls,
             },
             proxy: Proxy::new(limits.transactions_max.div_ceil(shards)),
             rewriting: Some((
@@ -344,7 +349,10 @@ impl Shard {
 
     /// Before the effects of a turn are applied: what belongs on a connection of another shard goes there by mail, and
     /// shards that have mail are woken.
-    pub fn export(&mut self, out: &mut Effects) {
+    pub fn export(&mut self, now: Instant, out: &mut Effects) {
+        if self.stack.tap.is_some() {
+            self.tap_sent(now, out);
+        }
         let own = self.stack.shard;
         if self.stack.shards > 1 {
             for index in 0..out.len() {

@@ -127,6 +127,9 @@ impl Shard {
             transport = flow.transport.name(),
             "request"
         );
+        if self.stack.tap.is_some() {
+            self.tap_received(&request.msg, request.call_id, flow, out);
+        }
         let limits = &self.stack.cfg.limits;
         let (is_long, is_fat) = (
             request.msg.bytes.len() > limits.message_bytes_max,
@@ -188,6 +191,9 @@ impl Shard {
             transport = flow.transport.name(),
             "response"
         );
+        if self.stack.tap.is_some() {
+            self.tap_received(&response.msg, response.call_id, flow, out);
+        }
         if is_relayed {
             self.proxy.relay_response(&mut self.stack, token, response, out);
             return;

@@ -14,6 +14,7 @@ use crate::msg::scan::{Message, Table, scan};
 use crate::msg::status::reason_phrase;
 use crate::pool::BufId;
 use crate::slots::{Id, Slots};
+use crate::tap::Tap;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKey, TokenKind};
@@ -55,6 +56,8 @@ pub struct Stack {
     /// For a message of ours that is read again while a received one is still in the shard's own table.
     scratch: Option<Box<Table>>,
     stateless_serial: u64,
+    /// While somebody wants to see messages.
+    pub tap: Option<Box<Tap>>,
 }
 
 impl Stack {
@@ -82,6 +85,7 @@ impl Stack {
             wheel: Wheel::new(now),
             scratch: Some(Box::new(Table::new())),
             stateless_serial: 0,
+            tap: None,
         }
     }
 

@@ -242,7 +242,7 @@ impl World {
                 shard.read_mail(self.now, out);
                 shard.read_asks(self.now, out);
                 restore(out, taken);
-                shard.export(out);
+                shard.export(self.now, out);
                 for index in 0..out.len() {
                     moved = true;
                     match out.get(index) {

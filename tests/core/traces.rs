@@ -1,0 +1,123 @@
+//! What a trace sees of the messages of a shard.
+
+use bench_harness::sip::Message;
+use ringway::capture::{Filter, TraceSet, TraceSlot};
+use ringway::metrics::TellKind;
+use ringway::port::{Ask, Tell};
+
+use crate::messages::*;
+use crate::world::{SERVER, World};
+
+const SLOT: TraceSlot = TraceSlot(0);
+
+fn trace(world: &mut World, filter: Filter) {
+    let filter = Box::new(filter);
+    world.ask(0, Ask::Trace { slot: SLOT, filter }, b"");
+}
+
+/// Each captured message: from, to, first line; and the Call-ID that all of them go by.
+fn captured(world: &mut World) -> Vec<(String, String, String, String)> {
+    let mut all = Vec::new();
+    while let Some((tell, bytes)) = world.told(0) {
+        let Tell::Captured {
+            message,
+            is_received,
+            traces,
+            call_len,
+        } = tell
+        else {
+            panic!("{tell:?}");
+        };
+        assert_eq!(traces, TraceSet::of(SLOT));
+        let (call, bytes) = bytes.split_at(call_len as usize);
+        let parsed = Message::parse(bytes).expect("a message");
+        let ours = if is_received { message.to } else { message.from };
+        assert_eq!(ours.to_string(), SERVER);
+        all.push((
+            message.from.to_string(),
+            message.to.to_string(),
+            parsed.title(),
+            String::from_utf8_lossy(call).into_owned(),
+        ));
+    }
+    all
+}
+
+fn whole_call(world: &mut World, call_id: &str) {
+    let standing = call(world, call_id);
+    world.udp(
+        ALICE,
+        &in_dialog("BYE", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+    );
+    let bye = world.request(BOB, "BYE");
+    world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+    world.response(ALICE, 200);
+}
+
+#[test]
+fn a_trace_of_one_call_sees_both_legs_and_nothing_else() {
+    for filter in [
+        Filter::CallId("c1".into()),
+        Filter::Aor {
+            user: "alice".into(),
+            host: None,
+        },
+        Filter::Aor {
+            user: "bob".into(),
+            host: Some("one.att.net".into()),
+        },
+        Filter::Peer {
+            ip: [127, 0, 0, 2].into(),
+            port: Some(5062),
+        },
+        Filter::Sample { per_myriad: 10_000 },
+    ] {
+        let mut world = with_bob(1);
+        trace(&mut world, filter.clone());
+        whole_call(&mut world, "c1");
+        let seen = captured(&mut world);
+        let of = |from: &str, to: &str| {
+            let there = seen.iter().filter(|m| (&*m.0, &*m.1) == (from, to));
+            there.map(|m| m.2.clone()).collect::<Vec<_>>()
+        };
+        let is_of_alice = |titles: Vec<String>, wanted: &[&str]| {
+            assert_eq!(titles.len(), wanted.len(), "{filter:?}: {titles:?}");
+            for (title, wanted) in titles.iter().zip(wanted) {
+                assert!(title.starts_with(wanted), "{filter:?}: {title} is no {wanted}");
+            }
+        };
+        is_of_alice(of(ALICE, SERVER), &["INVITE", "ACK", "BYE"]);
+        is_of_alice(of(SERVER, ALICE), &["100", "180", "200", "200"]);
+        is_of_alice(of(SERVER, BOB), &["INVITE", "ACK", "BYE"]);
+        is_of_alice(of(BOB, SERVER), &["100", "180", "200", "200"]);
+        assert!(seen.iter().all(|m| m.3 == "c1"), "{filter:?}: one call");
+        assert!(seen[0].2.starts_with("INVITE") && seen[1].2.starts_with("100"));
+
+        world.ask(0, Ask::EndTrace { slot: SLOT }, b"");
+        whole_call(&mut world, "c2");
+        assert_eq!(captured(&mut world), []);
+    }
+}
+
+#[test]
+fn what_no_trace_asks_for_is_not_told_and_what_does_not_fit_is_counted() {
+    let mut world = with_bob(1);
+    trace(&mut world, Filter::CallId("c1".into()));
+    whole_call(&mut world, "c2");
+    assert_eq!(captured(&mut world), []);
+    trace(&mut world, Filter::Sample { per_myriad: 0 });
+    whole_call(&mut world, "c3");
+    assert_eq!(captured(&mut world), []);
+
+    trace(&mut world, Filter::Sample { per_myriad: 10_000 });
+    let dropped = |world: &World| world.metrics[0].tells_dropped[TellKind::Captured as usize].get();
+    for call in 0..10_000 {
+        let invite = invite("alice", ALICE, "sip:nobody@one.att.net", &format!("n{call}"));
+        world.udp(ALICE, &invite);
+        world.forget_waiting();
+        if dropped(&world) > 0 {
+            break;
+        }
+    }
+    assert!(dropped(&world) > 0);
+}
