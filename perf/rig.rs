@@ -629,17 +629,21 @@ fn reply(into: &mut Vec<u8>, status: &str, tag: Option<u64>, request: &[u8], sdp
     into.extend_from_slice(b"SIP/2.0 ");
     into.extend_from_slice(status.as_bytes());
     into.extend_from_slice(b"\r\n");
-    // A proxy's request has its Via above that of the caller, and its Record-Route.
-    for name in [&b"Via:"[..], b"Record-Route:"] {
-        let lines = request.split_inclusive(|byte| *byte == b'\n');
-        for line in lines.filter(|line| line.starts_with(name)) {
+    // One pass over the head: in a profile of the core its driver should not be seen.
+    let mut to = &b""[..];
+    let mut rest = request;
+    while let Some(end) = memchr::memchr(b'\n', rest).filter(|end| *end > 1) {
+        let (line, behind) = rest.split_at(end + 1);
+        if [&b"Via:"[..], b"From:", b"Call-ID:", b"CSeq:"]
+            .iter()
+            .any(|name| line.starts_with(name))
+        {
             into.extend_from_slice(line);
+        } else if line.starts_with(b"To:") {
+            to = line;
         }
+        rest = behind;
     }
-    for name in [&b"From:"[..], b"Call-ID:", b"CSeq:"] {
-        into.extend_from_slice(line(request, name));
-    }
-    let to = line(request, b"To:");
     into.extend_from_slice(&to[..to.len() - 2]);
     if let Some(tag) = tag {
         into.extend_from_slice(b";tag=b8wJ");

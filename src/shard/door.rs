@@ -113,12 +113,9 @@ impl Shard {
         if memchr::memmem::find(to, b"tag=").is_some() {
             return true;
         }
-        let key = self.stack.keyer.lines(
-            via,
-            msg.value(Name::CallId).unwrap_or(b""),
-            msg.value(Name::CSeq).unwrap_or(b""),
-        );
-        let Key(hash, _) = key;
+        let call_id = msg.value(Name::CallId).unwrap_or(b"");
+        let cseq = msg.value(Name::CSeq).unwrap_or(b"");
+        let hash = self.stack.keyer.lines_hash(via, call_id, cseq);
         let may_drop = match flow.transport {
             Transport::Udp => true,
             Transport::Tcp => false,
@@ -139,6 +136,7 @@ impl Shard {
             Verdict::Refuse => {
                 self.memory.remember(hash, false);
                 self.stack.metrics.overload_refused[class as usize].inc();
+                let key = self.stack.keyer.lines(via, call_id, cseq);
                 self.refuse_new(msg, key, flow, out);
             }
             Verdict::Drop => self.stack.metrics.dropped(DropReason::Overload),

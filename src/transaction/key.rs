@@ -30,20 +30,8 @@ impl Keyer {
         }
     }
 
-    /// `numbers` say what kind of key it is and how long each of `parts` but the last is, so that no two lists of parts are
-    /// hashed alike.
-    #[inline(always)]
     fn key<const N: usize>(&self, numbers: [u64; 2], parts: [&[u8]; N]) -> Key {
-        let hash = |state: &RandomState| {
-            let mut hasher = std::hash::BuildHasher::build_hasher(state);
-            hasher.write_u64(numbers[0]);
-            hasher.write_u64(numbers[1]);
-            for part in parts {
-                hasher.write(part);
-            }
-            hasher.finish()
-        };
-        Key(hash(&self.low), hash(&self.high))
+        Key(hash(&self.low, numbers, parts), hash(&self.high, numbers, parts))
     }
 
     /// The key of the server transaction that `request` belongs to; an ACK belongs to its INVITE's, a CANCEL has one of its
@@ -88,10 +76,32 @@ impl Keyer {
         self.key([Kind::Lines as u64, lengths(via, call_id)], [via, call_id, cseq])
     }
 
+    /// The first half of that key, for who needs no more.
+    pub fn lines_hash(&self, via: &[u8], call_id: &[u8], cseq: &[u8]) -> u64 {
+        hash(
+            &self.low,
+            [Kind::Lines as u64, lengths(via, call_id)],
+            [via, call_id, cseq],
+        )
+    }
+
     /// The key of a dialog's half: Call-ID and the tag of the party that began it.
     pub fn dialog(&self, call_id: &[u8], tag: &[u8]) -> Key {
         self.key([Kind::Dialog as u64, lengths(call_id, tag)], [call_id, tag])
     }
+}
+
+/// `numbers` say what kind of key it is and how long each of `parts` but the last is, so that no two lists of parts are
+/// hashed alike.
+#[inline]
+fn hash<const N: usize>(state: &RandomState, numbers: [u64; 2], parts: [&[u8]; N]) -> u64 {
+    let mut hasher = std::hash::BuildHasher::build_hasher(state);
+    hasher.write_u64(numbers[0]);
+    hasher.write_u64(numbers[1]);
+    for part in parts {
+        hasher.write(part);
+    }
+    hasher.finish()
 }
 
 /// What a key is of.
