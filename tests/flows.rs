@@ -18,6 +18,8 @@ mod forking;
 mod histograms;
 #[path = "flows/messages.rs"]
 mod messages;
+#[path = "flows/proxy.rs"]
+mod proxy;
 #[path = "flows/records.rs"]
 mod records;
 #[path = "flows/reg_event.rs"]

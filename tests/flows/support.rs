@@ -26,6 +26,7 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     flags: Vec<String>,
     keys: BTreeMap<(String, String), String>,
+    tables: String,
     env: Vec<(String, String)>,
     ip: IpAddr,
 }
@@ -36,6 +37,7 @@ impl Setup {
         let setup = Setup {
             flags: Vec::new(),
             keys: BTreeMap::new(),
+            tables: String::new(),
             env: Vec::new(),
             ip: Ipv4Addr::LOCALHOST.into(),
         };
@@ -50,6 +52,12 @@ impl Setup {
             .key("timers", "timer_d_ms", "3200")
             .key("registrar", "expires_min_s", "1")
             .key("reg_event", "expires_min_s", "1")
+    }
+
+    /// What follows all keys in the configuration file: tables such as `[[route]]`.
+    pub fn tables(mut self, text: &str) -> Setup {
+        self.tables.push_str(text);
+        self
     }
 
     /// One key of the configuration file; `section` is empty for the keys above all sections.
@@ -96,6 +104,7 @@ impl Setup {
             }
             writeln!(text, "{key} = {value}").expect("a String takes everything");
         }
+        text.push_str(&self.tables);
         text
     }
 }

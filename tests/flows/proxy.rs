@@ -1,0 +1,105 @@
+//! The routing table and the proxy over real sockets: a caller on TCP, a callee on UDP.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
+use bench_harness::sip::Message;
+
+use crate::support::{Server, Setup};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn invite(via: &str, call_id: &str) -> Message {
+    Message::request("INVITE", "sip:bob@one.att.net")
+        .with("Via", format!("SIP/2.0/{via};branch=z9hG4bK{call_id}"))
+        .with("From", "<sip:alice@one.att.net>;tag=a1")
+        .with("To", "<sip:bob@one.att.net>")
+        .with("Call-ID", call_id)
+        .with("CSeq", "1 INVITE")
+        .with("Max-Forwards", 70)
+        .with("Contact", "<sip:alice@127.0.0.1:9>")
+        .with("Content-Length", 0)
+}
+
+/// The next message on a connection; each of these tests gets few and whole ones.
+fn read_message(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Message {
+    loop {
+        if let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") {
+            let message = Message::parse(&rest[..end + 4]).expect("a message");
+            rest.drain(..end + 4);
+            return message;
+        }
+        let mut chunk = [0; 4_096];
+        let len = stream.read(&mut chunk).expect("an answer in time");
+        assert!(len > 0, "the connection is closed");
+        rest.extend_from_slice(&chunk[..len]);
+    }
+}
+
+#[test]
+fn a_call_is_forwarded_from_tcp_to_udp_and_back() {
+    let callee = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    callee.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let at = callee.local_addr().expect("an address");
+    let rule = format!("\n[[route]]\naction = \"proxy\"\nto = [\"sip:{at}\"]\n");
+    let server = Server::start(&Setup::new().tables(&rule));
+    let mut caller = TcpStream::connect(server.tcp).expect("a connection");
+    caller.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut rest = Vec::new();
+    let sent = invite("TCP 127.0.0.1:9", "tcp-udp");
+    caller.write_all(&sent.to_bytes()).expect("it is sent");
+    assert_eq!(read_message(&mut caller, &mut rest).status(), Some(100));
+    let mut bytes = [0; 4_096];
+    let (len, from) = callee.recv_from(&mut bytes).expect("an INVITE in time");
+    let there = Message::parse(&bytes[..len]).expect("a message");
+    assert_eq!(from, server.udp);
+    assert_eq!(there.get_all("Record-Route").len(), 2);
+    let mut busy = Message::response(486, "Busy Here");
+    for via in there.get_all("Via") {
+        busy = busy.with("Via", via);
+    }
+    let busy = busy
+        .with("From", there.text("From"))
+        .with("To", format!("{};tag=b1", there.text("To")))
+        .with("Call-ID", there.text("Call-ID"))
+        .with("CSeq", there.text("CSeq"))
+        .with("Content-Length", 0);
+    callee.send_to(&busy.to_bytes(), from).expect("it is sent");
+    let back = read_message(&mut caller, &mut rest);
+    assert_eq!((back.status(), back.get_all("Via").len()), (Some(486), 1));
+    let (len, _) = callee.recv_from(&mut bytes).expect("an ACK in time");
+    assert!(
+        Message::parse(&bytes[..len])
+            .expect("a message")
+            .is_request("ACK")
+    );
+}
+
+#[test]
+fn rules_answer_and_the_rest_is_the_phone_services() {
+    let rules = "\n[[route]]\nuser = [\"bob\"]\naction = \"reject\"\ncode = 480\nretry_after_s = 9\n";
+    let server = Server::start(&Setup::new().tables(rules));
+    let phone = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    phone.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let own = format!("UDP {}", phone.local_addr().expect("an address"));
+    let mut bytes = [0; 4_096];
+    let mut ask = |message: Message| {
+        phone
+            .send_to(&message.to_bytes(), server.udp)
+            .expect("it is sent");
+        let len = phone.recv(&mut bytes).expect("an answer in time");
+        Message::parse(&bytes[..len]).expect("a message")
+    };
+    let refused = ask(invite(&own, "refused"));
+    assert_eq!((refused.status(), refused.text("Retry-After")), (Some(480), "9"));
+    let options = Message::request("OPTIONS", "sip:one.att.net")
+        .with("Via", format!("SIP/2.0/{own};branch=z9hG4bKo"))
+        .with("From", "<sip:alice@one.att.net>;tag=a2")
+        .with("To", "<sip:one.att.net>")
+        .with("Call-ID", "options")
+        .with("CSeq", "1 OPTIONS")
+        .with("Max-Forwards", 70)
+        .with("Content-Length", 0);
+    assert_eq!(ask(options).status(), Some(200));
+}
