@@ -197,8 +197,19 @@ impl Crowd {
             }
         };
         let branch = self.id();
-        let request = Message::request(method, uri(heard.text("Contact")))
-            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{branch}", at(phone)))
+        let mut routes = heard.get_all("Record-Route");
+        if heard.status().is_some() {
+            routes.reverse();
+        }
+        if self.rng.one_in(8) {
+            routes.clear();
+        }
+        let mut request = Message::request(method, uri(heard.text("Contact")))
+            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{branch}", at(phone)));
+        for route in routes {
+            request = request.with("Route", route);
+        }
+        let request = request
             .with("From", from)
             .with("To", to)
             .with("Call-ID", heard.text("Call-ID"))
@@ -258,8 +269,10 @@ impl Crowd {
                     format!("t{phone}")
                 };
                 let mut response = Message::response(*status, "Whatever");
-                for via in message.get_all("Via") {
-                    response.insert("Via", via);
+                for name in ["Via", "Record-Route"] {
+                    for value in message.get_all(name) {
+                        response.insert(name, value);
+                    }
                 }
                 let to = message.text("To");
                 let to = if to.contains(";tag=") || *status == 100 {
@@ -292,11 +305,76 @@ enum Trouble {
     NoBuffers,
 }
 
-fn run(seed: u64, trouble: Trouble) {
+/// Where everything goes but registrations: the phone service, or the proxy in all its ways.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Phones,
+    Proxy,
+}
+
+/// One rule of each kind, chosen by who is called.
+const PROXY: &str = r#"
+    [[route]]
+    method = ["REGISTER"]
+    action = "ims"
+    [[route]]
+    user = ["p0", "p1"]
+    action = "proxy"
+    to = ["registered"]
+    ring_s = 5
+    recurse = true
+    tcp_when_large = true
+    [[route]]
+    user = ["p2"]
+    action = "proxy"
+    to = ["sip:p0@127.0.1.1:5060", "sip:p1@127.0.1.2:5060", "<sip:p3@127.0.1.4:5060;transport=tcp>;q=0.4", "sip:x@nowhere.example"]
+    fork = "serial"
+    ring_s = 5
+    [[route]]
+    user = ["p3"]
+    action = "proxy"
+    to = ["sip:p0@127.0.1.1:5060", "sip:p1@127.0.1.2:5060", "sip:127.0.1.5:5060"]
+    fork = "parallel"
+    add_header = ["X-Way: north"]
+    [[route]]
+    user = ["p4"]
+    action = "proxy"
+    to = ["sip:127.0.1.6:5060"]
+    mode = "stateless"
+    [[route]]
+    user = ["p5"]
+    action = "ims"
+    set_user = "p0"
+    [[route]]
+    action = "proxy"
+    to = ["request-uri"]
+"#;
+
+fn routes(service: Service) -> Vec<ringway::config::route::Route> {
+    let text = match service {
+        Service::Phones => "",
+        Service::Proxy => PROXY,
+    };
+    let machine = ringway::config::Machine {
+        cpus: Vec::new(),
+        parallelism: 1,
+        memory_bytes: None,
+        files_max: None,
+        primary_v4: None,
+        primary_v6: None,
+    };
+    match ringway::config::load(Some((std::path::Path::new("r.toml"), text)), &[], &machine) {
+        Ok(loaded) => loaded.config.routes,
+        Err(errors) => panic!("{errors}"),
+    }
+}
+
+fn run(seed: u64, trouble: Trouble, service: Service) {
     let mut rng = Rng(seed);
     let shards = [1, 2, 4][rng.below(3)];
     let mut world = World::with(shards, |cfg| {
         cfg.registrar.expires_min_s = 1;
+        cfg.routes = routes(service);
         if seed.is_multiple_of(4) {
             // Now and then everything is scarce.
             cfg.limits.calls_max = 4 * shards;
@@ -334,6 +412,11 @@ fn run(seed: u64, trouble: Trouble) {
     crowd.world.advance(13 * 3_600_000);
     while crowd.world.take_any().is_some() {}
     assert_eq!(crowd.world.calls(), 0, "seed {seed}: a call outlived its time");
+    assert_eq!(
+        crowd.world.contexts(),
+        0,
+        "seed {seed}: a response context outlived its transactions"
+    );
     crowd.world.end();
 }
 
@@ -344,9 +427,16 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 fn each_seed(trouble: Trouble) {
+    each_seed_of(trouble, Service::Phones);
+}
+
+fn each_seed_of(trouble: Trouble, service: Service) {
     for seed in seeds() {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed, trouble)) {
-            eprintln!("replay with CHAOS_SEEDS={seed}..{} ({trouble:?})", seed + 1);
+        if let Err(panic) = std::panic::catch_unwind(|| run(seed, trouble, service)) {
+            eprintln!(
+                "replay with CHAOS_SEEDS={seed}..{} ({trouble:?}, {service:?})",
+                seed + 1
+            );
             std::panic::resume_unwind(panic);
         }
     }
@@ -365,4 +455,19 @@ fn damaged_messages_neither_panic_nor_leave_anything_behind() {
 #[test]
 fn a_step_that_runs_out_of_buffers_anywhere_leaves_nothing_behind() {
     each_seed(Trouble::NoBuffers);
+}
+
+#[test]
+fn a_crowd_behind_the_proxy_leaves_nothing_behind() {
+    each_seed_of(Trouble::None, Service::Proxy);
+}
+
+#[test]
+fn damaged_messages_do_not_hurt_the_proxy() {
+    each_seed_of(Trouble::Damages, Service::Proxy);
+}
+
+#[test]
+fn a_proxy_that_runs_out_of_buffers_anywhere_leaves_nothing_behind() {
+    each_seed_of(Trouble::NoBuffers, Service::Proxy);
 }

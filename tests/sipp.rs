@@ -3,6 +3,9 @@
 //! The scenarios in `tests/sipp` are our own. Each test starts a server, registers a thousand callees by SIPp, and lets a
 //! SIPp that calls and one that is called play with each other through the server.
 
+// Processes are waited for in real time.
+#![allow(clippy::disallowed_methods)]
+
 use stage::{Over, Stage};
 use support::Setup;
 

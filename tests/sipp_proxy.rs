@@ -1,5 +1,8 @@
 //! SIPp through the proxy of the real binary: the README's recipes, the flows of RFC 3665 that apply to a proxy, forking.
 
+// Processes are waited for in real time.
+#![allow(clippy::disallowed_methods)]
+
 use std::net::SocketAddr;
 
 use stage::{Over, Stage, free_port};
