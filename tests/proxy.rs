@@ -5,6 +5,8 @@ mod messages;
 #[path = "core/world.rs"]
 mod world;
 
+#[path = "proxy/attacks.rs"]
+mod attacks;
 #[path = "proxy/forking.rs"]
 mod forking;
 #[path = "proxy/routes.rs"]

@@ -46,6 +46,14 @@ impl Proxy {
             return;
         };
         let (server, is_answered, method) = (context.server, context.is_answered, context.method);
+        if response.msg.elements(Name::Via).nth(1).is_none() {
+            // §16.7 step 3: without a Via below ours it is for nobody else. What it ends must end all the same.
+            stack.metrics.dropped(DropReason::BadResponse);
+            if response.status >= 200 {
+                self.failed(stack, id, Candidate::Own(502), now, out);
+            }
+            return;
+        }
         match response.status {
             100..=199 => {
                 branch.phase = BranchPhase::Provisional;

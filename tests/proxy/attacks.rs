@@ -1,0 +1,247 @@
+//! Peers that mean harm, or send what nobody expects: the proxy answers, counts or drops it, and nothing is left.
+
+use bench_harness::sip::Message;
+use ringway::metrics::DropReason;
+
+use crate::messages::*;
+use crate::world::{SERVER, World};
+use crate::{CAROL, TO_BOB, ack_of, ask, cancel, ends_empty, reply, within, world};
+
+fn begins(world: &mut World) -> (Message, Message) {
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    (invite, there)
+}
+
+#[test]
+fn a_response_with_no_way_back_is_not_passed_on() {
+    for status in [180, 200, 486] {
+        let mut world = world(1, TO_BOB);
+        let (invite, there) = begins(&mut world);
+        let mut response = reply(&there, status, "b1", BOB).removing("Via");
+        response.insert("Via", there.top_via());
+        world.udp(BOB, &response);
+        assert_eq!(world.drops(DropReason::BadResponse), 1);
+        if status == 180 {
+            world.silent();
+            world.udp(BOB, &reply(&there, 486, "b1", BOB));
+            world.request(BOB, "ACK");
+            let failure = world.response(ALICE, 486);
+            world.udp(ALICE, &ack_of(&invite, &failure));
+        } else {
+            if status == 486 {
+                world.request(BOB, "ACK");
+            }
+            let failure = world.response(ALICE, 502);
+            world.udp(ALICE, &ack_of(&invite, &failure));
+        }
+        ends_empty(world);
+    }
+}
+
+#[test]
+fn responses_to_nothing_are_dropped() {
+    let mut world = world(1, TO_BOB);
+    let (invite, there) = begins(&mut world);
+    let ours = there.top_via().to_owned();
+    let forged = |kind: char| {
+        let at = ours.find("z9hG4bK").expect("a branch") + "z9hG4bK".len() + 1;
+        let mut text = ours.clone();
+        text.replace_range(at..=at, &kind.to_string());
+        text
+    };
+    // The token of another kind, one without its digest, and one of nobody.
+    for top in [
+        forged('6'),
+        forged('7'),
+        forged('2'),
+        ours[..ours.len() - 2].to_owned(),
+        via(SERVER, "x"),
+    ] {
+        let mut stray = reply(&there, 200, "b9", BOB).removing("Via");
+        stray.insert("Via", top);
+        stray.insert("Via", invite.text("Via"));
+        world.udp(BOB, &stray);
+        world.silent();
+    }
+    assert_eq!(world.drops(DropReason::StrayResponse), 5);
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(BOB, "ACK");
+    world.advance(40_000);
+    // Long after the transaction.
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    world.silent();
+    ends_empty(world);
+}
+
+#[test]
+fn what_grows_too_large_is_refused() {
+    let mut world = world(1, &format!("{TO_BOB}recurse = true\nadd_header = [\"X-A: b\"]\n"));
+    let mut many = ask("INVITE", "sip:bob@example.com", "many");
+    for _ in 0..245 {
+        many = many.with("X-Pad", "x");
+    }
+    world.udp(ALICE, &many);
+    world.response(ALICE, 100);
+    let failure = world.response(ALICE, 513);
+    world.udp(ALICE, &ack_of(&many, &failure));
+    let long = format!("sip:{}@example.com", "b".repeat(20_000));
+    world.udp(ALICE, &ask("OPTIONS", &long, "long"));
+    world.response(ALICE, 414);
+    // Just what a datagram takes, and no more after it has grown.
+    let full = ask("MESSAGE", "sip:bob@example.com", "full").with_body("text/plain", "x".repeat(64_900));
+    world.udp(ALICE, &full);
+    let there = world.request(BOB, "MESSAGE");
+    world.udp(BOB, &reply(&there, 200, "b", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}
+
+#[test]
+fn redirections_end() {
+    let mut world = world(1, &format!("{TO_BOB}recurse = true\n"));
+    let (invite, there) = begins(&mut world);
+    let mut moved = reply(&there, 302, "b", BOB).removing("Contact");
+    for n in 0..100 {
+        moved = moved.with("Contact", format!("<sip:c{n}@{CAROL}>"));
+    }
+    // Places that lead back here, or nowhere.
+    for place in [
+        format!("<sip:bob@{SERVER}>"),
+        "<tel:+1>".to_owned(),
+        "<sip:x@[ff02::1]>".to_owned(),
+    ] {
+        moved = moved.with("Contact", place);
+    }
+    world.udp(BOB, &moved);
+    world.request(BOB, "ACK");
+    // limits.forks_max is 8: so many places are tried in all.
+    let tried: Vec<Message> = (0..7).map(|_| world.request(CAROL, "INVITE")).collect();
+    world.silent();
+    for (n, there) in tried.iter().enumerate() {
+        let again = reply(there, 302, "c", CAROL).setting("Contact", format!("<sip:again{n}@{CAROL}>"));
+        world.udp(CAROL, &again);
+        world.request(CAROL, "ACK");
+    }
+    let failure = world.response(ALICE, 302);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
+fn a_proxy_that_is_its_own_next_hop_says_so() {
+    let mut world = world(1, "[[route]]\naction = \"proxy\"\nto = [\"request-uri\"]\n");
+    world.udp(ALICE, &ask("MESSAGE", &format!("sip:bob@{SERVER}"), "m1"));
+    world.response(ALICE, 482);
+    for nobody in [
+        "sip:bob@255.255.255.255",
+        "sip:bob@0.0.0.0",
+        "sip:bob@224.0.0.1",
+        "sip:bob@127.0.0.3:0",
+    ] {
+        world.udp(ALICE, &ask("MESSAGE", nobody, nobody));
+        world.response(ALICE, 502);
+    }
+    world.udp(ALICE, &ask("MESSAGE", "tel:+4930", "m2"));
+    world.response(ALICE, 416);
+    ends_empty(world);
+}
+
+#[test]
+fn a_route_header_is_no_way_past_the_table() {
+    let mut world = world(1, "[[route]]\naction = \"reject\"\n");
+    for route in [
+        format!("<sip:{BOB};lr>"),
+        format!("<sip:{SERVER};lr>, <sip:{BOB};lr>"),
+        format!("<sip:{SERVER};lr;rw=05000000000000000000000000000000>, <sip:{BOB};lr>"),
+        "<sip:".to_owned() + &"x".repeat(3_000) + ";lr>",
+        "garbage".to_owned(),
+    ] {
+        let request =
+            ask("MESSAGE", "sip:bob@example.com", &format!("m{}", route.len())).with("Route", &route);
+        world.udp(ALICE, &request.setting("To", "<sip:bob@example.com>;tag=b"));
+        world.response(ALICE, 403);
+    }
+    ends_empty(world);
+}
+
+#[test]
+fn a_storm_of_challenges_is_bounded() {
+    let places: Vec<String> = (1..=8).map(|n| format!("\"sip:127.0.9.{n}:5060\"")).collect();
+    let table = format!(
+        "[[route]]\naction = \"proxy\"\nfork = \"parallel\"\nto = [{}]\n",
+        places.join(", ")
+    );
+    let mut world = world(1, &table);
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    for n in 1..=8 {
+        let at = format!("127.0.9.{n}:5060");
+        let there = world.request(&at, "INVITE");
+        let mut failure = reply(&there, 407, "b", &at);
+        for _ in 0..6 {
+            failure = failure.with(
+                "Proxy-Authenticate",
+                format!("Digest realm=\"{}\"", "x".repeat(900)),
+            );
+        }
+        world.udp(&at, &failure);
+        world.request(&at, "ACK");
+    }
+    let failure = world.response(ALICE, 407);
+    let challenges = failure.get_all("Proxy-Authenticate").len();
+    assert!((12..=30).contains(&challenges), "{challenges}");
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
+fn cancels_of_all_kinds_leave_nothing() {
+    let mut world = world(1, TO_BOB);
+    let (invite, there) = begins(&mut world);
+    world.udp(BOB, &reply(&there, 180, "b1", BOB));
+    world.response(ALICE, 180);
+    for _ in 0..3 {
+        world.udp(ALICE, &cancel(&invite));
+        world.response(ALICE, 200);
+    }
+    let cancelled = world.request(BOB, "CANCEL");
+    world.silent();
+    world.udp(BOB, &reply(&cancelled, 481, "b1", BOB));
+    // It never answers its INVITE: RFC 3261 §9.1 gives up after 64*T1.
+    world.advance(33_000);
+    let failure = world.response(ALICE, 487);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    // After the end.
+    world.udp(ALICE, &cancel(&invite).setting("CSeq", "33302 CANCEL"));
+    world.forget_waiting();
+    world.advance(40_000);
+    world.forget_waiting();
+    ends_empty(world);
+}
+
+#[test]
+fn a_server_that_stops_takes_no_new_calls_and_lets_dialogs_end() {
+    let mut world = world(1, TO_BOB);
+    let (invite, there) = begins(&mut world);
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(BOB, "ACK");
+    world.drain();
+    world.udp(ALICE, &crate::ask("INVITE", "sip:bob@example.com", "c2"));
+    world.response(ALICE, 503);
+    world.udp(ALICE, &within("BYE", 33303, &invite, &ok));
+    let bye = world.request(BOB, "BYE");
+    world.udp(BOB, &reply(&bye, 200, "", BOB));
+    world.response(ALICE, 200);
+    world.forget_waiting();
+    world.advance(40_000);
+    world.forget_waiting();
+    ends_empty(world);
+}
