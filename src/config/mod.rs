@@ -20,6 +20,7 @@ pub mod pattern;
 pub mod resolve;
 pub mod route;
 mod route_keys;
+mod route_match;
 mod rows;
 pub mod schema;
 mod toml_file;

@@ -2,12 +2,13 @@
 //!
 //! A request that is forwarded with state has a response context ([`context`]): its server transaction, and a branch with a
 //! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] §16.6, [`response`]
-//! §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our Record-Route and go
+//! and [`best`] §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our Record-Route and go
 //! on to where they say themselves.
 //!
 //! Nothing is copied but once: a request is written with its edits into the buffer that its first client transaction keeps.
 //! Further branches, and answers of our own, are made from that buffer.
 
+mod best;
 mod context;
 mod forward;
 mod relay;

@@ -7,26 +7,21 @@ use crate::msg::edit::Edits;
 use crate::msg::lex::Elements;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
-use crate::msg::name_addr::{self, Contacts};
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, scan};
-use crate::msg::status::reason_phrase;
-use crate::msg::uri::Uri;
 use crate::time::Instant;
 use crate::transaction::key::Key;
 use crate::transaction::{Notice, Stack};
 use crate::wire::{Effects, Flow};
 
-use super::context::{Best, BranchPhase};
-use super::targets::Target;
+use super::best::{Candidate, is_challenge};
+use super::context::BranchPhase;
 use super::{BranchId, ContextId, Proxy};
 
 /// What an answer of our own adds to the lines that it repeats.
 const RESPONSE_SLACK: usize = 512;
 /// Reason lines that a CANCEL hands on (RFC 3326).
 const REASON_BYTES_MAX: usize = 1_024;
-/// Challenge lines that may be gathered: §16.7 step 7.
-const CHALLENGES_BYTES_MAX: usize = 16_384;
 
 impl Proxy {
     /// A response on a branch.
@@ -266,233 +261,8 @@ impl Proxy {
         self.finish(stack, context_id, &candidate, now, out);
     }
 
-    /// §16.5: the contacts of a 3xx become places to try. `false`: none does.
-    fn follow(&mut self, stack: &Stack, id: ContextId, response: &Response<'_>, out: &mut Effects) -> bool {
-        let Some(context) = self.contexts.get(id) else {
-            return false;
-        };
-        if !context.policy.recurse
-            || context.is_cancelled
-            || usize::from(context.tried) >= stack.cfg.limits.forks_max
-        {
-            return false;
-        }
-        let Some(flow) = stack.flow_of(context.server) else {
-            return false;
-        };
-        let Ok(Contacts::List(contacts)) = name_addr::contacts(response.msg) else {
-            return false;
-        };
-        let mut targets = self
-            .targets
-            .take()
-            .expect("whoever takes the targets puts them back");
-        targets.clear();
-        let waiting = context.targets;
-        if let Some(waiting) = waiting {
-            targets.set_from_bytes(out.pool.get(waiting));
-        }
-        let mut is_followed = false;
-        for contact in contacts.flatten() {
-            let is_uri = Uri::parse(contact.uri).is_ok_and(|uri| uri.headers.is_empty());
-            is_followed |= is_uri
-                && targets.push(&Target {
-                    uri: contact.uri,
-                    is_next_hop: false,
-                    // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
-                    q: 1_000,
-                    prefer: Flow { conn: None, ..flow },
-                });
-        }
-        let kept = is_followed.then(|| out.pool.put(targets.as_bytes())).flatten();
-        self.targets = Some(targets);
-        let Some(kept) = kept else { return false };
-        if let Some(old) = waiting {
-            out.pool.release(old);
-        }
-        if let Some(context) = self.contexts.get_mut(id) {
-            context.targets = Some(kept);
-        }
-        true
-    }
-
-    /// A failure of our own among others: a place that could not be reached.
-    pub(super) fn keep_own(&mut self, stack: &Stack, id: ContextId, status: u16, out: &mut Effects) {
-        self.keep(stack, id, &Candidate::Own(status), out);
-    }
-
-    /// Keeps a failure while others may still be better: §16.7 step 4.
-    fn keep(&mut self, stack: &Stack, id: ContextId, candidate: &Candidate<'_, '_>, out: &mut Effects) {
-        if let Candidate::Received(response) = candidate
-            && is_challenge(response.status)
-        {
-            self.gather_challenges(id, response, out);
-        }
-        let status = candidate.status();
-        let is_better = self
-            .contexts
-            .get(id)
-            .is_some_and(|context| context.best.is_none_or(|best| rank(status) < rank(best.status)));
-        if !is_better {
-            return;
-        }
-        let response = match candidate {
-            Candidate::Received(response) => self.write_back(stack, response, Some(b""), out),
-            Candidate::Own(_) => None,
-        };
-        let Some(context) = self.contexts.get_mut(id) else {
-            return;
-        };
-        let old = context.best.replace(Best { status, response });
-        if let Some(old) = old.and_then(|best| best.response) {
-            out.pool.release(old);
-        }
-    }
-
-    /// §16.7 step 7: the challenges of all 401 and 407 go back together.
-    fn gather_challenges(&mut self, id: ContextId, response: &Response<'_>, out: &mut Effects) {
-        let Some(context) = self.contexts.get_mut(id) else {
-            return;
-        };
-        for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
-            for line in response.msg.lines_of(name) {
-                let bytes = response.msg.line_bytes(line);
-                context.challenges = match context.challenges {
-                    None => out.pool.put(bytes),
-                    Some(kept) if out.pool.get(kept).len() + bytes.len() > CHALLENGES_BYTES_MAX => Some(kept),
-                    Some(kept) => Some(out.pool.append(kept, bytes).unwrap_or(kept)),
-                };
-            }
-        }
-    }
-
-    /// Answers a context that nothing is open or left to try of, with the best there was.
-    pub(super) fn conclude_if_nothing_is_open(
-        &mut self,
-        stack: &mut Stack,
-        id: ContextId,
-        request: Option<&Request<'_>>,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let Some(context) = self.contexts.get(id) else {
-            return;
-        };
-        if context.is_answered || context.targets.is_some() || self.open(id).0 {
-            return;
-        }
-        match context.best {
-            Some(Best {
-                response: Some(_), ..
-            }) => {
-                self.finish(stack, id, &Candidate::Own(UNRANKED), now, out);
-            }
-            Some(Best {
-                status,
-                response: None,
-            }) => self.conclude(stack, id, (status, reason_phrase(status)), request, now, out),
-            None if context.is_cancelled => {
-                self.conclude(stack, id, (487, reason_phrase(487)), request, now, out);
-            }
-            None => self.conclude(stack, id, (480, "No Place To Try"), request, now, out),
-        }
-    }
-
-    /// All branches have failed, the last one with `last`: the best failure goes back. §16.7 step 6.
-    fn finish(
-        &mut self,
-        stack: &mut Stack,
-        id: ContextId,
-        last: &Candidate<'_, '_>,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let Some(context) = self.contexts.get(id) else {
-            return;
-        };
-        let server = context.server;
-        let best = context
-            .best
-            .filter(|best| rank(best.status) <= rank(last.status()));
-        let challenges = context.challenges;
-        let (status, buf) = match (best, last) {
-            (Some(Best { status, response }), last) => {
-                if let (Candidate::Received(response), true) = (last, is_challenge(status))
-                    && is_challenge(response.status)
-                {
-                    self.gather_challenges(id, response, out);
-                }
-                match response {
-                    Some(_) => (status, self.write_best(stack, id, status, out)),
-                    None => {
-                        self.conclude(stack, id, (status, reason_phrase(status)), None, now, out);
-                        return;
-                    }
-                }
-            }
-            (None, Candidate::Received(response)) => {
-                let status = response.status;
-                let more = challenges.filter(|_| is_challenge(status));
-                let text = more.map(|more| out.pool.get(more).to_vec());
-                (status, self.write_last(stack, response, text.as_deref(), out))
-            }
-            (None, Candidate::Own(status)) => {
-                self.conclude(stack, id, (*status, reason_phrase(*status)), None, now, out);
-                return;
-            }
-        };
-        match buf {
-            Some(buf) => stack.send_response(server, passed_on(status), buf, now, out),
-            None => stack.abandon(server, out),
-        }
-        self.settle(stack, id, out);
-    }
-
-    /// Answers a context with a final response of our own. `request`: the request where it is at hand.
-    pub(super) fn conclude(
-        &mut self,
-        stack: &mut Stack,
-        id: ContextId,
-        (status, reason): (u16, &str),
-        request: Option<&Request<'_>>,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let Some(context) = self.contexts.get(id) else {
-            return;
-        };
-        let (server, method, is_cancelled) = (context.server, context.method, context.is_cancelled);
-        // Whoever hung up is told that, not that nobody answered.
-        let (status, reason) = if is_cancelled && status == 408 {
-            (487, reason_phrase(487))
-        } else {
-            (status, reason)
-        };
-        if status == 408 && method != Method::Invite {
-            // RFC 4320 §4.2: a 408 to anything but INVITE comes too late for everybody.
-            stack.abandon(server, out);
-            self.settle(stack, id, out);
-            return;
-        }
-        let extra = |w: &mut Writer<'_>| {
-            if status == 503 {
-                w.put(super::RETRY_AFTER);
-            }
-        };
-        match request {
-            Some(request) => {
-                stack.respond_because(server, request, (status, reason), None, extra, now, out);
-            }
-            None => match self.write_own(stack, id, (status, reason), extra, out) {
-                Some(buf) => stack.send_response(server, status, buf, now, out),
-                None => stack.abandon(server, out),
-            },
-        }
-        self.settle(stack, id, out);
-    }
-
     /// A response of our own, from what was forwarded or kept of its request.
-    fn write_own(
+    pub(super) fn write_own(
         &mut self,
         stack: &mut Stack,
         id: ContextId,
@@ -545,7 +315,7 @@ impl Proxy {
     // ---- Writing ---------------------------------------------------------------------------------------------------
 
     /// A response as it goes back: without our Via. `challenges`: what comes in the place of its challenge lines.
-    fn write_back(
+    pub(super) fn write_back(
         &mut self,
         stack: &Stack,
         response: &Response<'_>,
@@ -563,7 +333,7 @@ impl Proxy {
     }
 
     /// The response that came last, as it goes back, with the challenges of others.
-    fn write_last(
+    pub(super) fn write_last(
         &mut self,
         stack: &Stack,
         response: &Response<'_>,
@@ -599,7 +369,7 @@ impl Proxy {
     }
 
     /// The best failure, which was kept, with the challenges of all.
-    fn write_best(
+    pub(super) fn write_best(
         &mut self,
         stack: &Stack,
         id: ContextId,
@@ -624,51 +394,6 @@ impl Proxy {
         self.table = Some(table);
         out.pool.release(kept);
         written
-    }
-}
-
-/// A final response that is no 2xx.
-enum Candidate<'r, 'm> {
-    Received(&'r Response<'m>),
-    /// One of our own: nothing came, or nothing could be sent.
-    Own(u16),
-}
-
-impl Candidate<'_, '_> {
-    fn status(&self) -> u16 {
-        match self {
-            Candidate::Received(response) => response.status,
-            Candidate::Own(status) => *status,
-        }
-    }
-}
-
-/// Worse than every status.
-const UNRANKED: u16 = 0;
-
-const fn is_challenge(status: u16) -> bool {
-    matches!(status, 401 | 407)
-}
-
-/// §16.7 step 6: a 503 says that nothing at all can be served here, which a proxy does not know.
-const fn passed_on(status: u16) -> u16 {
-    if status == 503 { 500 } else { status }
-}
-
-/// §16.7 step 6: a 6xx is the best, else the lowest class; within 4xx what helps the caller to do better.
-const fn rank(status: u16) -> u16 {
-    match status {
-        UNRANKED => u16::MAX,
-        600..=699 => 0,
-        300..=399 => 10,
-        401 | 407 => 20,
-        415 | 420 | 484 => 21,
-        // Our own of a branch that was silent, and those of branches that were cancelled, say the least.
-        408 => 28,
-        487 => 29,
-        400..=499 => 22,
-        503 => 39,
-        _ => 30,
     }
 }
 
