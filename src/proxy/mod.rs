@@ -2,8 +2,8 @@
 //!
 //! A request that is forwarded with state has a response context ([`context`]): its server transaction, and a branch with a
 //! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] §16.6, [`response`]
-//! and [`best`] §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our Record-Route and go
-//! on to where they say themselves.
+//! and [`best`] §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our
+//! Record-Route and go on to where they say themselves.
 //!
 //! Nothing is copied but once: a request is written with its edits into the buffer that its first client transaction keeps.
 //! Further branches, and answers of our own, are made from that buffer.
@@ -155,13 +155,11 @@ impl Proxy {
             refuse_full(stack, request, flow, out);
             return None;
         };
-        let digest = match validate::check(stack, request, arrived) {
-            Ok(digest) => digest,
-            Err(refused) => {
-                refused.answer(stack, tx, request, now, out);
-                return None;
-            }
-        };
+        let digest = validate::digest(stack, request, arrived);
+        if let Err(refused) = validate::check(stack, request, arrived, Some(digest)) {
+            refused.answer(stack, tx, request, now, out);
+            return None;
+        }
         if self.is_draining && request.to_tag.is_none() {
             Refused::with(503, "Server Stopping").answer(stack, tx, request, now, out);
             return None;

@@ -40,11 +40,11 @@ impl Proxy {
         flow: Flow,
         out: &mut Effects,
     ) {
-        let sent = match check(stack, request, arrived) {
-            Ok(_) if self.is_draining && request.to_tag.is_none() && request.method == Method::Invite => {
+        let sent = match check(stack, request, arrived, None) {
+            Ok(()) if self.is_draining && request.to_tag.is_none() && request.method == Method::Invite => {
                 Err(Refused::with(503, "Server Stopping"))
             }
-            Ok(_) => self.send_on(stack, request, arrived, policy, flow, out),
+            Ok(()) => self.send_on(stack, request, arrived, policy, flow, out),
             Err(refused) => Err(refused),
         };
         match sent {

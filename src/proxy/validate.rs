@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::msg::build::Writer;
-use crate::msg::lex::Elements;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
@@ -144,8 +143,13 @@ impl Refused {
     }
 }
 
-/// §16.3. The digest is what stands for the request in our branches.
-pub fn check(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> Result<u64, Refused> {
+/// §16.3. `digest`: that of the request, where it is worked out already.
+pub fn check(
+    stack: &Stack,
+    request: &Request<'_>,
+    arrived: &Arrived<'_>,
+    digest: Option<u64>,
+) -> Result<(), Refused> {
     // §16.3 step 3.
     if request.max_forwards == Some(0) {
         return Err(Refused::with(483, "Too Many Hops"));
@@ -159,19 +163,18 @@ pub fn check(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> Res
         return Err(Refused::with(440, "Max-Breadth Exceeded"));
     }
     // §16.3 step 4, RFC 5393 §4.2: it has been here before, and was for the same place then.
-    let digest = digest(stack, request, arrived);
-    if is_loop(stack, request, digest) {
+    if is_loop(stack, request, arrived, digest) {
         return Err(Refused::with(482, "Loop Detected"));
     }
     // §16.3 step 5: no extension of a proxy is understood here.
     if request.msg.elements(Name::ProxyRequire).next().is_some() {
         return Err(Refused::with(420, "Bad Extension"));
     }
-    Ok(digest)
+    Ok(())
 }
 
-/// RFC 5393 §4.2.1: over all that decides where the request goes, and what tells it from others.
-fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
+/// What stands for a request in our branches. RFC 5393 §4.2.1: over all that decides where the request goes, and what tells it from others.
+pub fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
     let next_route = request.msg.elements(Name::Route).nth(arrived.popped);
     stack.key.digest(&[
         request.uri,
@@ -184,26 +187,23 @@ fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
     ])
 }
 
-fn is_loop(stack: &Stack, request: &Request<'_>, digest: u64) -> bool {
+/// Whether a Via is ours and stands for the same request. Most requests have one Via, which is read already.
+fn is_loop(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>, known: Option<u64>) -> bool {
     const OURS_LEN: usize = BRANCH_COOKIE.len() + TOKEN_LEN + 1 + DIGEST_LEN;
-    let text = digest_text(digest);
-    let mut vias = request
-        .msg
-        .lines_of(Name::Via)
-        .flat_map(|line| Elements::new(request.msg.value_of(line)));
-    vias.any(|element| {
-        // The text is looked for first: it stands in few Via of others.
-        memchr::memmem::find(element, &text).is_some()
-            && Via::parse(element)
-                .ok()
-                .and_then(|via| via.branch)
-                .is_some_and(|branch| {
-                    branch.len() == OURS_LEN
-                        && branch.ends_with(&text)
-                        && stack
-                            .key
-                            .parse_branch(branch)
-                            .is_some_and(|token| token.kind == TokenKind::Transaction)
-                })
-    })
+    let mut text = known.map(digest_text);
+    let mut is_same = |branch: Option<&[u8]>| {
+        branch
+            .filter(|branch| branch.len() == OURS_LEN)
+            .is_some_and(|branch| {
+                let text = text.get_or_insert_with(|| digest_text(digest(stack, request, arrived)));
+                branch.ends_with(&text[..])
+                    && stack
+                        .key
+                        .parse_branch(branch)
+                        .is_some_and(|token| token.kind == TokenKind::Transaction)
+            })
+    };
+    is_same(request.via.branch)
+        || (request.msg.elements(Name::Via).skip(1))
+            .any(|element| Via::parse(element).is_ok_and(|via| is_same(via.branch)))
 }
