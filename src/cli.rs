@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::ask;
 use crate::config::load::load_file;
 use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
 use crate::control::trial::Question;
@@ -28,7 +29,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done: the server stopped as asked, the check or the demo found nothing wrong
   1  failed: an address that can't be bound, a kernel without io_uring, a call that went wrong
-  2  the command line or the configuration is wrong; every mistake is told, nothing was started";
+  2  the command line or the configuration is wrong; every mistake is told, nothing was started
+  3  no server answers where one was to be asked
+  4  the server has no such subscriber, call or histogram";
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub enum Command {
     Demo(DemoOptions),
     /// Print the example file.
     ExampleConfig,
+    /// Ask a running server.
+    Ask(ask::Question),
     /// Print a text: a page of help.
     Help(String),
     /// Print the completion script of a shell.
@@ -128,6 +133,8 @@ enum Verb {
     Demo(DemoArgs),
     /// Print a configuration file with every key, its default, unit and meaning
     ExampleConfig,
+    #[command(flatten)]
+    Ask(ask::Question),
     /// Explain a topic or a command; without a name list the topics
     Help {
         #[arg(value_name = "TOPIC")]
@@ -174,6 +181,9 @@ struct RunArgs {
     /// How it is logged: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Where the admin server speaks HTTP, e.g. 127.0.0.1:5080; "" for nowhere [default: 127.0.0.1:5080]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
     /// Serve addresses that are not loopback although nobody authenticates yet: whoever reaches one may register under any
     /// name and call
     #[arg(long)]
@@ -288,6 +298,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
                 .map(Command::Help)
                 .map_err(Refusal::NoTopic);
         }
+        Verb::Ask(question) => Ok(Command::Ask(question)),
         Verb::Completions { shell } => Ok(Command::Completions(shell)),
         Verb::Man { directory } => Ok(Command::ManPages(directory)),
     }
@@ -342,6 +353,12 @@ impl RunArgs {
                 value: FlagValue::Integers(cpus),
             }),
             kernel_level(self.kernel_level),
+            self.admin.map(|text| Flag {
+                name: "--admin",
+                section: "admin",
+                key: "listen",
+                value: FlagValue::Text(text),
+            }),
             log("--log", "level", self.log),
             log("--log-format", "format", self.log_format),
             self.open_registrar.then_some(Flag {

@@ -18,6 +18,11 @@ pub struct Topic {
 
 pub static TOPICS: &[Topic] = &[
     Topic {
+        name: "admin",
+        about: "how to ask a running server, over its socket and over HTTP",
+        text: include_str!("help/admin.txt"),
+    },
+    Topic {
         name: "config",
         about: "how a configuration is written, checked and overridden",
         text: include_str!("help/config.txt"),

@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+pub mod ask;
 pub mod b2bua;
 pub mod capture;
 pub mod channel;
@@ -13,6 +14,7 @@ pub mod dialog;
 pub mod help;
 pub mod ims;
 pub mod io;
+pub mod json;
 pub mod location;
 pub mod logging;
 pub mod metrics;

@@ -124,6 +124,16 @@ impl Location {
         self.bindings.len()
     }
 
+    /// One past the highest slot of a binding.
+    pub fn slots(&self) -> u32 {
+        self.bindings.slots()
+    }
+
+    /// The binding in a slot.
+    pub fn binding_at(&self, slot: u32) -> Option<&Binding> {
+        self.bindings.get(self.bindings.id_at(slot)?)
+    }
+
     /// The bindings of a subscriber in the order in which they were added.
     pub fn bindings_of(&self, key: AorKey) -> impl Iterator<Item = (BindingId, &Binding)> {
         let subscriber = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id));

@@ -4,12 +4,13 @@
 //! more than standard error does. Nothing is logged for each message at info: a busy server is silent.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::{EnvFilter, reload};
 
-use crate::config::{Config, LogFormat, Notice};
+use crate::config::{Config, LOG_FILTER, LogFormat, Notice};
 
 /// Sends every event from now on to standard error, as `config` says.
 ///
@@ -19,8 +20,34 @@ pub fn init(config: &Config) -> io::Result<()> {
     // https://no-color.org: any value but the empty one turns colours off.
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stderr().is_terminal() && !no_color;
-    tracing::subscriber::set_global_default(subscriber(config, colours, io::stderr)?)
-        .map_err(io::Error::other)
+    let (subscriber, filter) = subscriber(config, colours, io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    // Only whoever initialises twice could find it set, and that has just failed.
+    let _ = FILTER.set(filter);
+    Ok(())
+}
+
+/// Changes what is logged, by the handle that [`init`] left.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Has the log show what `directives` say from now on: as `log.level` in the configuration.
+///
+/// # Errors
+/// They are none; the text says what was expected.
+pub fn set_level(directives: &str) -> Result<(), String> {
+    crate::config::log_filter(directives).map_err(|hint| {
+        [Some(format!("expected {LOG_FILTER}")), hint]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("; ")
+    })?;
+    let filter = EnvFilter::builder()
+        .parse(directives)
+        .map_err(|error| error.to_string())?;
+    FILTER.get().ok_or("there is no log")?(filter)
 }
 
 /// What there is to say about the configuration, as the first lines of the log.
@@ -34,7 +61,11 @@ pub fn log_notices(notices: &[Notice]) {
 }
 
 /// Formats events into `writer`. Times are UTC, RFC 3339.
-fn subscriber<W>(config: &Config, colours: bool, writer: W) -> io::Result<Box<dyn Subscriber + Send + Sync>>
+fn subscriber<W>(
+    config: &Config,
+    colours: bool,
+    writer: W,
+) -> io::Result<(Box<dyn Subscriber + Send + Sync>, SetFilter)>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -47,9 +78,20 @@ where
         .with_ansi(colours)
         // A log that can't be written must not end the process: telling so on a closed standard error would panic.
         .log_internal_errors(false);
+    fn setter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> SetFilter {
+        Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+    }
     Ok(match config.log_format {
-        LogFormat::Human => Box::new(builder.compact().finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Human => {
+            let builder = builder.compact().with_filter_reloading();
+            let set = setter(builder.reload_handle());
+            (Box::new(builder.finish()), set)
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let set = setter(builder.reload_handle());
+            (Box::new(builder.finish()), set)
+        }
     })
 }
 
@@ -79,7 +121,7 @@ mod tests {
         };
         let page = Page::default();
         let writer = page.clone();
-        let subscriber = subscriber(&config, false, move || writer.clone()).expect("a filter");
+        let (subscriber, _) = subscriber(&config, false, move || writer.clone()).expect("a filter");
         tracing::subscriber::with_default(subscriber, events);
         let bytes = page.0.lock().expect("one writer").clone();
         String::from_utf8(bytes)

@@ -8,7 +8,7 @@ use ringway::config::{Machine, example};
 use ringway::control::trial;
 use ringway::io::probe::Features;
 use ringway::routing::explain;
-use ringway::{demo, help, logging, run};
+use ringway::{ask, demo, help, logging, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             }
         },
         Ok(Command::ExampleConfig) => print_out(&example::example()),
+        Ok(Command::Ask(question)) => ExitCode::from(ask::run(&question)),
         Ok(Command::Help(text)) => print_out(&text),
         Ok(Command::Completions(shell)) => print_out(&String::from_utf8_lossy(&help::completions(
             &mut cli::description(),

@@ -159,6 +159,8 @@ named_enum! {
         Histograms = "histograms",
         CallRecord = "call_record",
         Captured = "captured",
+        Page = "page",
+        Done = "done",
     }
 }
 

@@ -18,12 +18,22 @@ use std::sync::Arc;
 
 use crate::capture::{Captured, Filter, TraceSet, TraceSlot};
 use crate::channel::{self, channel};
+use crate::json::Page;
 use crate::metrics::{Histograms, Metrics, TellKind};
 use crate::record::CallRecord;
 
 /// Which question is answered: any number that the control thread likes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u32);
+
+/// What can be listed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Listing {
+    Registrations,
+    Calls,
+    Subscriptions,
+    Connections,
+}
 
 /// What the control thread asks of a shard. The bytes that go with it are named at each.
 #[derive(Debug)]
@@ -47,6 +57,24 @@ pub enum Ask {
     EndTrace {
         slot: TraceSlot,
     },
+    /// List what there is from the slot `cursor` on, as much as one turn may take and `page` holds. Bytes: an address-of-record or
+    /// a Call-ID that alone is wanted; empty: everything. A question: [`Tell::Page`].
+    List {
+        request: RequestId,
+        listing: Listing,
+        cursor: u32,
+        page: Box<Page>,
+    },
+    /// Remove all bindings of a subscriber. Bytes: the address-of-record. A question: [`Tell::Done`].
+    Unregister {
+        request: RequestId,
+    },
+    /// A BYE to both sides of a call. A question: [`Tell::Done`].
+    HangUp {
+        request: RequestId,
+        slot: u32,
+        generation: u32,
+    },
 }
 
 /// What a shard tells the control thread. The bytes that go with it are named at each.
@@ -67,6 +95,14 @@ pub enum Tell {
         traces: TraceSet,
         call_len: u32,
     },
+    /// An answer: a page of a listing; the rest begins at `next`.
+    Page {
+        request: RequestId,
+        page: Box<Page>,
+        next: Option<u32>,
+    },
+    /// An answer: how many bindings or calls were ended.
+    Done { request: RequestId, count: u32 },
 }
 
 impl Ask {
@@ -74,7 +110,7 @@ impl Ask {
     pub const fn is_question(&self) -> bool {
         match self {
             Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Trace { .. } | Ask::EndTrace { .. } => false,
-            Ask::Histograms { .. } => true,
+            Ask::Histograms { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
         }
     }
 
@@ -82,7 +118,12 @@ impl Ask {
     const fn is_order(&self) -> bool {
         match self {
             Ask::Drain | Ask::HangUpAll | Ask::Stop => true,
-            Ask::Histograms { .. } | Ask::Trace { .. } | Ask::EndTrace { .. } => false,
+            Ask::Histograms { .. }
+            | Ask::List { .. }
+            | Ask::Unregister { .. }
+            | Ask::HangUp { .. }
+            | Ask::Trace { .. }
+            | Ask::EndTrace { .. } => false,
         }
     }
 }
@@ -93,12 +134,14 @@ impl Tell {
             Tell::Histograms { .. } => TellKind::Histograms,
             Tell::CallRecord(_) => TellKind::CallRecord,
             Tell::Captured { .. } => TellKind::Captured,
+            Tell::Page { .. } => TellKind::Page,
+            Tell::Done { .. } => TellKind::Done,
         }
     }
 
     pub const fn is_answer(&self) -> bool {
         match self {
-            Tell::Histograms { .. } => true,
+            Tell::Histograms { .. } | Tell::Page { .. } | Tell::Done { .. } => true,
             Tell::CallRecord(_) | Tell::Captured { .. } => false,
         }
     }

@@ -139,6 +139,29 @@ pub fn process(
     done
 }
 
+/// Removes every binding of the subscriber `key`.
+pub fn remove_all(
+    location: &mut Location,
+    key: AorKey,
+    wheel: &mut Wheel<Timer>,
+    pool: &mut Pool,
+    now: Instant,
+) -> Committed {
+    let mut plan = std::mem::take(&mut location.plan);
+    plan.changes
+        .extend(location.bindings_of(key).map(|(id, _)| Change {
+            target: Some(id),
+            fresh: None,
+        }));
+    // Fewer contacts than before are within every limit.
+    let done = location
+        .commit(key, &mut plan, wheel, pool, now)
+        .unwrap_or_default();
+    plan.abandon(pool);
+    location.plan = plan;
+    done
+}
+
 /// Writes a Contact line for every binding of the subscriber: §10.3 step 8.
 pub fn put_contacts(location: &Location, key: AorKey, pool: &Pool, now: Instant, w: &mut Writer<'_>) {
     for said in current(location, key, now) {
@@ -285,9 +308,14 @@ impl<'p> Planner<'p> {
             uri: said.uri.raw,
             params: Params::new(said.params),
             call_id: self.request.call_id,
+            aor: self.request.to.uri,
         };
         // One more than received: a semicolon before the first parameter too.
-        let size = said.uri.raw.len() + said.params.len() + self.request.call_id.len() + 1;
+        let size = said.uri.raw.len()
+            + said.params.len()
+            + self.request.call_id.len()
+            + self.request.to.uri.len()
+            + 1;
         let tcp = Transport::Tcp.name().as_bytes();
         Ok(Fresh {
             text: Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?,

@@ -40,6 +40,23 @@ impl Instant {
     }
 }
 
+/// Year, month (1 to 12) and day (1 to 31) of the Gregorian calendar, `days` after 1 January 1970.
+pub const fn civil(days: u64) -> (u64, u64, u64) {
+    // Years are counted from 1 March, so that the leap day is the last of its year; 719468 days lie between 1 March of
+    // year 0 and 1970, and 400 years have 146097 days.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // March to July and August to December both run 31 30 31 30 31: 153 days in five months.
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + (month <= 2) as u64;
+    (year, month, day)
+}
+
 impl Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, rhs: Duration) -> Instant {

@@ -6,6 +6,8 @@
 // The phones live in real time.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "flows/admin.rs"]
+mod admin;
 #[path = "flows/calls.rs"]
 mod calls;
 #[path = "flows/dialogs.rs"]

@@ -22,7 +22,7 @@ enum Rule {
 const LAYERS: &[(&[&str], Rule)] = &[
     (
         &[
-            "time", "channel", "port", "wire", "pool", "slots", "token", "owner", "record", "capture",
+            "time", "channel", "json", "port", "wire", "pool", "slots", "token", "owner", "record", "capture",
         ],
         Rule::Together,
     ),
@@ -48,7 +48,7 @@ const LAYERS: &[(&[&str], Rule)] = &[
     ),
     (&["control"], Rule::Apart),
     (
-        &["run", "demo", "cli", "help", "logging", "lib", "main"],
+        &["run", "demo", "cli", "ask", "help", "logging", "lib", "main"],
         Rule::Together,
     ),
 ];

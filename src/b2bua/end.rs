@@ -222,6 +222,17 @@ impl B2bua {
         }
     }
 
+    /// Ends a call because somebody who runs the server says so. `false`: it is over already.
+    pub fn end_call(&mut self, stack: &mut Stack, id: CallId, now: Instant, out: &mut Effects) -> bool {
+        match self.calls.get(id).map(|call| call.phase) {
+            Some(Phase::Locating | Phase::Ringing | Phase::Answered) => {
+                self.hang_up(stack, id, EndReason::Operator, now, out);
+                true
+            }
+            Some(Phase::Ending) | None => false,
+        }
+    }
+
     /// Hangs up every call: the time for draining is over.
     pub fn hang_up_all(&mut self, stack: &mut Stack, now: Instant, out: &mut Effects) {
         for slot in 0..self.calls.slots() {

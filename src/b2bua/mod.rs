@@ -11,6 +11,7 @@ mod end;
 mod in_dialog;
 mod record;
 mod setup;
+mod view;
 mod write;
 
 use crate::msg::build::{self, Writer};
@@ -28,6 +29,7 @@ use crate::wire::Effects;
 
 pub use call::{BranchId, CallId, ExchangeId, LegId, Phase, Side};
 pub use setup::Begun;
+pub use view::{CallView, LegView};
 
 use call::{Branch, BranchPhase, Call, Exchange, Leg};
 use record::Notes;

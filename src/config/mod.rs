@@ -6,7 +6,7 @@
 //! fills in what only the machine knows (CPUs, memory, addresses) and gives the `Config`. Whatever is wrong is told at
 //! once, as [`Errors`]. [`example`] writes the same list as a file to start from.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub use error::{ConfigError, Errors, Notice, Origin};
 pub use load::{Flag, FlagValue, Loaded, Settings, load};
 pub use machine::Machine;
 pub use route_keys::ROUTE_KEYS;
-pub use value::near_miss;
+pub use value::{LOG_FILTER, log_filter, near_miss};
 
 /// One local address and transport that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -155,6 +155,21 @@ pub struct Records {
     pub waiting_max: usize,
 }
 
+/// Where people and programs ask a running server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// Where HTTP is served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// What whoever asks over HTTP must present (`Authorization: Bearer`); empty: nobody is asked for it.
+    pub token: String,
+    /// The unix socket of the command line; `None`: none.
+    pub socket: Option<PathBuf>,
+}
+
+/// Where HTTP is served unless something else is said. That it is taken is no reason not to start.
+pub const ADMIN_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5080);
+pub const ADMIN_SOCKET_DEFAULT: &str = "/run/ringway/ringway.sock";
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     Human,
@@ -213,6 +228,7 @@ pub struct Config {
     /// A `tracing` filter directive: `info`, `debug`, `ringway::io=trace`.
     pub log: String,
     pub log_format: LogFormat,
+    pub admin: Admin,
     pub histograms: HistogramFiles,
     /// Option tags that an INVITE must say it supports: else 421.
     pub extensions_required: Vec<String>,
@@ -245,6 +261,11 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             log: "info".to_owned(),
             log_format: LogFormat::Human,
+            admin: Admin {
+                listen: Some(ADMIN_LISTEN_DEFAULT),
+                token: String::new(),
+                socket: Some(PathBuf::from(ADMIN_SOCKET_DEFAULT)),
+            },
             histograms: HistogramFiles {
                 directory: String::new(),
                 interval: Duration::from_secs(10),

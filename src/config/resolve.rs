@@ -37,6 +37,7 @@ pub fn resolve(settings: Settings, machine: &Machine, errors: &mut Vec<ConfigErr
     };
     resolver.shards();
     resolver.listeners();
+    resolver.admin();
     resolver.domains();
     resolver.routes();
     resolver.memory();
@@ -202,6 +203,29 @@ impl Resolver<'_> {
             format!("\"{entry}\""),
             Some(hint.to_owned()),
         );
+    }
+
+    /// Whoever reaches the admin server may end every call, so one that others reach asks for a token.
+    fn admin(&mut self) {
+        let Some(origin) = self.settings.origin("admin", "listen") else {
+            return;
+        };
+        let open = self
+            .config
+            .admin
+            .listen
+            .filter(|addr| !addr.ip().to_canonical().is_loopback());
+        if let Some(addr) = open
+            && self.config.admin.token.is_empty()
+        {
+            self.error(
+                origin,
+                "admin.listen",
+                "a loopback address, or a token in admin.token".to_owned(),
+                format!("\"{addr}\""),
+                Some("whoever reaches this address could end every call; set [admin] token".to_owned()),
+            );
+        }
     }
 
     /// What one listener says of itself.

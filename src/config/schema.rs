@@ -129,6 +129,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What the server times (time in the server by kind of message, INVITE to 180 and to 200, ...), interval by interval in \
          files that HdrHistogram's readers and plotters open.",
     ),
+    (
+        "admin",
+        "How a running server is asked what it does, and told what to do.",
+    ),
     ("udp", "What is special to UDP."),
     (
         "timers",
@@ -384,6 +388,55 @@ pub static KEYS: &[Key] = &[
         unit: "files",
         kind: count!(histograms.files_max, 1, 10_000),
         meaning: "Files that are kept; older ones are removed.",
+    },
+    Key {
+        section: "admin",
+        name: "listen",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::ADMIN_LISTEN,
+            get: |s| {
+                s.config
+                    .admin
+                    .listen
+                    .map_or(String::new(), |addr| addr.to_string())
+            },
+            set: |s, text| {
+                s.config.admin.listen = value::admin_listen(text)?;
+                Ok(())
+            },
+        },
+        meaning: "Where the live page, /metrics, /healthz, /readyz and the JSON API under /api/v1/ are served over HTTP. An address that \
+                  is not loopback needs a token. That the default is taken is a warning; that another is, an error.",
+    },
+    Key {
+        section: "admin",
+        name: "token",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::ADMIN_TOKEN,
+            get: |s| s.config.admin.token.clone(),
+            set: |s, text| {
+                s.config.admin.token = value::admin_token(text)?;
+                Ok(())
+            },
+        },
+        meaning: "What whoever asks over HTTP must present as \"Authorization: Bearer TOKEN\". Empty: nobody is asked for it.",
+    },
+    Key {
+        section: "admin",
+        name: "socket",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::PATH,
+            get: |s| value::path_text(s.config.admin.socket.as_deref()),
+            set: |s, text| {
+                s.config.admin.socket = value::path(text)?;
+                Ok(())
+            },
+        },
+        meaning: "The unix socket that the command line asks: ringway status and others. It is for the user alone who runs the server. \
+                  Empty: none.",
     },
     Key {
         section: "udp",
@@ -765,9 +818,17 @@ mod tests {
                 }
                 Kind::Integers { set, .. } => set(&mut settings, vec![7]),
                 Kind::Text { set, .. } => {
-                    let other = ["5.15", "debug", "json", "off"]
-                        .iter()
-                        .find(|text| set(&mut settings, text).is_ok());
+                    let other = [
+                        "5.15",
+                        "debug",
+                        "json",
+                        "off",
+                        "127.0.0.9:5061",
+                        "token",
+                        "/other",
+                    ]
+                    .iter()
+                    .find(|text| set(&mut settings, text).is_ok());
                     assert!(other.is_some(), "{}", key.path());
                 }
                 Kind::Texts { clear, push, .. } => {

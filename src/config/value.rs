@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 
@@ -316,6 +317,48 @@ pub fn segment_text(segment: Segment) -> &'static str {
 }
 
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What is taken for `admin.listen`.
+pub const ADMIN_LISTEN: &str = r#""IP:PORT" such as "127.0.0.1:5080", or "" for nowhere"#;
+
+pub fn admin_listen(text: &str) -> Result<Option<SocketAddr>, Wrong> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            let with_port = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 5080));
+            with_port.and_then(|addr| did_you_mean(&addr.to_string()))
+        }),
+    }
+}
+
+/// What is taken for `admin.token`: RFC 6750 §2.1.
+pub const ADMIN_TOKEN: &str = r#"letters, digits and -._~+/= without white space, or """#;
+
+pub fn admin_token(text: &str) -> Result<String, Wrong> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if text.bytes().all(is_token) {
+        Ok(text.to_owned())
+    } else {
+        Err(None)
+    }
+}
+
+/// What is taken for a path.
+pub const PATH: &str = r#"an absolute path, or "" for none"#;
+
+pub fn path(text: &str) -> Result<Option<PathBuf>, Wrong> {
+    match text {
+        "" => Ok(None),
+        text if text.starts_with('/') => Ok(Some(PathBuf::from(text))),
+        _ => Err(Some(
+            "where a relative path leads depends on where the server was started".to_owned(),
+        )),
+    }
+}
+
+pub fn path_text(path: Option<&Path>) -> String {
+    path.map_or(String::new(), |path| path.to_string_lossy().into_owned())
+}
 
 /// What is taken for `log.level`.
 pub const LOG_FILTER: &str =

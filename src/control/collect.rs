@@ -3,11 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
+use crate::control::history::History;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
 use crate::io::clock::Clock;
@@ -21,9 +23,10 @@ const SWAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a shard may take to answer before the others are not kept waiting any more; its answer counts when it comes.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
-/// The sums, and the interval that is running.
+/// The sums, and the second and the interval that are running.
 pub struct Collector {
-    totals: RefCell<Histograms<u64>>,
+    history: Arc<Mutex<History>>,
+    second: RefCell<Histograms<u64>>,
     interval: RefCell<Histograms<u64>>,
     /// Taken out while a file is written.
     files: RefCell<Option<HlogFiles>>,
@@ -39,7 +42,8 @@ impl Collector {
     /// Writes every `interval_length` to `files`, where there are any.
     pub fn new(files: Option<HlogFiles>, interval_length: Duration, clock: Clock) -> Collector {
         Collector {
-            totals: RefCell::default(),
+            history: Arc::default(),
+            second: RefCell::default(),
             interval: RefCell::default(),
             files: RefCell::new(files),
             interval_length,
@@ -50,8 +54,8 @@ impl Collector {
     }
 
     /// Everything that was timed since the start, a second ago or less.
-    pub fn with_totals<R>(&self, look: impl FnOnce(&Histograms<u64>) -> R) -> R {
-        look(&self.totals.borrow())
+    pub fn history(&self) -> Arc<Mutex<History>> {
+        Arc::clone(&self.history)
     }
 
     /// Collects for ever.
@@ -76,6 +80,7 @@ impl Collector {
                     self.add(recorded);
                 }
             }
+            self.end_second();
             let running = self.clock.now().since(self.interval_since.get());
             if running + SWAP_INTERVAL / 2 >= self.interval_length {
                 self.end_interval().await;
@@ -95,7 +100,7 @@ impl Collector {
     }
 
     fn add(&self, mut recorded: Box<Histograms>) {
-        self.totals.borrow_mut().add(&recorded);
+        self.second.borrow_mut().add(&recorded);
         if self.files.borrow().is_some() {
             self.interval.borrow_mut().add(&recorded);
         }
@@ -105,10 +110,17 @@ impl Collector {
 
     /// The shards have ended and had this left. Gives everything since the start.
     pub async fn finish(self, left: &Histograms<u64>) -> Histograms<u64> {
-        self.totals.borrow_mut().add(left);
+        self.second.borrow_mut().add(left);
         self.interval.borrow_mut().add(left);
+        self.end_second();
         self.end_interval().await;
-        self.totals.into_inner()
+        lock(&self.history).total().clone()
+    }
+
+    fn end_second(&self) {
+        let mut second = self.second.borrow_mut();
+        lock(&self.history).add(&second, self.clock.now());
+        second.reset();
     }
 
     async fn end_interval(&self) {
@@ -123,4 +135,9 @@ impl Collector {
         *self.interval.borrow_mut() = interval;
         *self.files.borrow_mut() = Some(files);
     }
+}
+
+/// What a panic elsewhere left is whole: it is changed in one step.
+pub fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
 use tokio_uring::fs::{File, OpenOptions};
 
@@ -157,6 +158,20 @@ fn head(now: Instant) -> String {
     )
 }
 
+/// A whole log of one histogram, of what was timed from `begun` to `now`.
+pub fn whole(timed: Timed, histogram: &Histogram<u64>, begun: Instant, now: Instant) -> String {
+    let mut text = head(begun);
+    put_line(
+        &mut text,
+        timed,
+        histogram,
+        begun,
+        now,
+        &mut V2DeflateSerializer::new(),
+    );
+    text
+}
+
 /// The lines of the interval from `begun` to `now`.
 fn lines(
     interval: &Histograms<u64>,
@@ -165,36 +180,43 @@ fn lines(
     serializer: &mut V2DeflateSerializer,
 ) -> String {
     let mut text = String::new();
-    let mut bytes = Vec::new();
-    let length = now.since(begun);
-    let begun = unix(begun);
     for timed in Timed::all() {
         let histogram = interval.get(timed);
-        if histogram.is_empty() {
-            continue;
+        if !histogram.is_empty() {
+            put_line(&mut text, timed, histogram, begun, now, serializer);
         }
-        bytes.clear();
-        if let Err(error) = serializer.serialize(histogram, &mut bytes) {
-            tracing::error!(?error, tag = timed.text(), "a histogram can't be encoded");
-            continue;
-        }
-        let _ = write!(
-            text,
-            "Tag={},{begun:.3},{:.3},{:.3},",
-            timed.text(),
-            length.as_secs_f64(),
-            histogram.max() as f64 / MAX_UNIT_NS,
-        );
-        BASE64_STANDARD.encode_string(&bytes, &mut text);
-        text.push('\n');
     }
     text
+}
+
+fn put_line(
+    text: &mut String,
+    timed: Timed,
+    histogram: &Histogram<u64>,
+    begun: Instant,
+    now: Instant,
+    serializer: &mut V2DeflateSerializer,
+) {
+    let mut bytes = Vec::new();
+    if let Err(error) = serializer.serialize(histogram, &mut bytes) {
+        tracing::error!(?error, tag = timed.text(), "a histogram can't be encoded");
+        return;
+    }
+    let _ = write!(
+        text,
+        "Tag={},{:.3},{:.3},{:.3},",
+        timed.text(),
+        unix(begun),
+        now.since(begun).as_secs_f64(),
+        histogram.max() as f64 / MAX_UNIT_NS,
+    );
+    BASE64_STANDARD.encode_string(&bytes, text);
+    text.push('\n');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hdrhistogram::Histogram;
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 

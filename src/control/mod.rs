@@ -1,10 +1,18 @@
-//! What people see of a server: never on the packet path.
+//! What people see of a server, and what they tell it: never on the packet path.
 
+pub mod api;
 pub mod capture;
+pub mod client;
 pub mod collect;
+pub mod desk;
+pub mod history;
 pub mod hlog;
+pub mod listen;
 pub mod ports;
+pub mod prometheus;
 pub mod records;
 pub mod rotation;
+pub mod status;
 pub mod summary;
+pub mod tables;
 pub mod trial;

@@ -124,7 +124,9 @@ impl Ports {
 
     fn on_tell(&self, tell: Tell, bytes: &[u8]) {
         match tell {
-            Tell::Histograms { request, .. } => self.answered(request, tell),
+            Tell::Histograms { request, .. } | Tell::Page { request, .. } | Tell::Done { request, .. } => {
+                self.answered(request, tell);
+            }
             Tell::CallRecord(record) => {
                 if let Some(records) = &*self.records.borrow() {
                     records.take(&record, bytes);

@@ -373,6 +373,12 @@ impl Ims {
         }
     }
 
+    /// Removes every binding of a subscriber. How many there were.
+    pub fn unregister(&mut self, stack: &mut Stack, aor: &Aor, now: Instant, out: &mut Effects) -> u32 {
+        let key = self.aors.key(aor);
+        register::unregister(self, stack, key, now, out)
+    }
+
     /// A timer that is not the transaction layer's.
     pub fn on_timer(&mut self, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
         let (slot, generation) = (timer.slot, timer.generation);

@@ -62,6 +62,16 @@ pub struct Subscription {
     gone: Option<BufId>,
 }
 
+/// A subscription as others may see it: for listings.
+pub struct SubscriptionView<'a> {
+    pub aor: &'a [u8],
+    /// Where its NOTIFYs are addressed to.
+    pub target: &'a [u8],
+    pub call_id: &'a [u8],
+    pub flow: Flow,
+    pub expires_at: Instant,
+}
+
 /// What the NOTIFYs of a subscription say beside its dialog, in one buffer: the address-of-record as a URI, and the Event
 /// value that was asked for, which may have an `id` (RFC 6665 §8.2.1).
 struct Topic {
@@ -125,6 +135,24 @@ impl RegEvent {
 
     pub fn len(&self) -> usize {
         self.subscriptions.len()
+    }
+
+    /// One past the highest slot of a subscription.
+    pub fn slots(&self) -> u32 {
+        self.subscriptions.slots()
+    }
+
+    /// The subscription in a slot.
+    pub fn subscription_at<'a>(&'a self, slot: u32, pool: &'a Pool) -> Option<SubscriptionView<'a>> {
+        let subscription = self.subscriptions.get(self.subscriptions.id_at(slot)?)?;
+        let dialog = subscription.dialog.parts(pool);
+        Some(SubscriptionView {
+            aor: subscription.topic.aor(pool),
+            target: dialog.target,
+            call_id: dialog.call_id,
+            flow: subscription.flow,
+            expires_at: subscription.expires_at,
+        })
     }
 
     pub fn is_empty(&self) -> bool {

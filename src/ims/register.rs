@@ -70,6 +70,18 @@ pub fn on_register(
     ims.location.release_removed(&mut out.pool);
 }
 
+/// Removes every binding of a subscriber, as somebody who runs the server wants it; whoever watches is told. How many there
+/// were.
+pub fn unregister(ims: &mut Ims, stack: &mut Stack, key: AorKey, now: Instant, out: &mut Effects) -> u32 {
+    let done = registrar::remove_all(&mut ims.location, key, &mut stack.wheel, &mut out.pool, now);
+    stack.metrics.registrations_removed.add(done.removed as u64);
+    if done.changed {
+        ims.reg_event.on_change(stack, &ims.location, key, now, out);
+    }
+    ims.location.release_removed(&mut out.pool);
+    done.removed as u32
+}
+
 /// A timer of kind [`crate::timer::TimerKind::Binding`] or [`crate::timer::TimerKind::Aor`] fired.
 pub fn on_timer(ims: &mut Ims, stack: &mut Stack, timer: Timer, now: Instant, out: &mut Effects) {
     let expired = ims.location.on_timer(timer, &mut stack.wheel, now);

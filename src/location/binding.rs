@@ -43,6 +43,7 @@ pub struct Text {
     uri_len: u16,
     params_len: u16,
     call_id_len: u16,
+    aor_len: u16,
     /// Where the value of `+sip.instance` stands among the parameters, quotes included; empty when there is none.
     instance_start: u16,
     instance_len: u16,
@@ -55,6 +56,8 @@ pub struct Wording<'a> {
     /// Parameters with what does not belong to the phone (`expires`) still among them.
     pub params: Params<'a>,
     pub call_id: &'a [u8],
+    /// The address-of-record as the phone writes it, for people to read.
+    pub aor: &'a [u8],
 }
 
 impl Text {
@@ -81,7 +84,7 @@ impl Text {
             }
         }
         let params_len = w.len() - wording.uri.len();
-        w.put(wording.call_id);
+        w.put(wording.call_id).put(wording.aor);
         let Some(len) = w.finish().filter(|&len| len <= BINDING_TEXT_MAX) else {
             pool.discard(draft);
             return None;
@@ -91,6 +94,7 @@ impl Text {
             uri_len: wording.uri.len() as u16,
             params_len: params_len as u16,
             call_id_len: wording.call_id.len() as u16,
+            aor_len: wording.aor.len() as u16,
             instance_start: instance_start as u16,
             instance_len: instance_len as u16,
         })
@@ -118,10 +122,15 @@ impl Text {
         (len > 0).then(|| &self.params(pool)[start..start + len])
     }
 
-    /// Whether URI, parameters and Call-ID are the same, byte for byte.
+    pub fn aor<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        let start = usize::from(self.uri_len) + usize::from(self.params_len) + usize::from(self.call_id_len);
+        &pool.get(self.buf)[start..start + usize::from(self.aor_len)]
+    }
+
+    /// Whether all texts are the same, byte for byte.
     pub(crate) fn says_the_same(&self, other: &Text, pool: &Pool) -> bool {
-        (self.uri_len, self.params_len, self.call_id_len)
-            == (other.uri_len, other.params_len, other.call_id_len)
+        (self.uri_len, self.params_len, self.call_id_len, self.aor_len)
+            == (other.uri_len, other.params_len, other.call_id_len, other.aor_len)
             && pool.get(self.buf) == pool.get(other.buf)
     }
 

@@ -11,6 +11,7 @@ use super::request::{Request, Salvage};
 use super::scan::{Line, Message};
 use super::via::Via;
 use crate::pool::{Marks, Written};
+use crate::time::civil;
 
 /// Writes into borrowed bytes. What does not fit is dropped and remembered: [`Writer::finish`] then says `None`.
 pub struct Writer<'b> {
@@ -311,21 +312,10 @@ pub fn http_date(w: &mut Writer<'_>, unix_secs: u64) {
     ];
     let days = unix_secs / 86_400;
     let second_of_day = unix_secs % 86_400;
-    // Years are counted from 1 March, so that the leap day is the last of its year; 719468 days lie between 1 March of
-    // year 0 and 1970, and 400 years have 146097 days.
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // March to July and August to December both run 31 30 31 30 31: 153 days in five months.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
+    let (year, month, day) = civil(days);
     w.put(WEEKDAYS[(days % 7) as usize]).put(b", ");
     two_digits(w, day);
-    w.put(b" ").put(MONTHS[month as usize]).put(b" ");
+    w.put(b" ").put(MONTHS[month as usize - 1]).put(b" ");
     two_digits(w, year / 100 % 100);
     two_digits(w, year % 100);
     for (separator, value) in [

@@ -1,5 +1,6 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
+mod admin;
 mod serve;
 mod service;
 mod shard_loop;

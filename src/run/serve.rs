@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, HistogramFiles, Records};
+use crate::config::{Config, HistogramFiles, example};
 use crate::control::collect::Collector;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
@@ -17,6 +17,7 @@ use crate::control::summary::Summary;
 use crate::io::clock::Clock;
 
 use super::Server;
+use super::admin::Admin;
 use super::service::Service;
 
 /// How often draining looks whether the last call has ended.
@@ -30,16 +31,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
 pub fn serve(cfg: Config) -> ExitCode {
-    let (drain, histograms, records) = (cfg.drain, cfg.histograms.clone(), cfg.records.clone());
-    tracing::info!(
-        shards = cfg.shards,
-        domains = ?cfg.domains,
-        kernel_level = ?cfg.kernel_level,
-        open_registrar = cfg.open_registrar,
-        "starting"
-    );
+    tracing::info!(configuration = example::effective(&cfg), "starting");
     log_memory(&cfg);
-    let server = match Server::start(cfg) {
+    let server = match Server::start(cfg.clone()) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!("{error}");
@@ -51,7 +45,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
-    tokio_uring::start(supervise(server, drain, histograms, records))
+    tokio_uring::start(supervise(server, cfg))
 }
 
 /// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
@@ -66,12 +60,8 @@ fn log_memory(cfg: &Config) {
     );
 }
 
-async fn supervise(
-    server: Server,
-    drain: Duration,
-    histograms: HistogramFiles,
-    records: Records,
-) -> ExitCode {
+async fn supervise(server: Server, cfg: Config) -> ExitCode {
+    let (drain, histograms, records) = (cfg.drain, &cfg.histograms, cfg.records.clone());
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -80,7 +70,7 @@ async fn supervise(
                 return ExitCode::FAILURE;
             }
         };
-    let collector = match open_files(&histograms, server.clock).await {
+    let collector = match open_files(histograms, server.clock).await {
         Ok(files) => Rc::new(Collector::new(files, histograms.interval, server.clock)),
         Err(error) => {
             tracing::error!(directory = histograms.directory, %error, "histograms can't be written");
@@ -110,14 +100,26 @@ async fn supervise(
         let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
         async move { collector.run(&ports).await }
     });
+    let admin = match Admin::start(&server, &collector, &cfg).await {
+        Ok(admin) => admin,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("ringway: {error}");
+            let _ = server.stop();
+            return ExitCode::FAILURE;
+        }
+    };
     tracing::info!("ready");
     let mut service = Service::new();
     service.ready("serving");
     loop {
-        if tokio::time::timeout(LOOK_INTERVAL, either(&mut terminate, &mut interrupt))
-            .await
-            .is_ok()
-        {
+        let asked_to_stop = async {
+            tokio::select! {
+                () = either(&mut terminate, &mut interrupt) => {}
+                () = admin.asked_to_drain() => {}
+            }
+        };
+        if tokio::time::timeout(LOOK_INTERVAL, asked_to_stop).await.is_ok() {
             break;
         }
         if server.has_failed() {
@@ -133,6 +135,7 @@ async fn supervise(
         "draining: new calls get 503; a second signal hangs up"
     );
     service.stopping(&format!("draining: {calls} calls in progress"));
+    admin.facts.set_draining();
     server.drain();
     let until_empty = async {
         // A shard publishes its calls at the end of a turn: one more look than seems needed.
@@ -161,6 +164,7 @@ async fn supervise(
             }
         }
     }
+    admin.end().await;
     for task in [hearing, collecting] {
         task.abort();
         let _ = task.await;

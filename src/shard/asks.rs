@@ -1,11 +1,13 @@
 //! What the control thread asks of a shard.
 
+use crate::b2bua::CallId;
 use crate::port::{Ask, Tell};
 use crate::tap::Tap;
 use crate::time::Instant;
 use crate::wire::Effects;
 
 use super::Shard;
+use super::listing::aor_of;
 
 /// Asks read in one turn, so that the control thread does not starve the sockets.
 const ASKS_PER_TURN: usize = 32;
@@ -20,13 +22,13 @@ impl Shard {
                 .asks
                 .as_mut()
                 .and_then(|asks| asks.pop(&mut self.letter));
-            let Some((ask, _)) = asked else { return false };
-            self.on_ask(ask, now, out);
+            let Some((ask, len)) = asked else { return false };
+            self.on_ask(ask, len, now, out);
         }
         true
     }
 
-    fn on_ask(&mut self, ask: Ask, now: Instant, out: &mut Effects) {
+    fn on_ask(&mut self, ask: Ask, len: usize, now: Instant, out: &mut Effects) {
         match ask {
             Ask::Drain => {
                 self.ims.calls.is_draining = true;
@@ -47,6 +49,31 @@ impl Shard {
             Ask::Histograms { request, empty } => {
                 let recorded = std::mem::replace(&mut self.stack.histograms, empty);
                 out.tell(Tell::Histograms { request, recorded }, b"");
+            }
+            Ask::List {
+                request,
+                listing,
+                cursor,
+                mut page,
+            } => {
+                let next = self.list(listing, cursor, &self.letter[..len], &mut page, now, &out.pool);
+                out.tell(Tell::Page { request, page, next }, b"");
+            }
+            Ask::Unregister { request } => {
+                let count = match aor_of(&self.letter[..len], &self.stack.cfg) {
+                    Some(aor) => self.ims.unregister(&mut self.stack, &aor, now, out),
+                    None => 0,
+                };
+                out.tell(Tell::Done { request, count }, b"");
+            }
+            Ask::HangUp {
+                request,
+                slot,
+                generation,
+            } => {
+                let id = CallId::new(slot, generation);
+                let count = u32::from(self.ims.calls.end_call(&mut self.stack, id, now, out));
+                out.tell(Tell::Done { request, count }, b"");
             }
         }
     }

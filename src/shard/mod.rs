@@ -6,6 +6,7 @@
 mod asks;
 mod dispatch;
 mod door;
+mod listing;
 pub mod mailbox;
 pub mod overload;
 mod receive;

@@ -1,7 +1,8 @@
 //! What the control thread asks of a shard and is told by it, without either thread.
 
+use ringway::json::Page;
 use ringway::metrics::{Histograms, MessageKind, Timed};
-use ringway::port::{Ask, RequestId, Tell};
+use ringway::port::{Ask, Listing, RequestId, Tell};
 use ringway::wire::Transport;
 
 use crate::messages::*;
@@ -80,5 +81,54 @@ fn a_call_is_timed_to_its_ringing_and_its_answer_and_so_are_its_transactions() {
     assert_eq!(metrics.retransmissions_sent.get(), 1);
     assert_eq!(metrics.received.get(Transport::Tcp, MessageKind::Bye), 0);
     world.silent();
+    world.end();
+}
+
+#[test]
+fn a_long_listing_comes_in_pages_of_bounded_work_and_holds_everybody_once() {
+    let mut world = World::new(1);
+    let mut expected = std::collections::BTreeSet::new();
+    for number in 0..1_500 {
+        let user = format!("user{number}");
+        world.udp(ALICE, &register(&user, ALICE, &format!("r{number}")));
+        world.response(ALICE, 200);
+        expected.insert(format!("sip:{user}@one.att.net"));
+    }
+    let (mut cursor, mut found, mut pages) = (0, std::collections::BTreeSet::new(), 0);
+    loop {
+        let request = RequestId(pages);
+        let ask = Ask::List {
+            request,
+            listing: Listing::Registrations,
+            cursor,
+            page: Box::new(Page::new(64 * 1_024)),
+        };
+        world.ask(0, ask, b"");
+        let Some((
+            Tell::Page {
+                request: of,
+                page,
+                next,
+            },
+            _,
+        )) = world.told(0)
+        else {
+            panic!("a page")
+        };
+        assert_eq!(of, request);
+        assert!(page.entries() <= 256, "a turn is not held up");
+        pages += 1;
+        for line in String::from_utf8(page.into_bytes()).expect("text").lines() {
+            let entry: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let is_new = found.insert(entry["aor"].as_str().expect("an AoR").to_owned());
+            assert!(is_new, "{line} came twice");
+        }
+        match next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    assert_eq!(found, expected);
+    assert!(pages >= 6);
     world.end();
 }

@@ -41,7 +41,11 @@ impl Setup {
             env: Vec::new(),
             ip: Ipv4Addr::LOCALHOST.into(),
         };
-        setup.key("", "drain_s", "20")
+        // So many servers at once can't share one admin address; whose test asks for one gives it its own.
+        setup
+            .key("", "drain_s", "20")
+            .key("admin", "listen", "\"\"")
+            .key("admin", "socket", "\"\"")
     }
 
     pub fn new() -> Setup {
@@ -244,6 +248,20 @@ impl Server {
         let summary = self.wait();
         let clean = summary.lines().any(|line| line.trim() == "leftovers: none");
         assert!(clean, "something is left over:\n{summary}");
+    }
+
+    /// The value of `name=value` in a line of the log that holds `words`, once there is one.
+    pub fn logged(&self, words: &str, name: &str) -> String {
+        let deadline = Instant::now() + SERVER_PATIENCE;
+        loop {
+            let log = self.log();
+            let found = log.lines().find(|line| line.contains(words));
+            if let Some(value) = found.and_then(|line| field(line, name)) {
+                return value.to_owned();
+            }
+            assert!(Instant::now() < deadline, "{words}: never logged");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn log(&self) -> String {

@@ -1,0 +1,236 @@
+//! `ringway status` and the other commands that ask a running server, over its unix socket.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::config::ADMIN_SOCKET_DEFAULT;
+use crate::control::client::{ClientError, ask, segment};
+use crate::control::tables::{self, Column};
+
+/// Nobody answers at the socket.
+pub const EXIT_NO_SERVER: u8 = 3;
+/// The server has no such subscriber, call or histogram.
+pub const EXIT_NOT_FOUND: u8 = 4;
+
+/// Where the server is asked, and how its answer is shown.
+#[derive(Args, Clone, Debug)]
+pub struct Way {
+    /// The server's unix socket, [admin] socket in its configuration
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET_DEFAULT, global = true)]
+    socket: PathBuf,
+    /// Print what the server says, as JSON: one object, or one a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Question {
+    /// Show what a running server does
+    Status(Way),
+    /// List the registrations, or those of one subscriber
+    Registrations {
+        /// sip:USER@DOMAIN, USER@DOMAIN, or USER of the first domain served
+        aor: Option<String>,
+        #[command(flatten)]
+        way: Way,
+    },
+    /// List the calls in progress
+    Calls(Way),
+    /// Show one call with its legs
+    Call {
+        /// The Call-ID of either leg
+        call_id: String,
+        #[command(flatten)]
+        way: Way,
+    },
+    /// List the subscriptions to the reg event
+    Subscriptions(Way),
+    /// List the TCP connections
+    Connections(Way),
+    /// Show percentiles of the time in the server of one kind of message, or of another time; without a kind those of all
+    Histogram {
+        /// A method (INVITE), a status class (2xx), ringing, answer, transaction, turn or mailbox
+        kind: Option<String>,
+        /// Print an HdrHistogram log, version 2
+        #[arg(long, requires = "kind", conflicts_with = "json")]
+        hlog: bool,
+        #[command(flatten)]
+        way: Way,
+    },
+    /// Set what the running server logs
+    Log {
+        /// off, error, warn, info, debug, trace, or directives such as info,ringway::io=trace
+        level: String,
+        #[command(flatten)]
+        way: Way,
+    },
+    /// Have the server refuse new calls, and end with the last
+    Drain(Way),
+    /// Remove all bindings of a subscriber
+    Unregister {
+        /// sip:USER@DOMAIN, USER@DOMAIN, or USER of the first domain served
+        aor: String,
+        #[command(flatten)]
+        way: Way,
+    },
+    /// End a call: a BYE to both sides
+    Hangup {
+        /// The Call-ID of either leg
+        call_id: String,
+        #[command(flatten)]
+        way: Way,
+    },
+}
+
+impl Question {
+    fn way(&self) -> &Way {
+        match self {
+            Question::Status(way)
+            | Question::Calls(way)
+            | Question::Subscriptions(way)
+            | Question::Connections(way)
+            | Question::Drain(way)
+            | Question::Registrations { way, .. }
+            | Question::Call { way, .. }
+            | Question::Histogram { way, .. }
+            | Question::Log { way, .. }
+            | Question::Unregister { way, .. }
+            | Question::Hangup { way, .. } => way,
+        }
+    }
+}
+
+/// Asks, prints the answer, and says how it went: an exit code.
+pub fn run(question: &Question) -> u8 {
+    let way = question.way();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let outcome = answer(question, &way.socket, way.json, &mut out);
+    // A reader that went away early (`| head`) has what it wanted.
+    let _ = out.flush();
+    match outcome {
+        Ok(()) => crate::cli::EXIT_OK,
+        Err(ClientError::NoServer(error)) => {
+            eprintln!("ringway: no server answers at {}: {error}", way.socket.display());
+            EXIT_NO_SERVER
+        }
+        Err(ClientError::NotFound(text)) => {
+            eprintln!("ringway: {text}");
+            EXIT_NOT_FOUND
+        }
+        Err(ClientError::Refused(text)) => {
+            eprintln!("ringway: the server refuses: {text}");
+            crate::cli::EXIT_FAILED
+        }
+    }
+}
+
+fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) -> Result<(), ClientError> {
+    let mut asker = Asker { socket, json, out };
+    match question {
+        Question::Status(_) => asker.shown("/api/v1/status", tables::status),
+        Question::Registrations { aor: None, .. } => {
+            asker.listed("/api/v1/registrations", tables::REGISTRATIONS)
+        }
+        Question::Registrations { aor: Some(aor), .. } => {
+            let path = format!("/api/v1/registrations/{}", segment(aor));
+            asker.listed(&path, tables::REGISTRATIONS)
+        }
+        Question::Calls(_) => asker.listed("/api/v1/calls", tables::CALLS),
+        Question::Call { call_id, .. } => {
+            let path = format!("/api/v1/calls/{}", segment(call_id));
+            let json = asker.json;
+            asker.each(Method::GET, &path, "", |line| {
+                if json {
+                    format!("{line}\n")
+                } else {
+                    tables::call(line)
+                }
+            })
+        }
+        Question::Subscriptions(_) => asker.listed("/api/v1/subscriptions", tables::SUBSCRIPTIONS),
+        Question::Connections(_) => asker.listed("/api/v1/connections", tables::CONNECTIONS),
+        Question::Histogram { kind: None, .. } => asker.shown("/api/v1/histograms", tables::histograms),
+        Question::Histogram {
+            kind: Some(kind),
+            hlog: true,
+            ..
+        } => {
+            let path = format!("/api/v1/histograms/{}.hlog", segment(kind));
+            asker.each(Method::GET, &path, "", |line| format!("{line}\n"))
+        }
+        Question::Histogram { kind: Some(kind), .. } => asker.shown(
+            &format!("/api/v1/histograms/{}", segment(kind)),
+            tables::histogram,
+        ),
+        Question::Log { level, .. } => asker.told(Method::POST, "/api/v1/log", level),
+        Question::Drain(_) => asker.told(Method::POST, "/api/v1/drain", ""),
+        Question::Unregister { aor, .. } => {
+            let path = format!("/api/v1/registrations/{}", segment(aor));
+            asker.told(Method::DELETE, &path, "")
+        }
+        Question::Hangup { call_id, .. } => {
+            asker.told(Method::DELETE, &format!("/api/v1/calls/{}", segment(call_id)), "")
+        }
+    }
+}
+
+struct Asker<'a, W> {
+    socket: &'a Path,
+    json: bool,
+    out: &'a mut W,
+}
+
+impl<W: Write> Asker<'_, W> {
+    /// Every line of the answer as `show` has it.
+    fn each(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &str,
+        mut show: impl FnMut(&str) -> String,
+    ) -> Result<(), ClientError> {
+        let out = &mut *self.out;
+        ask(self.socket, method, path, body, |line| {
+            out.write_all(show(line).as_bytes()).is_ok()
+        })
+    }
+
+    /// One object as a page.
+    fn shown(&mut self, path: &str, page: fn(&Value) -> String) -> Result<(), ClientError> {
+        let json = self.json;
+        self.each(Method::GET, path, "", |line| match serde_json::from_str(line) {
+            Ok(value) if !json => page(&value),
+            Ok(_) | Err(_) => format!("{line}\n"),
+        })
+    }
+
+    /// A listing as a table. The headings go to people alone: `ringway calls | wc -l` counts calls.
+    fn listed(&mut self, path: &str, columns: &'static [Column]) -> Result<(), ClientError> {
+        let json = self.json;
+        let mut heading = (!json && io::stdout().is_terminal()).then(|| tables::heading(columns) + "\n");
+        self.each(Method::GET, path, "", |line| {
+            let row = if json {
+                line.to_owned()
+            } else {
+                tables::line(columns, line)
+            };
+            heading.take().unwrap_or_default() + &row + "\n"
+        })
+    }
+
+    /// Something to do, whose answer is a number or nothing.
+    fn told(&mut self, method: Method, path: &str, body: &str) -> Result<(), ClientError> {
+        let json = self.json;
+        self.each(method, path, body, |line| {
+            if json && !line.is_empty() {
+                format!("{line}\n")
+            } else {
+                String::new()
+            }
+        })
+    }
+}

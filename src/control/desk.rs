@@ -1,0 +1,196 @@
+//! The way from the admin server's connections to the ports: many ask, one loop of the control thread carries it out.
+
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::json::Page;
+use crate::port::{Ask, Listing, Tell};
+use crate::wire::ShardId;
+
+use super::ports::Ports;
+
+/// Bytes of one page of a listing: the longest entry (a call with all its legs) fits.
+const PAGE_BYTES: usize = 256 * 1_024;
+
+/// A page of a listing, and where the next begins.
+pub type PageAnswer = (Box<Page>, Option<u32>);
+
+/// Jobs that can wait for the loop.
+const JOBS_MAX: usize = 256;
+
+/// Something that only who owns the ports can do.
+pub enum Job {
+    List {
+        shard: ShardId,
+        listing: Listing,
+        cursor: u32,
+        wanted: Vec<u8>,
+        to: oneshot::Sender<PageAnswer>,
+    },
+    Unregister {
+        shard: ShardId,
+        aor: Vec<u8>,
+        to: oneshot::Sender<u32>,
+    },
+    HangUp {
+        shard: ShardId,
+        slot: u32,
+        generation: u32,
+        to: oneshot::Sender<u32>,
+    },
+    /// New calls get 503 from now on, and the server ends with the last call.
+    Drain,
+}
+
+/// Where jobs are handed in.
+#[derive(Clone)]
+pub struct Desk {
+    jobs: mpsc::Sender<Job>,
+    shards: usize,
+}
+
+/// The other end of the desk.
+pub type Jobs = mpsc::Receiver<Job>;
+
+/// The shard did not take the question, or the server is ending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Busy;
+
+pub fn desk(shards: usize) -> (Desk, Jobs) {
+    let (jobs, rest) = mpsc::channel(JOBS_MAX);
+    (Desk { jobs, shards }, rest)
+}
+
+impl Desk {
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards).map(|index| ShardId(index as u8))
+    }
+
+    /// # Errors
+    /// [`Busy`].
+    pub async fn list(
+        &self,
+        shard: ShardId,
+        listing: Listing,
+        cursor: u32,
+        wanted: &[u8],
+    ) -> Result<PageAnswer, Busy> {
+        let wanted = wanted.to_vec();
+        self.ask(|to| Job::List {
+            shard,
+            listing,
+            cursor,
+            wanted,
+            to,
+        })
+        .await
+    }
+
+    /// How many bindings were removed.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub async fn unregister(&self, aor: &[u8]) -> Result<u32, Busy> {
+        let mut sum = 0;
+        for shard in self.shards() {
+            // Which shard owns the subscriber is for the shards to know: the others have nothing to remove.
+            let aor = aor.to_vec();
+            sum += self.ask(|to| Job::Unregister { shard, aor, to }).await?;
+        }
+        Ok(sum)
+    }
+
+    /// How many calls were ended: 1 or 0.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub async fn hang_up(&self, shard: ShardId, slot: u32, generation: u32) -> Result<u32, Busy> {
+        self.ask(|to| Job::HangUp {
+            shard,
+            slot,
+            generation,
+            to,
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`Busy`].
+    pub async fn drain(&self) -> Result<(), Busy> {
+        self.jobs.send(Job::Drain).await.map_err(|_| Busy)
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, Busy> {
+        let (to, answer) = oneshot::channel();
+        self.jobs.send(job(to)).await.map_err(|_| Busy)?;
+        answer.await.map_err(|_| Busy)
+    }
+}
+
+impl Job {
+    /// Carries the job out; whoever waits is answered when the shard has. `true`: the server is to drain.
+    pub fn carry_out(self, ports: &Rc<Ports>) -> bool {
+        match self {
+            Job::List {
+                shard,
+                listing,
+                cursor,
+                wanted,
+                to,
+            } => {
+                let ask = |request| Ask::List {
+                    request,
+                    listing,
+                    cursor,
+                    page: Box::new(Page::new(PAGE_BYTES)),
+                };
+                pass_on(ports.question(shard, ask, &wanted), to, |tell| match tell {
+                    Tell::Page { page, next, .. } => Some((page, next)),
+                    _ => None,
+                });
+            }
+            Job::Unregister { shard, aor, to } => {
+                let ask = |request| Ask::Unregister { request };
+                pass_on(ports.question(shard, ask, &aor), to, count_of);
+            }
+            Job::HangUp {
+                shard,
+                slot,
+                generation,
+                to,
+            } => {
+                let ask = |request| Ask::HangUp {
+                    request,
+                    slot,
+                    generation,
+                };
+                pass_on(ports.question(shard, ask, b""), to, count_of);
+            }
+            Job::Drain => return true,
+        }
+        false
+    }
+}
+
+fn count_of(tell: Tell) -> Option<u32> {
+    match tell {
+        Tell::Done { count, .. } => Some(count),
+        _ => None,
+    }
+}
+
+/// Hands the answer on when it comes. One that never comes drops `to`, which tells whoever waits.
+fn pass_on<T: 'static>(
+    answer: Option<oneshot::Receiver<Tell>>,
+    to: oneshot::Sender<T>,
+    pick: impl FnOnce(Tell) -> Option<T> + 'static,
+) {
+    let Some(answer) = answer else { return };
+    tokio::task::spawn_local(async move {
+        if let Some(picked) = answer.await.ok().and_then(pick) {
+            // Who asked may have gone away since.
+            let _ = to.send(picked);
+        }
+    });
+}

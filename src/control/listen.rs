@@ -1,0 +1,194 @@
+//! The admin server's sockets: HTTP for people and programs, a unix socket for the command line. What one connection may take is
+//! bounded in size, number and time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// Bytes of one request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1_024;
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one connection may last: a listing of millions, or a trace that is watched.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Accepting rests for so long when it fails, for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves HTTP at `addr`. `token`: what must be presented; empty: nothing.
+///
+/// # Errors
+/// The address can't be bound.
+pub async fn http(addr: SocketAddr, token: String, router: Router) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(addr).await?;
+    let addr = listener.local_addr()?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tokio::task::spawn_local(async move {
+        let token: Arc<str> = token.into();
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => serve(stream, router.clone(), token.clone(), permit),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    });
+    Ok(addr)
+}
+
+/// The unix socket; its file goes with it.
+pub struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Serves the same on a unix socket at `path`, for this user alone and without a token.
+///
+/// # Errors
+/// It can't be made; or another server answers there.
+pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another server answers there",
+        ));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    // Nobody answers: it was left behind.
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tokio::task::spawn_local(async move {
+        let token: Arc<str> = "".into();
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => serve(stream, router.clone(), token.clone(), permit),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    });
+    Ok(Socket {
+        path: path.to_owned(),
+    })
+}
+
+/// Serves one connection, on a task of its own.
+fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    router: Router,
+    token: Arc<str>,
+    permit: OwnedSemaphorePermit,
+) {
+    tokio::task::spawn_local(async move {
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let (router, token) = (router.clone(), token.clone());
+            async move { answer(request, router, &token).await }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), answer);
+        // What goes wrong on a connection is its peer's business.
+        let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+        drop(permit);
+    });
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    router: Router,
+    token: &str,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    if !is_allowed(&request, token) {
+        let refusal = (
+            StatusCode::UNAUTHORIZED,
+            [(header::WWW_AUTHENTICATE, "Bearer")],
+            "the token of [admin] is wanted: Authorization: Bearer TOKEN\n",
+        );
+        return Ok(refusal.into_response());
+    }
+    use tower_service::Service;
+    let mut router = router;
+    router.call(request.map(Body::new)).await
+}
+
+/// Whether a request bears the token. Health tells nothing, and those who look after health have no token.
+fn is_allowed<B>(request: &Request<B>, token: &str) -> bool {
+    if token.is_empty() || matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return true;
+    }
+    let borne = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    borne.is_some_and(|borne| is_same(borne.as_bytes(), token.as_bytes()))
+}
+
+/// In the same time whatever differs, so that the token can't be felt out byte by byte.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_bears_the_token_gets_more_than_health() {
+        let request = |path: &str, authorization: &str| {
+            Request::get(path)
+                .header(header::AUTHORIZATION, authorization)
+                .body(())
+                .expect("a request")
+        };
+        for (path, authorization, token, is_right) in [
+            ("/metrics", "", "", true),
+            ("/metrics", "Bearer secret", "secret", true),
+            ("/metrics", "Bearer secreT", "secret", false),
+            ("/metrics", "Bearer secre", "secret", false),
+            ("/metrics", "secret", "secret", false),
+            ("/metrics", "", "secret", false),
+            ("/healthz", "", "secret", true),
+        ] {
+            assert_eq!(
+                is_allowed(&request(path, authorization), token),
+                is_right,
+                "{path} {authorization}"
+            );
+        }
+    }
+}

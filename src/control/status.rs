@@ -1,0 +1,208 @@
+//! What the server is doing now, in numbers: for the API, the command line and the live page.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+
+use crate::config::Listener;
+use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind};
+use crate::time::Instant;
+
+/// What is known of the running server without asking a shard.
+pub struct Facts {
+    pub metrics: Vec<Arc<Metrics>>,
+    pub listeners: Vec<Listener>,
+    pub started: Instant,
+    pub now: Box<dyn Fn() -> Instant + Send + Sync>,
+    is_draining: AtomicBool,
+}
+
+impl Facts {
+    pub fn new(
+        metrics: Vec<Arc<Metrics>>,
+        listeners: Vec<Listener>,
+        now: impl Fn() -> Instant + Send + Sync + 'static,
+    ) -> Facts {
+        Facts {
+            metrics,
+            listeners,
+            started: now(),
+            now: Box::new(now),
+            is_draining: AtomicBool::new(false),
+        }
+    }
+
+    pub fn set_draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    pub fn status(&self) -> Status {
+        let now = (self.now)();
+        let sum =
+            |pick: fn(&Metrics) -> &Counter| self.metrics.iter().map(|metrics| pick(metrics).get()).sum();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            state: if self.is_draining() { "draining" } else { "serving" },
+            now_ms: now.as_millis(),
+            uptime_s: now.since(self.started).as_secs(),
+            listeners: self
+                .listeners
+                .iter()
+                .map(|listener| {
+                    format!(
+                        "{}:{}",
+                        listener.transport.name().to_ascii_lowercase(),
+                        listener.addr
+                    )
+                })
+                .collect(),
+            now: Gauges::NAMES
+                .iter()
+                .map(|&(name, pick)| (name, sum(pick)))
+                .collect(),
+            totals: TOTALS.iter().map(|&(name, pick)| (name, sum(pick))).collect(),
+            received: self.by_kind(|metrics, kind| metrics.received.sum(kind)),
+            sent: self.by_kind(|metrics, kind| metrics.sent.sum(kind)),
+            drops: DropReason::ALL
+                .iter()
+                .map(|&reason| {
+                    let count = |metrics: &Arc<Metrics>| metrics.drops[reason as usize].get();
+                    (reason.text(), self.metrics.iter().map(count).sum())
+                })
+                .filter(|&(_, count): &(_, u64)| count > 0)
+                .collect(),
+            not_told: TellKind::ALL
+                .iter()
+                .map(|&kind| {
+                    let count = |metrics: &Arc<Metrics>| metrics.tells_dropped[kind as usize].get();
+                    (kind.text(), self.metrics.iter().map(count).sum())
+                })
+                .filter(|&(_, count): &(_, u64)| count > 0)
+                .collect(),
+            shards: self.metrics.iter().map(|metrics| Gauges::of(metrics)).collect(),
+        }
+    }
+
+    fn by_kind(&self, count: fn(&Metrics, MessageKind) -> u64) -> BTreeMap<&'static str, u64> {
+        MessageKind::ALL
+            .iter()
+            .map(|&kind| {
+                (
+                    kind.text(),
+                    self.metrics.iter().map(|metrics| count(metrics, kind)).sum(),
+                )
+            })
+            .filter(|&(_, count): &(_, u64)| count > 0)
+            .collect()
+    }
+}
+
+/// The answer of `/api/v1/status`.
+#[derive(Serialize)]
+pub struct Status {
+    pub version: &'static str,
+    pub state: &'static str,
+    pub now_ms: u64,
+    pub uptime_s: u64,
+    pub listeners: Vec<String>,
+    /// What there is now.
+    pub now: BTreeMap<&'static str, u64>,
+    /// What there was since the start.
+    pub totals: BTreeMap<&'static str, u64>,
+    /// Messages by method or status class.
+    pub received: BTreeMap<&'static str, u64>,
+    pub sent: BTreeMap<&'static str, u64>,
+    pub drops: BTreeMap<&'static str, u64>,
+    /// What shards could not tell the control thread for want of room.
+    pub not_told: BTreeMap<&'static str, u64>,
+    pub shards: Vec<Gauges>,
+}
+
+/// One shard.
+#[derive(Serialize)]
+pub struct Gauges {
+    pub calls: u64,
+    pub transactions: u64,
+    pub registrations: u64,
+    pub subscriptions: u64,
+    pub connections: u64,
+    pub buffers: u64,
+    pub timers: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub turns: u64,
+    pub mailbox_sent: u64,
+    pub mailbox_received: u64,
+}
+
+type Pick = fn(&Metrics) -> &Counter;
+
+impl Gauges {
+    /// What there is now, by the name that people see.
+    pub const NAMES: &[(&str, Pick)] = &[
+        ("calls", |m| &m.calls),
+        ("transactions", |m| &m.transactions),
+        ("registrations", |m| &m.bindings),
+        ("subscriptions", |m| &m.subscriptions),
+        ("connections", |m| &m.connections),
+        ("buffers", |m| &m.buffers),
+        ("timers", |m| &m.timers),
+    ];
+
+    fn of(metrics: &Metrics) -> Gauges {
+        let all = |count: fn(&Metrics, MessageKind) -> u64| {
+            MessageKind::ALL.iter().map(|&kind| count(metrics, kind)).sum()
+        };
+        Gauges {
+            calls: metrics.calls.get(),
+            transactions: metrics.transactions.get(),
+            registrations: metrics.bindings.get(),
+            subscriptions: metrics.subscriptions.get(),
+            connections: metrics.connections.get(),
+            buffers: metrics.buffers.get(),
+            timers: metrics.timers.get(),
+            received: all(|metrics, kind| metrics.received.sum(kind)),
+            sent: all(|metrics, kind| metrics.sent.sum(kind)),
+            turns: metrics.turns.get(),
+            mailbox_sent: metrics.mailbox_sent.get(),
+            mailbox_received: metrics.mailbox_received.get(),
+        }
+    }
+}
+
+/// What there was since the start, by the name that people see; with `_total` behind it the name in the metrics.
+pub const TOTALS: &[(&str, Pick)] = &[
+    ("calls_started", |m| &m.calls_started),
+    ("calls_answered", |m| &m.calls_answered),
+    ("calls_ended", |m| &m.calls_ended),
+    ("registrations_added", |m| &m.registrations_added),
+    ("registrations_removed", |m| &m.registrations_removed),
+    ("retransmissions_sent", |m| &m.retransmissions_sent),
+    ("retransmissions_absorbed", |m| &m.retransmissions_absorbed),
+    ("keepalives", |m| &m.keepalives),
+    ("connections_accepted", |m| &m.connections_accepted),
+    ("connections_opened", |m| &m.connections_opened),
+    ("connections_closed", |m| &m.connections_closed),
+    ("mailbox_letters_sent", |m| &m.mailbox_sent),
+    ("mailbox_letters_received", |m| &m.mailbox_received),
+    ("datagrams_received", |m| &m.datagrams_in),
+    ("datagrams_sent", |m| &m.datagrams_out),
+    ("datagrams_held", |m| &m.datagrams_held),
+    ("runs_sent", |m| &m.runs_out),
+    ("run_datagrams_sent", |m| &m.run_datagrams_out),
+    ("runs_refused", |m| &m.runs_refused),
+    ("stream_received_bytes", |m| &m.stream_bytes_in),
+    ("stream_sent_bytes", |m| &m.stream_bytes_out),
+    ("turns", |m| &m.turns),
+    ("ring_completions", |m| &m.ring_completions),
+    ("ring_submissions", |m| &m.ring_submissions),
+    ("ring_multishot_rearmed", |m| &m.multishot_rearmed),
+    ("ring_buffers_empty", |m| &m.buffer_ring_empty),
+    ("ring_overflows", |m| &m.overflows),
+];

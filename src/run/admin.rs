@@ -1,0 +1,98 @@
+//! The admin server of a running server: its sockets, and the loop that carries out what comes over the desk.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::config::{ADMIN_LISTEN_DEFAULT, Config};
+use crate::control::api::{Api, router};
+use crate::control::collect::Collector;
+use crate::control::desk::desk;
+use crate::control::listen::{self, Socket};
+use crate::control::status::Facts;
+use crate::logging;
+
+use super::Server;
+
+pub(super) struct Admin {
+    pub facts: Arc<Facts>,
+    drain: Rc<Notify>,
+    carrier: JoinHandle<()>,
+    /// Its file goes with it.
+    _socket: Option<Socket>,
+}
+
+impl Admin {
+    /// # Errors
+    /// The configured address can't be served; the text says why.
+    pub async fn start(server: &Server, collector: &Collector, cfg: &Config) -> Result<Admin, String> {
+        let clock = server.clock;
+        let facts = Facts::new(server.metrics.clone(), server.listeners.clone(), move || {
+            clock.now()
+        });
+        let facts = Arc::new(facts);
+        let (desk, mut jobs) = desk(server.metrics.len());
+        let drain = Rc::new(Notify::new());
+        let api = Api {
+            facts: facts.clone(),
+            history: collector.history(),
+            desk,
+            set_log: logging::set_level,
+        };
+        let socket = serve(cfg, api).await?;
+        let (ports, asked) = (Rc::clone(&server.ports), Rc::clone(&drain));
+        let carrier = tokio::task::spawn_local(async move {
+            while let Some(job) = jobs.recv().await {
+                if job.carry_out(&ports) {
+                    asked.notify_one();
+                }
+            }
+        });
+        Ok(Admin {
+            facts,
+            drain,
+            carrier,
+            _socket: socket,
+        })
+    }
+
+    /// Somebody who runs the server wants it to drain.
+    pub async fn asked_to_drain(&self) {
+        self.drain.notified().await;
+    }
+
+    /// Takes no more jobs.
+    pub async fn end(self) {
+        self.carrier.abort();
+        let _ = self.carrier.await;
+    }
+}
+
+/// Opens the admin server's sockets. That a default is taken, or may not be used, is told and no more.
+async fn serve(cfg: &Config, api: Api) -> Result<Option<Socket>, String> {
+    let router = router(api);
+    if let Some(addr) = cfg.admin.listen {
+        match listen::http(addr, cfg.admin.token.clone(), router.clone()).await {
+            Ok(addr) => tracing::info!(%addr, "admin server"),
+            Err(error) if addr == ADMIN_LISTEN_DEFAULT => {
+                tracing::warn!(%addr, %error, "no admin server: set [admin] listen, or \"\" for none");
+            }
+            Err(error) => return Err(format!("the admin server can't listen on {addr}: {error}")),
+        }
+    }
+    let Some(path) = &cfg.admin.socket else {
+        return Ok(None);
+    };
+    match listen::unix(path, router).await {
+        Ok(socket) => {
+            tracing::info!(path = %path.display(), "admin socket");
+            Ok(Some(socket))
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no admin socket: ringway status and others can't ask");
+            Ok(None)
+        }
+    }
+}

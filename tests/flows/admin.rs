@@ -1,0 +1,234 @@
+//! The running server as those see it who run it: the command line, the HTTP API and the metrics.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bench_harness::call;
+use bench_harness::links::Transport::Tcp;
+use bench_harness::seed;
+use serde_json::Value;
+
+use crate::support::{Scene, Setup, register, registered, scene};
+
+/// A server that can be asked: its own socket and its own port.
+fn setup() -> (Setup, String) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    // A path of a unix socket is short.
+    let socket = format!("/tmp/ringway-admin-{}-{number}.sock", std::process::id());
+    let setup = Setup::new().key("admin", "listen", "\"127.0.0.1:0\"").key(
+        "admin",
+        "socket",
+        &format!("\"{socket}\""),
+    );
+    (setup, socket)
+}
+
+fn ringway(socket: &str, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringway"))
+        .args(args)
+        .args(["--socket", socket])
+        .output()
+        .expect("ringway runs")
+}
+
+/// What a command prints; it must succeed.
+fn printed(socket: &str, args: &[&str]) -> String {
+    let output = ringway(socket, args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(socket: &str, args: &[&str]) -> Vec<Value> {
+    let args = [args, &["--json"]].concat();
+    printed(socket, &args)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}")))
+        .collect()
+}
+
+/// The status and the body of an answer over HTTP.
+fn http(s: &Scene, request: &str) -> (u16, String) {
+    let addr = s.server.logged("admin server", "addr");
+    let mut stream = TcpStream::connect(&addr).expect("the admin server answers");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a time-out");
+    write!(stream, "{request}\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
+#[test]
+fn a_call_can_be_seen_and_ended_from_the_command_line() {
+    let (setup, socket) = setup();
+    registered(setup, |s| {
+        let call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
+        let status = &json(&socket, &["status"])[0];
+        assert_eq!(
+            (status["state"].as_str(), status["now"]["calls"].as_u64()),
+            (Some("serving"), Some(1))
+        );
+        let registrations = json(&socket, &["registrations"]);
+        assert_eq!(registrations.len(), 2);
+        let aor = format!("sip:{}@{}", seed::CALLEE, seed::DOMAIN);
+        let of_callee = json(&socket, &["registrations", &aor]);
+        assert_eq!(
+            (of_callee.len(), of_callee[0]["aor"].as_str()),
+            (1, Some(&aor[..]))
+        );
+        assert_eq!(
+            json(&socket, &["registrations", seed::CALLEE]),
+            of_callee,
+            "the short name"
+        );
+        assert!(printed(&socket, &["registrations"]).contains(&aor));
+
+        let calls = json(&socket, &["calls"]);
+        assert_eq!((calls.len(), calls[0]["state"].as_str()), (1, Some("answered")));
+        let legs = calls[0]["legs"].as_array().expect("legs");
+        assert_eq!((legs.len(), legs[0]["side"].as_str()), (2, Some("caller")));
+        for leg in legs {
+            let call_id = leg["call_id"].as_str().expect("a Call-ID");
+            assert_eq!(
+                json(&socket, &["call", call_id]).len(),
+                1,
+                "either leg's Call-ID finds it"
+            );
+        }
+        let call_id = legs[0]["call_id"].as_str().expect("a Call-ID").to_owned();
+        assert_eq!(
+            ringway(&socket, &["hangup", "nobody@nowhere"]).status.code(),
+            Some(4)
+        );
+        printed(&socket, &["hangup", &call_id]);
+        for phone in [&mut s.ue1, &mut s.ue2] {
+            let bye = phone.expect("BYE")?;
+            phone.answers(&bye, 200, "OK")?;
+        }
+        drop(call);
+        assert_eq!(
+            ringway(&socket, &["hangup", &call_id]).status.code(),
+            Some(4),
+            "it is over"
+        );
+
+        assert_eq!(json(&socket, &["unregister", &aor])[0]["count"].as_u64(), Some(1));
+        assert_eq!(ringway(&socket, &["registrations", &aor]).status.code(), Some(4));
+        assert_eq!(json(&socket, &["registrations"]).len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn times_counts_and_the_log_can_be_asked_for() {
+    let (setup, socket) = setup();
+    registered(setup, |s| {
+        let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
+        call::hang_up(&mut s.ue1, &mut s.ue2, &mut call.caller)?;
+        // They are gathered once a second.
+        let curve = loop {
+            let asked = json(&socket, &["histogram", "invite"]);
+            if asked[0]["count"].as_u64() > Some(0) {
+                break asked;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        assert_eq!(curve[0]["kind"].as_str(), Some("INVITE"));
+        assert!(printed(&socket, &["histogram", "ringing"]).contains("p50"));
+        assert!(printed(&socket, &["histogram"]).contains("transaction"));
+        assert!(printed(&socket, &["histogram", "answer", "--hlog"]).contains("\nTag=answer,"));
+        assert_eq!(ringway(&socket, &["histogram", "invites"]).status.code(), Some(4));
+
+        printed(&socket, &["log", "debug"]);
+        seed_options(s)?;
+        assert_eq!(s.server.logged("request", "method"), "OPTIONS");
+        assert_eq!(ringway(&socket, &["log", "loud"]).status.code(), Some(1));
+
+        let (status, page) = http(s, "GET /metrics HTTP/1.1");
+        assert_eq!(status, 200);
+        assert!(
+            page.contains("ringway_calls_answered_total{shard=\"0\"}"),
+            "{page}"
+        );
+        checked_by_promtool(&page);
+        assert_eq!(http(s, "GET /readyz HTTP/1.1").0, 200);
+        assert_eq!(http(s, "GET /api/v1/nothing HTTP/1.1").0, 404);
+        assert_eq!(http(s, "GET /api/v1/histograms/x HTTP/1.1").0, 404);
+        assert_eq!(http(s, "DELETE /api/v1/status HTTP/1.1").0, 405);
+
+        let mut slow = TcpStream::connect(s.server.logged("admin server", "addr")).expect("it answers");
+        slow.write_all(b"GET /api/v1/st").expect("sent");
+        printed(&socket, &["drain"]);
+        let summary = s.server.wait();
+        assert!(summary.contains("leftovers: none"), "{summary}");
+        let row = summary
+            .lines()
+            .find(|line| line.trim_start().starts_with("INVITE"));
+        assert!(
+            row.is_some(),
+            "what was gathered is on the last page too:\n{summary}"
+        );
+        assert_eq!(
+            ringway(&socket, &["status"]).status.code(),
+            Some(3),
+            "nobody is there any more"
+        );
+        Ok(())
+    });
+}
+
+fn seed_options(s: &mut Scene) -> bench_harness::failure::Outcome {
+    let options = s.ue1.request("OPTIONS", &format!("sip:{}", seed::DOMAIN), Tcp);
+    s.ue1.ask_for(&options, Tcp, 200)?;
+    Ok(())
+}
+
+/// What Prometheus itself thinks of the page.
+fn checked_by_promtool(page: &str) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed (Debian package prometheus)");
+    let mut stdin = promtool.stdin.take().expect("a pipe");
+    stdin.write_all(page.as_bytes()).expect("taken");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn who_asks_over_http_must_bear_the_token() {
+    let (setup, socket) = setup();
+    scene(setup.key("admin", "token", "\"s3cret\""), |s| {
+        register(&mut s.ue1, Tcp)?;
+        assert_eq!(http(s, "GET /api/v1/status HTTP/1.1").0, 401);
+        assert_eq!(
+            http(s, "GET /metrics HTTP/1.1\r\nAuthorization: Bearer s3creT").0,
+            401
+        );
+        assert_eq!(
+            http(s, "GET /metrics HTTP/1.1\r\nAuthorization: Bearer s3cret").0,
+            200
+        );
+        assert_eq!(http(s, "GET /healthz HTTP/1.1").0, 200, "health tells nothing");
+        assert_eq!(
+            json(&socket, &["registrations"]).len(),
+            1,
+            "the socket is its user's alone"
+        );
+        Ok(())
+    });
+}
