@@ -36,8 +36,8 @@ struct Note {
     ended: Option<(EndReason, Instant)>,
     status: u16,
     q850: Option<u8>,
-    /// Where the INVITE really came from.
-    source: SocketAddr,
+    /// Where the INVITE really came from, whatever its Contact says of where the caller is reached.
+    source: Place,
     caller_media: Option<SocketAddr>,
     callee_media: Option<SocketAddr>,
     /// Request-URI and identities of the INVITE, one behind the other; `None` where there was no buffer.
@@ -67,7 +67,7 @@ impl B2bua {
         &mut self,
         id: CallId,
         request: &Request<'_>,
-        source: SocketAddr,
+        source: Place,
         now: Instant,
         out: &mut Effects,
     ) {
@@ -256,10 +256,7 @@ impl B2bua {
             status: note.status,
             q850: note.q850,
             rung,
-            caller: Place {
-                transport: caller.flow.transport,
-                peer: note.source,
-            },
+            caller: note.source,
             callee: callee.map(|leg| Place {
                 transport: leg.flow.transport,
                 peer: leg.flow.peer,

@@ -13,6 +13,7 @@ use crate::msg::scan::{Message, scan};
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
 use crate::pool::{BufId, Pool};
+use crate::record::Place;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::destination::{RouteError, destination, flow_to, route};
@@ -117,7 +118,11 @@ impl B2bua {
         if is_invite {
             stack.metrics.calls_started.inc();
             if let Some(source) = stack.source_of(tx) {
-                self.note_begun(call, request, source, now, out);
+                let came_from = Place {
+                    transport: source_flow.transport,
+                    peer: source,
+                };
+                self.note_begun(call, request, came_from, now, out);
             }
             // call-flows: 100 at once, with our Contact.
             self.send_trying(stack, request, exchange, tx, flow, now, out);
