@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 use crate::ask;
 use crate::config::load::load_file;
-use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, load};
+use crate::config::{Errors, Flag, FlagValue, KernelLevel, Loaded, Machine, Source, load};
 use crate::control::trial::Question;
 use crate::help;
 use crate::wire::Transport;
@@ -37,7 +37,7 @@ Exit codes:
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Serve until stopped.
-    Run(Loaded),
+    Run { loaded: Loaded, source: Source },
     /// Say that the configuration is right, and with `print` what it amounts to.
     Check {
         file: PathBuf,
@@ -262,7 +262,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, machine: &Machine) -> Res
     match line.verb {
         Verb::Run(mut args) => {
             let file = args.config.take();
-            load_file(file.as_deref(), &args.flags(), machine).map(Command::Run)
+            let flags = args.flags();
+            let source = Source { file, flags };
+            (source.load(machine)).map(|loaded| Command::Run { loaded, source })
         }
         Verb::Check(CheckArgs { config: file, print }) => {
             load_file(Some(&file), &[], machine).map(|loaded| Command::Check { file, loaded, print })
@@ -414,7 +416,7 @@ mod tests {
 
     fn run(line: &str) -> Config {
         match parse(line) {
-            Ok(Command::Run(loaded)) => loaded.config,
+            Ok(Command::Run { loaded, .. }) => loaded.config,
             other => panic!("{other:?}"),
         }
     }

@@ -48,6 +48,11 @@ pub static TOPICS: &[Topic] = &[
         text: include_str!("help/records.txt"),
     },
     Topic {
+        name: "reload",
+        about: "what changes while it serves, and what waits for a restart",
+        text: include_str!("help/reload.txt"),
+    },
+    Topic {
         name: "signals",
         about: "SIGTERM, SIGINT, SIGHUP, and the service manager",
         text: include_str!("help/signals.txt"),

@@ -115,6 +115,15 @@ impl Location {
         }
     }
 
+    /// The limits in `cfg` from now on; what is beyond them stays until it goes.
+    pub fn configure(&mut self, cfg: &Config) {
+        let fresh = Location::new(cfg);
+        self.subscribers.set_limit(fresh.subscribers.limit());
+        self.bindings.set_limit(fresh.bindings.limit());
+        self.contacts_max = fresh.contacts_max;
+        self.offline_memory = fresh.offline_memory;
+    }
+
     /// Subscribers, offline ones included.
     pub fn subscribers(&self) -> usize {
         self.subscribers.len()

@@ -114,6 +114,10 @@ mod tests {
     }
 
     fn logged(log: &str, log_format: LogFormat, events: impl FnOnce()) -> Vec<String> {
+        logged_with(log, log_format, |_| events())
+    }
+
+    fn logged_with(log: &str, log_format: LogFormat, events: impl FnOnce(&SetFilter)) -> Vec<String> {
         let config = Config {
             log: log.to_owned(),
             log_format,
@@ -121,8 +125,8 @@ mod tests {
         };
         let page = Page::default();
         let writer = page.clone();
-        let (subscriber, _) = subscriber(&config, false, move || writer.clone()).expect("a filter");
-        tracing::subscriber::with_default(subscriber, events);
+        let (subscriber, filter) = subscriber(&config, false, move || writer.clone()).expect("a filter");
+        tracing::subscriber::with_default(subscriber, || events(&filter));
         let bytes = page.0.lock().expect("one writer").clone();
         String::from_utf8(bytes)
             .expect("text")
@@ -169,6 +173,21 @@ mod tests {
         });
         assert_eq!(lines.len(), 1);
         assert!(lines[0].ends_with("seen"));
+    }
+
+    #[test]
+    fn what_is_logged_changes_while_it_logs_in_both_formats() {
+        for format in [LogFormat::Human, LogFormat::Json] {
+            let lines = logged_with("info", format, |set| {
+                tracing::debug!("before");
+                set(EnvFilter::new("debug")).expect("a filter");
+                tracing::debug!("between");
+                set(EnvFilter::new("off")).expect("a filter");
+                tracing::error!("after");
+            });
+            let [line] = &lines[..] else { panic!("{lines:?}") };
+            assert!(line.contains("between"), "{line}");
+        }
     }
 
     #[test]

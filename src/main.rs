@@ -15,12 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os(), &Machine::read()) {
-        Ok(Command::Run(loaded)) => {
+        Ok(Command::Run { loaded, source }) => {
             if let Err(error) = logging::init(&loaded.config) {
                 return failed(&format!("the log can't be opened: {error}"));
             }
             logging::log_notices(&loaded.notices);
-            run::serve(loaded.config)
+            run::serve(loaded.config, source)
         }
         Ok(Command::Probe(level)) => match Features::probe() {
             Ok(features) => {

@@ -209,6 +209,8 @@ pub struct Metrics {
     pub multishot_rearmed: Counter,
     pub buffer_ring_empty: Counter,
     pub overflows: Counter,
+    /// The configuration that the shard goes by: the number of reloads before it.
+    pub config_id: Counter,
     // What there is now, set once a turn by the shard.
     pub transactions: Counter,
     /// Response contexts of the proxy.

@@ -107,6 +107,11 @@ impl Pool {
         }
     }
 
+    /// Another limit from now on. What is allocated beyond it already stays.
+    pub fn set_limit(&mut self, limit_bytes: usize) {
+        self.limit_bytes = limit_bytes;
+    }
+
     /// A writable buffer of at least `len_min` bytes, or `None` when the pool is at its limit or no class is so large.
     pub fn draft(&mut self, len_min: usize) -> Option<Draft> {
         let first = CLASS_BYTES.iter().position(|&bytes| bytes >= len_min)?;

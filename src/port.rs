@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::capture::{Captured, Filter, TraceSet, TraceSlot};
 use crate::channel::{self, channel};
+use crate::config::Config;
 use crate::json::Page;
 use crate::metrics::{Histograms, Metrics, TellKind};
 use crate::record::CallRecord;
@@ -35,6 +36,18 @@ pub enum Listing {
     Connections,
 }
 
+/// Which configuration: the first has 0, and each reload counts one up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConfigId(pub u32);
+
+impl ConfigId {
+    pub const FIRST: ConfigId = ConfigId(0);
+
+    pub const fn next(self) -> ConfigId {
+        ConfigId(self.0.wrapping_add(1))
+    }
+}
+
 /// What the control thread asks of a shard. The bytes that go with it are named at each.
 #[derive(Debug)]
 pub enum Ask {
@@ -44,6 +57,12 @@ pub enum Ask {
     HangUpAll,
     /// End after this turn.
     Stop,
+    /// Go by this configuration from now on. It has the same listeners and as many shards. That it was taken up is seen in
+    /// [`Metrics::config_id`]. The control thread keeps its own reference for as long as a shard may have one.
+    Config {
+        id: ConfigId,
+        config: Arc<Config>,
+    },
     /// Go on recording in this empty set, and give the other back. A question: [`Tell::Histograms`].
     Histograms {
         request: RequestId,
@@ -109,7 +128,12 @@ impl Ask {
     /// Whether the shard will answer.
     pub const fn is_question(&self) -> bool {
         match self {
-            Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Trace { .. } | Ask::EndTrace { .. } => false,
+            Ask::Drain
+            | Ask::HangUpAll
+            | Ask::Stop
+            | Ask::Config { .. }
+            | Ask::Trace { .. }
+            | Ask::EndTrace { .. } => false,
             Ask::Histograms { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
         }
     }
@@ -117,7 +141,7 @@ impl Ask {
     /// Orders must reach a shard however much else is asked of it: places are kept free for them.
     const fn is_order(&self) -> bool {
         match self {
-            Ask::Drain | Ask::HangUpAll | Ask::Stop => true,
+            Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Config { .. } => true,
             Ask::Histograms { .. }
             | Ask::List { .. }
             | Ask::Unregister { .. }

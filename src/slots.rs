@@ -56,6 +56,15 @@ impl<T> Slots<T> {
         }
     }
 
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Another limit from now on. What is beyond it already stays until it goes.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.min(u32::MAX as usize);
+    }
+
     /// `None` when the limit is reached.
     pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
         if self.entries.len() >= self.limit {
@@ -136,5 +145,18 @@ mod tests {
         assert_eq!(first.slot, second.slot);
         assert_eq!((slots.get(first), slots.get(second)), (None, Some(&"second")));
         assert_eq!(slots.remove(first), None);
+    }
+
+    #[test]
+    fn another_limit_takes_nothing_away() {
+        let mut slots = Slots::new(2);
+        let ids = [slots.insert(1), slots.insert(2)].map(|id| id.expect("room"));
+        slots.set_limit(1);
+        assert_eq!(ids.map(|id| slots.get(id).copied()), [Some(1), Some(2)]);
+        assert!(slots.is_full() && slots.insert(3).is_none());
+        slots.remove(ids[0]);
+        assert!(slots.insert(3).is_none(), "one is still there");
+        slots.set_limit(2);
+        assert!(slots.insert(3).is_some());
     }
 }

@@ -8,6 +8,8 @@ mod messages;
 mod overload;
 #[path = "core/records.rs"]
 mod records;
+#[path = "core/reload.rs"]
+mod reload;
 #[path = "core/traces.rs"]
 mod traces;
 #[path = "core/world.rs"]

@@ -28,6 +28,8 @@ mod records;
 mod reg_event;
 #[path = "flows/registrar.rs"]
 mod registrar;
+#[path = "flows/reload.rs"]
+mod reload;
 #[path = "flows/retransmissions.rs"]
 mod retransmissions;
 #[path = "flows/runs.rs"]

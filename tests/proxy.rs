@@ -16,6 +16,7 @@ use std::path::Path;
 
 use bench_harness::sip::Message;
 use messages::*;
+use ringway::config::route::Route;
 use ringway::config::{Machine, load};
 use ringway::metrics::DropReason;
 use world::{SERVER, World};
@@ -24,6 +25,12 @@ pub const CAROL: &str = "127.0.0.5:5065";
 
 /// Shards with this routing table.
 pub fn world(shards: usize, table: &str) -> World {
+    let routes = routes_of(table);
+    World::with(shards, |cfg| cfg.routes = routes)
+}
+
+/// A routing table as the file has it.
+pub fn routes_of(table: &str) -> Vec<Route> {
     let machine = Machine {
         cpus: Vec::new(),
         parallelism: 1,
@@ -33,8 +40,7 @@ pub fn world(shards: usize, table: &str) -> World {
         primary_v6: None,
     };
     let loaded = load(Some((Path::new("r.toml"), table)), &[], &machine);
-    let routes = loaded.unwrap_or_else(|errors| panic!("{errors}")).config.routes;
-    World::with(shards, |cfg| cfg.routes = routes)
+    loaded.unwrap_or_else(|errors| panic!("{errors}")).config.routes
 }
 
 /// All that is for Bob's address goes there, with no registration.

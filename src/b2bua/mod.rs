@@ -56,14 +56,17 @@ pub struct B2bua {
     pub is_draining: bool,
 }
 
+/// Legs, exchanges and branches for each call, at most on average.
+const PARTS_PER_CALL: usize = 4;
+
 impl B2bua {
     /// At most `calls_max` calls, with the legs and exchanges that they may need.
     pub fn new(calls_max: usize) -> B2bua {
         B2bua {
             calls: Slots::new(calls_max),
-            legs: Slots::new(calls_max.saturating_mul(4)),
-            exchanges: Slots::new(calls_max.saturating_mul(4)),
-            branches: Slots::new(calls_max.saturating_mul(4)),
+            legs: Slots::new(calls_max.saturating_mul(PARTS_PER_CALL)),
+            exchanges: Slots::new(calls_max.saturating_mul(PARTS_PER_CALL)),
+            branches: Slots::new(calls_max.saturating_mul(PARTS_PER_CALL)),
             by_key: KeyIndex::new(calls_max),
             table: Some(Box::new(Table::new())),
             second_table: Some(Box::new(Table::new())),
@@ -71,6 +74,15 @@ impl B2bua {
             notes: None,
             is_draining: false,
         }
+    }
+
+    /// Another limit from now on; calls beyond it go on.
+    pub fn set_limit(&mut self, calls_max: usize) {
+        let parts_max = calls_max.saturating_mul(PARTS_PER_CALL);
+        self.calls.set_limit(calls_max);
+        self.legs.set_limit(parts_max);
+        self.exchanges.set_limit(parts_max);
+        self.branches.set_limit(parts_max);
     }
 
     /// Calls now.

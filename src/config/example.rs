@@ -97,6 +97,23 @@ pub fn effective(config: &Config) -> String {
     text
 }
 
+/// The whole configuration in one line, for the log: each key as `section.name=value`, secrets left out.
+pub fn in_one_line(config: &Config) -> String {
+    let settings = Settings::from(config);
+    let mut line = String::new();
+    for key in KEYS {
+        let _ = write!(line, "{}={} ", key.path(), key.shown(&settings));
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        let mut table = String::new();
+        row(&mut table, TABLE.0, ROUTE_KEYS, route, &["action"]);
+        let keys: Vec<&str> = table.lines().skip(2).collect();
+        let _ = write!(line, "route.{}={{ {} }} ", index + 1, keys.join(", "));
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
 /// One table of several: the keys in `always`, and those that differ from what they are when they are not given.
 fn row<S: Default>(text: &mut String, name: &str, keys: &[Key<S>], value: &S, always: &[&str]) {
     let defaults = S::default();
@@ -106,5 +123,30 @@ fn row<S: Default>(text: &mut String, name: &str, keys: &[Key<S>], value: &S, al
         if always.contains(&key.name) || toml != key.toml(&defaults) {
             let _ = writeln!(text, "{} = {toml}", key.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, load};
+
+    #[test]
+    fn one_line_holds_every_key_and_rule_and_no_secret() {
+        let text =
+            "[admin]\ntoken = \"hush-hush-hush-hush\"\n[[route]]\naction = \"drop\"\nmethod = [\"INFO\"]";
+        let config = load(Some(("r.toml".as_ref(), text)), &[], &Machine::read())
+            .expect("a good file")
+            .config;
+        let line = in_one_line(&config);
+        assert!(line.lines().count() == 1 && !line.contains("hush"), "{line}");
+        for key in KEYS {
+            assert!(line.contains(&format!("{}=", key.path())), "{}", key.path());
+        }
+        let (_, rule) = line.split_once("route.1={ ").expect("the rule");
+        assert!(
+            rule.contains("action = \"drop\"") && rule.contains("method = [\"INFO\"]"),
+            "{rule}"
+        );
     }
 }

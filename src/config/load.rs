@@ -304,6 +304,21 @@ pub fn load(file: Option<(&Path, &str)>, flags: &[Flag], machine: &Machine) -> R
     })
 }
 
+/// What a server was started with, from which it can read its configuration again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub file: Option<PathBuf>,
+    pub flags: Vec<Flag>,
+}
+
+impl Source {
+    /// # Errors
+    /// As those of [`load_file`].
+    pub fn load(&self, machine: &Machine) -> Result<Loaded, Errors> {
+        load_file(self.file.as_deref(), &self.flags, machine)
+    }
+}
+
 /// As [`load`], reading the file, if one is named.
 ///
 /// # Errors

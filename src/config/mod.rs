@@ -17,6 +17,7 @@ pub mod example;
 pub mod load;
 pub mod machine;
 pub mod pattern;
+pub mod reload;
 pub mod resolve;
 pub mod route;
 mod route_keys;
@@ -27,7 +28,7 @@ mod toml_file;
 mod value;
 
 pub use error::{ConfigError, Errors, Notice, Origin};
-pub use load::{Flag, FlagValue, Loaded, Settings, load};
+pub use load::{Flag, FlagValue, Loaded, Settings, Source, load};
 pub use machine::Machine;
 pub use route_keys::ROUTE_KEYS;
 pub use value::{LOG_FILTER, log_filter, near_miss};

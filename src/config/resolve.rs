@@ -60,6 +60,11 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
 }
 
+/// Whether a mailbox has room for the largest message.
+pub fn fits_mailbox(message_bytes_max: usize, mailbox_bytes: usize) -> bool {
+    message_bytes_max as u64 + MAILBOX_ENTRY_BYTES <= mailbox_bytes as u64
+}
+
 /// Files that this configuration may have open at a time, connections included.
 pub fn files_max(config: &Config) -> u64 {
     let of_a_shard = config.listeners.len() as u64 + FILES_PER_SHARD;

@@ -448,7 +448,20 @@ fn did_you_mean(text: &str, candidates: &[&'static str]) -> Wrong {
 /// Where the keys of a rule that are told of were given.
 pub(super) type OriginOf<'a> = &'a dyn Fn(&str) -> Option<Origin>;
 
+/// A bit for each of `listeners` that `listen` covers.
+fn bits_of(listen: &Listen, listeners: &[Listener]) -> u64 {
+    let own = listeners.iter().enumerate();
+    own.filter(|(_, own)| own.addr == listen.addr && listen.covers(own.transport))
+        .fold(0, |bits, (index, _)| bits | 1 << index)
+}
+
 impl Route {
+    /// Works out which of `listeners` the rule means.
+    pub(super) fn find_listeners(&mut self, listeners: &[Listener]) {
+        let named = self.listeners.iter();
+        self.listener_bits = named.fold(0, |bits, listen| bits | bits_of(listen, listeners));
+    }
+
     /// Completes a rule, and tells what its keys can't be together.
     pub(super) fn resolve(
         &mut self,
@@ -467,15 +480,9 @@ impl Route {
                 hint,
             });
         };
-        self.listener_bits = 0;
+        self.find_listeners(listeners);
         for listen in &self.listeners {
-            let before = self.listener_bits;
-            for (index, own) in listeners.iter().enumerate() {
-                if own.addr == listen.addr && listen.covers(own.transport) {
-                    self.listener_bits |= 1 << index;
-                }
-            }
-            if before == self.listener_bits {
+            if bits_of(listen, listeners) == 0 {
                 let known: Vec<String> = (listeners.iter())
                     .map(|own| format!("{}:{}", own.transport.name().to_ascii_lowercase(), own.addr))
                     .collect();

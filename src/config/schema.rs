@@ -96,6 +96,16 @@ impl<S> Key<S> {
     }
 }
 
+impl Key {
+    /// The value for people and logs: as [`Key::toml`], but a secret stays one.
+    pub fn shown(&self, settings: &Settings) -> String {
+        if matches!(self.name, "token" | "password" | "secret") {
+            return "(secret)".to_owned();
+        }
+        self.toml(settings)
+    }
+}
+
 /// A number as the file writes it: thousands set apart from 10,000 on.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();

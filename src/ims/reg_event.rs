@@ -133,6 +133,13 @@ impl RegEvent {
         }
     }
 
+    /// The limits in `cfg` from now on; what is beyond them stays until it goes.
+    pub fn configure(&mut self, cfg: &Config) {
+        let subscriptions_max = cfg.limits.subscriptions_max.div_ceil(cfg.shards);
+        self.subscriptions.set_limit(subscriptions_max);
+        self.per_aor_max = cfg.limits.subscriptions_per_aor_max;
+    }
+
     pub fn len(&self) -> usize {
         self.subscriptions.len()
     }

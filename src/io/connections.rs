@@ -12,13 +12,13 @@ use crate::metrics::DropReason;
 /// Counts against `limits.connections_max` and `limits.connections_per_source_max`.
 #[derive(Debug)]
 pub struct Connections {
-    total_max: usize,
-    per_source_max: usize,
     counts: Mutex<Counts>,
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Counts {
+    total_max: usize,
+    per_source_max: usize,
     total: usize,
     by_source: AHashMap<IpAddr, usize>,
 }
@@ -33,10 +33,20 @@ pub(super) struct Seat {
 impl Connections {
     pub fn new(limits: &Limits) -> Connections {
         Connections {
-            total_max: limits.connections_max,
-            per_source_max: limits.connections_per_source_max,
-            counts: Mutex::default(),
+            counts: Mutex::new(Counts {
+                total_max: limits.connections_max,
+                per_source_max: limits.connections_per_source_max,
+                total: 0,
+                by_source: AHashMap::new(),
+            }),
         }
+    }
+
+    /// Other limits from now on. Connections beyond them stay.
+    pub fn set_limits(&self, limits: &Limits) {
+        let mut counts = self.lock();
+        counts.total_max = limits.connections_max;
+        counts.per_source_max = limits.connections_per_source_max;
     }
 
     /// Connections of the whole process, accepted and opened.
@@ -48,12 +58,12 @@ impl Connections {
     pub(super) fn admit(self: &Arc<Self>, source: Option<IpAddr>) -> Result<Seat, DropReason> {
         let source = source.map(source_of);
         let mut counts = self.lock();
-        if counts.total >= self.total_max {
+        if counts.total >= counts.total_max {
             return Err(DropReason::ConnectionsFull);
         }
         if let Some(source) = source {
             // No entry is made for a source that is turned away.
-            if counts.by_source.get(&source).copied().unwrap_or(0) >= self.per_source_max {
+            if counts.by_source.get(&source).copied().unwrap_or(0) >= counts.per_source_max {
                 return Err(DropReason::ConnectionsPerSourceFull);
             }
             *counts.by_source.entry(source).or_insert(0) += 1;
@@ -129,6 +139,27 @@ mod tests {
         );
         drop(seat);
         assert!(connections.admit(Some(one)).is_ok());
+    }
+
+    #[test]
+    fn other_limits_are_for_who_comes_next() {
+        let connections = connections(2, 2);
+        let seats = [1, 2].map(|last| connections.admit(Some([192, 0, 2, last].into())));
+        assert!(seats.iter().all(Result::is_ok));
+        let limits = |total, per_source| Limits {
+            connections_max: total,
+            connections_per_source_max: per_source,
+            ..Config::default().limits
+        };
+        connections.set_limits(&limits(1, 1));
+        assert_eq!(connections.total(), 2, "both stay");
+        assert_eq!(connections.admit(None).err(), Some(DropReason::ConnectionsFull));
+        connections.set_limits(&limits(9, 1));
+        assert!(connections.admit(None).is_ok());
+        assert_eq!(
+            connections.admit(Some([192, 0, 2, 1].into())).err(),
+            Some(DropReason::ConnectionsPerSourceFull)
+        );
     }
 
     #[test]

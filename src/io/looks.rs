@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+/// A zero interval would make every turn look at everything.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
 /// Slots in the order in which they are to be looked at.
 pub(super) struct Looks {
     interval: Duration,
@@ -17,11 +20,16 @@ pub(super) struct Looks {
 impl Looks {
     pub(super) fn new(interval: Duration) -> Looks {
         Looks {
-            // A zero interval would make every turn look at everything.
-            interval: interval.max(Duration::from_millis(1)),
+            interval: interval.max(INTERVAL_MIN),
             due: VecDeque::new(),
             watched: Vec::new(),
         }
+    }
+
+    /// Another interval from now on. Slots that are watched are looked at when they would have been, and keep those behind them
+    /// waiting until then.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval.max(INTERVAL_MIN);
     }
 
     /// Has `slot` looked at after one interval, or earlier if it is being watched already.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::config::Limits;
 use crate::time::Instant;
 use crate::wire::{Effects, Event};
 
@@ -29,6 +30,9 @@ pub trait Reactor {
     /// wait in a bounded queue); what goes out on connections is submitted with the next turn. Events that come of it,
     /// such as [`Event::SendFailed`], are delivered by the next turn, which then doesn't wait.
     fn flush(&mut self, effects: &mut Effects);
+
+    /// Goes by these limits from now on; what is beyond them already stays. Without limits of its own there is nothing to do.
+    fn configure(&mut self, _limits: &Limits) {}
 
     fn now(&self) -> Instant;
 }

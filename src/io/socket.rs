@@ -341,7 +341,8 @@ impl BufferSizes {
     }
 }
 
-fn raise_open_files(cfg: &Config) {
+/// Raises the limit of open files to what `cfg` needs, or warns.
+pub fn raise_open_files(cfg: &Config) {
     let wanted = crate::config::resolve::files_max(cfg);
     let has_tcp = cfg
         .listeners

@@ -156,6 +156,15 @@ impl Tcp {
         }
     }
 
+    /// Goes by `limits` from now on. Connections beyond them stay; one that is being looked at is looked at as before.
+    pub(super) fn configure(&mut self, limits: &Limits) {
+        self.idle.set_interval(limits.connection_idle / IDLE_LOOKS);
+        self.connection_idle = limits.connection_idle;
+        self.connect_timeout = limits.connect_timeout;
+        self.send_queue_bytes_max = limits.send_queue_bytes_max;
+        self.shared.set_limits(limits);
+    }
+
     /// Puts a connection into the table. The phase is `Connecting` or `Open`.
     pub(super) fn insert(
         &mut self,

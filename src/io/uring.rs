@@ -35,7 +35,7 @@ use super::tcp::{Cx, Tcp};
 use super::tcp_receive::Receiver;
 use super::udp::Udp;
 use super::waker::Wakers;
-use crate::config::{Config, Segment};
+use crate::config::{Config, Limits, Segment};
 use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Effect, Effects, Event, SHARDS_MAX, ShardId, Transport};
@@ -362,6 +362,10 @@ impl Reactor for Uring {
         }
         self.udp
             .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
+    }
+
+    fn configure(&mut self, limits: &Limits) {
+        self.tcp.configure(limits);
     }
 
     fn now(&self) -> Instant {

@@ -27,6 +27,7 @@ use crate::msg::request::Request;
 use crate::msg::scan::{Message, Table, scan};
 use crate::msg::uri::Uri;
 use crate::pool::CLASS_BYTES;
+use crate::port::ConfigId;
 use crate::routing::rewrite;
 use crate::slots::Slots;
 use crate::time::Instant;
@@ -54,6 +55,8 @@ const URI_BYTES_MAX: usize = 4_096;
 pub struct Policy {
     /// The rule's place in the table; `None`: a request of a dialog that began earlier.
     pub route: Option<usize>,
+    /// The configuration that the table is part of: a request that a rule has taken up ends by it, whatever is configured since.
+    pub config: ConfigId,
     pub fork: Fork,
     pub recurse: bool,
     pub record_route: bool,
@@ -65,6 +68,7 @@ impl Policy {
     /// Requests within a dialog go where they say.
     pub const DIALOG: Policy = Policy {
         route: None,
+        config: ConfigId::FIRST,
         fork: Fork::ByQ,
         recurse: false,
         record_route: false,
@@ -72,9 +76,11 @@ impl Policy {
         ring_s: 30,
     };
 
-    pub const fn of(index: usize, route: &Route) -> Policy {
+    /// What the rule in this place of the present table says.
+    pub fn of(stack: &Stack, index: usize, route: &Route) -> Policy {
         Policy {
             route: Some(index),
+            config: stack.config_id(),
             fork: route.fork,
             recurse: route.recurse,
             record_route: route.record_route,
@@ -84,7 +90,8 @@ impl Policy {
     }
 
     fn rule(self, stack: &Stack) -> Option<&Route> {
-        self.route.and_then(|index| stack.cfg.routes.get(index))
+        let cfg = stack.config_of(self.config)?;
+        self.route.and_then(|index| cfg.routes.get(index))
     }
 }
 
@@ -120,6 +127,12 @@ impl Proxy {
             uri: Some(vec![0; URI_BYTES_MAX].into_boxed_slice()),
             is_draining: false,
         }
+    }
+
+    /// Another limit from now on; contexts beyond it go on.
+    pub fn set_limit(&mut self, transactions_max: usize) {
+        self.contexts.set_limit(transactions_max);
+        self.branches.set_limit(transactions_max);
     }
 
     /// Response contexts now.

@@ -1,6 +1,7 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
 mod admin;
+mod reload;
 mod serve;
 mod service;
 mod shard_loop;
@@ -55,7 +56,7 @@ impl Server {
             None => features,
         };
         let (listeners, sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
-        cfg.listeners = listeners.clone();
+        cfg.listeners.clone_from(&listeners);
         let cfg = Arc::new(cfg);
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
         steer_datagrams(&cfg, &features, &sockets, &keys);
@@ -254,9 +255,10 @@ impl ShardSetup {
             }
         };
         let now = reactor.now();
-        let shard = Shard::new(self.cfg.clone(), self.metrics, self.id, self.keys, self.mail, now);
-        _ = ready.send(Ok(()));
         let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
+        // The shard alone has the configuration from now on, so that one that it no longer goes by can be given up.
+        let shard = Shard::new(self.cfg, self.metrics, self.id, self.keys, self.mail, now);
+        _ = ready.send(Ok(()));
         out.teller = Some(self.teller);
         turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), || {
             self.control_waker.wake()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, HistogramFiles, example};
+use crate::config::{Config, HistogramFiles, Source, example};
 use crate::control::collect::Collector;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
@@ -18,6 +18,7 @@ use crate::io::clock::Clock;
 
 use super::Server;
 use super::admin::Admin;
+use super::reload::Configured;
 use super::service::Service;
 
 /// How often draining looks whether the last call has ended.
@@ -30,8 +31,10 @@ const LAST_RECORDS_TIME: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
-pub fn serve(cfg: Config) -> ExitCode {
-    tracing::info!(configuration = example::effective(&cfg), "starting");
+///
+/// SIGHUP has the configuration read again from `source`, which gave `cfg`.
+pub fn serve(cfg: Config, source: Source) -> ExitCode {
+    tracing::info!(configuration = %example::in_one_line(&cfg), "starting");
     log_memory(&cfg);
     let server = match Server::start(cfg.clone()) {
         Ok(server) => server,
@@ -45,7 +48,7 @@ pub fn serve(cfg: Config) -> ExitCode {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
-    tokio_uring::start(supervise(server, cfg))
+    tokio_uring::start(supervise(server, Configured::new(source, cfg)))
 }
 
 /// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
@@ -60,17 +63,22 @@ fn log_memory(cfg: &Config) {
     );
 }
 
-async fn supervise(server: Server, cfg: Config) -> ExitCode {
-    let (drain, histograms, records) = (cfg.drain, &cfg.histograms, cfg.records.clone());
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "signals can't be received");
-                return ExitCode::FAILURE;
-            }
-        };
-    let collector = match open_files(histograms, server.clock).await {
+async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    );
+    let (mut terminate, mut interrupt, mut hangup) = match signals {
+        (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+            tracing::error!(%error, "signals can't be received");
+            return ExitCode::FAILURE;
+        }
+    };
+    let histograms = configured.config().histograms.clone();
+    let records = configured.config().records.clone();
+    let collector = match open_files(&histograms, server.clock).await {
         Ok(files) => Rc::new(Collector::new(files, histograms.interval, server.clock)),
         Err(error) => {
             tracing::error!(directory = histograms.directory, %error, "histograms can't be written");
@@ -100,7 +108,7 @@ async fn supervise(server: Server, cfg: Config) -> ExitCode {
         let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
         async move { collector.run(&ports).await }
     });
-    let admin = match Admin::start(&server, &collector, &cfg).await {
+    let admin = match Admin::start(&server, &collector, configured.config()).await {
         Ok(admin) => admin,
         Err(error) => {
             tracing::error!("{error}");
@@ -113,14 +121,17 @@ async fn supervise(server: Server, cfg: Config) -> ExitCode {
     let mut service = Service::new();
     service.ready("serving");
     loop {
-        let asked_to_stop = async {
-            tokio::select! {
-                () = either(&mut terminate, &mut interrupt) => {}
-                () = admin.asked_to_drain() => {}
+        tokio::select! {
+            () = either(&mut terminate, &mut interrupt) => break,
+            () = admin.asked_to_drain() => break,
+            _ = hangup.recv() => {
+                service.reloading();
+                match configured.reload(&server, "SIGHUP").await {
+                    Ok(reloaded) => service.ready(&format!("serving; reloaded: {reloaded}")),
+                    Err(_) => service.ready("serving; not reloaded: see the log"),
+                }
             }
-        };
-        if tokio::time::timeout(LOOK_INTERVAL, asked_to_stop).await.is_ok() {
-            break;
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
         if server.has_failed() {
             tracing::error!("a shard has ended by itself");
@@ -128,6 +139,7 @@ async fn supervise(server: Server, cfg: Config) -> ExitCode {
         }
         service.alive(server.metrics.iter().map(AsRef::as_ref));
     }
+    let drain = configured.config().drain;
     let calls = server.calls();
     tracing::info!(
         calls,

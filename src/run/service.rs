@@ -28,6 +28,15 @@ impl Service {
         tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
+    /// The configuration is being read again; [`Service::ready`] says when that is over. Newer managers (systemd 253) want to know when
+    /// it began.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(_) => tell(&[NotifyState::Reloading]),
+        }
+    }
+
     /// The end has begun: no new calls.
     pub fn stopping(&self, status: &str) {
         tell(&[NotifyState::Stopping, NotifyState::Status(status)]);

@@ -58,6 +58,9 @@ impl ShardLoop {
         self.is_busy = shard.read_mail(now, out);
         self.is_busy |= shard.run_timers(now, out);
         self.is_busy |= shard.read_asks(now, out);
+        if let Some(cfg) = shard.take_new_config() {
+            reactor.configure(&cfg.limits);
+        }
         shard.export(now, out);
         reactor.flush(out);
         shard.record_handled(now, reactor.now());

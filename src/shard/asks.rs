@@ -1,7 +1,10 @@
 //! What the control thread asks of a shard.
 
+use std::sync::Arc;
+
 use crate::b2bua::CallId;
-use crate::port::{Ask, Tell};
+use crate::config::Config;
+use crate::port::{Ask, ConfigId, Tell};
 use crate::tap::Tap;
 use crate::time::Instant;
 use crate::wire::Effects;
@@ -46,6 +49,7 @@ impl Shard {
                     self.stack.tap = None;
                 }
             }
+            Ask::Config { id, config } => self.configure(config, id, out),
             Ask::Histograms { request, empty } => {
                 let recorded = std::mem::replace(&mut self.stack.histograms, empty);
                 out.tell(Tell::Histograms { request, recorded }, b"");
@@ -76,6 +80,25 @@ impl Shard {
                 out.tell(Tell::Done { request, count }, b"");
             }
         }
+    }
+
+    /// Goes by `cfg` from now on. Nothing that there is ends by it: limits are for what is new.
+    fn configure(&mut self, cfg: Arc<Config>, id: ConfigId, out: &mut Effects) {
+        let (limits, shards) = (&cfg.limits, cfg.shards);
+        self.ims.calls.set_limit(limits.calls_max.div_ceil(shards));
+        self.proxy.set_limit(limits.transactions_max.div_ceil(shards));
+        self.streams.set_limit(limits.connections_max);
+        self.ims.location.configure(&cfg);
+        self.ims.reg_event.configure(&cfg);
+        self.overload.configure(&cfg.overload, cfg.timers.t1);
+        out.pool.set_limit(limits.buffer_bytes_max);
+        self.stack.configure(cfg, id);
+        self.is_reconfigured = true;
+    }
+
+    /// The configuration, if it is another than when this was last asked: for what stands outside of the core.
+    pub fn take_new_config(&mut self) -> Option<Arc<Config>> {
+        std::mem::take(&mut self.is_reconfigured).then(|| self.stack.cfg.clone())
     }
 
     /// Whether the shard was asked to end.

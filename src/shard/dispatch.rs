@@ -83,12 +83,12 @@ impl Shard {
             Action::Ims => self.serve(request, key, flow, now, out),
             // Without its INVITE's context a CANCEL goes on as that would have: §16.10.
             Action::Proxy if route.stateless || request.method == Method::Cancel => {
-                let policy = Policy::of(index, route);
+                let policy = Policy::of(&self.stack, index, route);
                 self.proxy
                     .relay(&mut self.stack, request, &arrived, policy, flow, out);
             }
             Action::Proxy => {
-                let policy = Policy::of(index, route);
+                let policy = Policy::of(&self.stack, index, route);
                 self.forward(request, &arrived, policy, key, flow, now, out);
             }
             Action::Redirect | Action::Reject => self.answer_by_rule(index, request, flow, out),
@@ -116,7 +116,7 @@ impl Shard {
                     To::RequestUri | To::Uris(_) => true,
                     To::Nowhere | To::Registered | To::Trunk(_) => false,
                 };
-            is_forwarded.then(|| Policy::of(index, route))
+            is_forwarded.then(|| Policy::of(&self.stack, index, route))
         });
         match policy {
             Some(policy) => self

@@ -120,6 +120,8 @@ pub struct Shard {
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
     is_stopping: bool,
+    /// The configuration is new to those outside of the core.
+    is_reconfigured: bool,
 }
 
 /// Where a request is written anew and read again.
@@ -176,6 +178,7 @@ impl Shard {
             memory: Memory::new(),
             handled: Vec::with_capacity(1_024),
             is_stopping: false,
+            is_reconfigured: false,
         }
     }
 

@@ -155,6 +155,19 @@ impl Overload {
         }
     }
 
+    /// Goes by `cfg` from now on, from where it stands.
+    pub fn configure(&mut self, cfg: &config::Overload, t1: Duration) {
+        let fresh = Overload::new(cfg, t1);
+        self.is_enabled = fresh.is_enabled;
+        self.target = fresh.target;
+        self.stale = fresh.stale;
+        self.refusals_per_admitted = fresh.refusals_per_admitted;
+        if !self.is_enabled {
+            self.limit = None;
+            self.loss = 0.0;
+        }
+    }
+
     /// A datagram was taken up at `now`, the time at which the turn began, having waited `age`.
     pub fn datagram(&mut self, now: Instant, age: Duration) {
         if now != self.turn.at {

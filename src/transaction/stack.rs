@@ -13,6 +13,7 @@ use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, Table, scan};
 use crate::msg::status::reason_phrase;
 use crate::pool::BufId;
+use crate::port::ConfigId;
 use crate::slots::{Id, Slots};
 use crate::tap::Tap;
 use crate::time::Instant;
@@ -39,9 +40,15 @@ pub enum Known {
 /// Room that a message needs beyond its request for what we add: our tag, `received`, `rport`, a reason phrase, `Date`.
 const RESPONSE_SLACK: usize = 1_024;
 
+/// Configurations before the present one that are kept: a request that waits for a look-up through more reloads loses its rule.
+const FORMER_MAX: usize = 4;
+
 /// The transaction layer of one shard, with what it stands on: configuration, timers, tokens, counters.
 pub struct Stack {
     pub cfg: Arc<Config>,
+    config_id: ConfigId,
+    /// Earlier ones, the last first: for what began under them.
+    former: [Option<Arc<Config>>; FORMER_MAX],
     pub metrics: Arc<Metrics>,
     /// What is timed, since the control thread last took it.
     pub histograms: Box<Histograms>,
@@ -76,6 +83,8 @@ impl Stack {
             txs: Slots::new(transactions_max),
             by_key: KeyIndex::new(transactions_max),
             cfg,
+            config_id: ConfigId::FIRST,
+            former: [const { None }; FORMER_MAX],
             metrics,
             histograms: Box::default(),
             shard,
@@ -86,6 +95,30 @@ impl Stack {
             scratch: Some(Box::new(Table::new())),
             stateless_serial: 0,
             tap: None,
+        }
+    }
+
+    /// Goes by `cfg` from now on. Timers that run keep their time, transactions beyond the new limit go on.
+    ///
+    /// The control thread holds every configuration too, so that none is freed here.
+    pub fn configure(&mut self, cfg: Arc<Config>, config_id: ConfigId) {
+        self.txs
+            .set_limit(cfg.limits.transactions_max.div_ceil(self.shards));
+        self.former.rotate_right(1);
+        self.former[0] = Some(std::mem::replace(&mut self.cfg, cfg));
+        self.config_id = config_id;
+        self.metrics.config_id.set(u64::from(config_id.0));
+    }
+
+    pub fn config_id(&self) -> ConfigId {
+        self.config_id
+    }
+
+    /// The present configuration or one of the last few; `None` for an older one.
+    pub fn config_of(&self, id: ConfigId) -> Option<&Config> {
+        match self.config_id.0.wrapping_sub(id.0) {
+            0 => Some(&self.cfg),
+            age => self.former.get(age as usize - 1)?.as_deref(),
         }
     }
 

@@ -14,7 +14,7 @@ use ringway::location::AorHasher;
 use ringway::metrics::{DropReason, Metrics};
 use ringway::owner::OwnerKey;
 use ringway::pool::{CLASS_BYTES, Draft, Pool};
-use ringway::port::{Ask, ControlPort, PORT_BYTES_MAX, Tell, port};
+use ringway::port::{Ask, ConfigId, ControlPort, PORT_BYTES_MAX, Tell, port};
 use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
@@ -25,6 +25,8 @@ pub const SERVER: &str = "127.0.0.1:5060";
 
 pub struct World {
     shards: Vec<Shard>,
+    /// All that a shard may still have, as the control thread holds them; the last is the present one.
+    configs: Vec<Arc<Config>>,
     effects: Vec<Effects>,
     ports: Vec<ControlPort>,
     pub metrics: Vec<Arc<Metrics>>,
@@ -129,6 +131,7 @@ impl World {
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
+            configs: vec![cfg],
             effects,
             ports,
             metrics,
@@ -374,6 +377,27 @@ impl World {
 
     pub fn hang_up_all(&mut self) {
         self.ask_all(|| Ask::HangUpAll);
+    }
+
+    /// Has every shard go by another configuration.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut cfg = Config::clone(self.configs.last().expect("one from the start"));
+        change(&mut cfg);
+        let config = Arc::new(cfg);
+        let id = ConfigId(self.configs.len() as u32);
+        self.configs.push(config.clone());
+        self.ask_all(|| Ask::Config {
+            id,
+            config: config.clone(),
+        });
+        let ids = self.metrics.iter().map(|metrics| metrics.config_id.get());
+        assert!(ids.into_iter().all(|of_shard| of_shard == u64::from(id.0)));
+    }
+
+    /// How many configurations some shard still has.
+    pub fn configs_in_use(&self) -> usize {
+        let in_use = |config: &&Arc<Config>| Arc::strong_count(config) > 1;
+        self.configs.iter().filter(in_use).count()
     }
 
     fn ask_all(&mut self, ask: impl Fn() -> Ask) {

@@ -98,7 +98,8 @@ impl Setup {
         pairs.flatten().map(|word| (*word).to_owned()).collect()
     }
 
-    fn toml(&self) -> String {
+    /// Its keys as a file; tables may be added at the end.
+    pub fn toml(&self) -> String {
         let mut text = String::new();
         let mut last = "";
         for ((section, key), value) in &self.keys {
@@ -133,7 +134,7 @@ impl Server {
         let more = setup.flags_of_all();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringway"))
             .args(["run", "--listen", &SocketAddr::new(setup.ip, 0).to_string()])
-            .args(["--domain", seed::DOMAIN, "--log", "info", "-c"])
+            .args(["--domain", seed::DOMAIN, "-c"])
             .arg(&config)
             .args(&setup.flags)
             .args(more)
@@ -216,6 +217,34 @@ impl Server {
             .args(["-c", "kill -\"$1\" \"$0\"", &self.child.id().to_string(), name])
             .status();
         assert!(killed.is_ok_and(|s| s.success()), "ringway was still there");
+    }
+
+    /// Writes other keys into its file and has it read them; waits until the log says what came of it, and returns that line.
+    pub fn reload(&self, setup: &Setup) -> String {
+        self.reload_text(&setup.toml())
+    }
+
+    pub fn reload_text(&self, toml: &str) -> String {
+        std::fs::write(&self.config, toml).expect("the configuration is written");
+        let before = self.reloads().len();
+        self.signal("HUP");
+        let deadline = Instant::now() + SERVER_PATIENCE;
+        loop {
+            if let Some(line) = self.reloads().get(before) {
+                return line.clone();
+            }
+            assert!(Instant::now() < deadline, "nothing came of SIGHUP");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The lines that say what came of each reload: the last of each has the word by whom.
+    fn reloads(&self) -> Vec<String> {
+        let log = self.log();
+        let ends = log
+            .lines()
+            .filter(|line| line.contains("reloaded: ") && line.contains("by=\"SIGHUP\""));
+        ends.map(str::to_owned).collect()
     }
 
     /// Waits for its end; returns what it printed on stdout.

@@ -252,6 +252,47 @@ fn places_are_tried_one_after_another() {
 }
 
 #[test]
+fn a_request_ends_by_the_rule_that_it_began_by() {
+    let more = "fork = \"serial\"\nset_header = [\"X-Rule: old\"]";
+    let mut world = world(1, &table(PARALLEL, more));
+    let invite = invites(&mut world);
+    let one = world.request(BOB, "INVITE");
+    assert_eq!(one.text("X-Rule"), "old");
+    let rules = |text: &str| crate::routes_of(text);
+    let new = rules(&table(
+        "[\"sip:127.0.0.5:5065\"]",
+        "set_header = [\"X-Rule: new\"]",
+    ));
+    world.reconfigure(|cfg| cfg.routes = new);
+    world.udp(BOB, &reply(&one, 486, "b", BOB));
+    world.request(BOB, "ACK");
+    let two = world.request(BOB_TABLET, "INVITE");
+    assert_eq!(two.text("X-Rule"), "old");
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@one.att.net", "m1"));
+    let by_new = world.request(CAROL, "MESSAGE");
+    assert_eq!(by_new.text("X-Rule"), "new");
+    world.udp(CAROL, &reply(&by_new, 200, "b", CAROL));
+    world.response(ALICE, 200);
+    // Long after, its table is no more: the rest of its places are still tried.
+    for _ in 0..10 {
+        world.reconfigure(|cfg| cfg.routes.clear());
+    }
+    world.udp(BOB_TABLET, &reply(&two, 486, "b", BOB_TABLET));
+    world.request(BOB_TABLET, "ACK");
+    let three = world.request(CAROL, "INVITE");
+    assert_eq!(
+        three.text("X-Rule"),
+        "old",
+        "what was written once is sent everywhere"
+    );
+    world.udp(CAROL, &reply(&three, 486, "b", CAROL));
+    world.request(CAROL, "ACK");
+    let failure = world.response(ALICE, 486);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
 fn breadth_bounds_what_is_tried_at_once() {
     let mut world = world(1, &table(PARALLEL, "fork = \"parallel\""));
     let invite = invite("alice", ALICE, "sip:bob@one.att.net", "c1").with("Max-Breadth", 2);

@@ -1,0 +1,153 @@
+//! Reading the configuration again while the server runs (SIGHUP).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::reload::{Change, Reload};
+use crate::config::{Config, Loaded, Machine, Source, reload};
+use crate::io::socket::raise_open_files;
+use crate::logging;
+use crate::port::{Ask, ConfigId};
+
+use super::Server;
+
+/// How often it is looked whether every shard goes by a new configuration, and for how long.
+const TAKEN_UP_LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const TAKEN_UP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is served, and where it came from.
+pub struct Configured {
+    source: Source,
+    /// As the file asks for it: the listeners are not yet bound.
+    asked: Config,
+    id: ConfigId,
+    /// All that a shard may still have: none is freed on a shard.
+    held: Vec<Arc<Config>>,
+}
+
+/// What a reload has done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reloaded {
+    /// What takes effect now.
+    pub changed: Vec<Change>,
+    /// What takes effect at the next start.
+    pub waiting: Vec<Change>,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.changed.len() {
+            0 => f.write_str("nothing changed")?,
+            1 => f.write_str("1 change")?,
+            count => write!(f, "{count} changes")?,
+        }
+        match self.waiting.len() {
+            0 => Ok(()),
+            count => write!(f, ", {count} more at the next start"),
+        }
+    }
+}
+
+impl Configured {
+    /// `asked` is what `source` has given.
+    pub fn new(source: Source, asked: Config) -> Configured {
+        Configured {
+            source,
+            asked,
+            id: ConfigId::FIRST,
+            held: Vec::new(),
+        }
+    }
+
+    /// What is served now.
+    pub fn config(&self) -> &Config {
+        &self.asked
+    }
+
+    /// Reads the configuration again, and has `server` go by it. `by` says who wants it, for the log. Nobody's call or registration ends
+    /// by it.
+    ///
+    /// # Errors
+    /// What is wrong with the file; nothing has changed then.
+    pub async fn reload(&mut self, server: &Server, by: &str) -> Result<Reloaded, String> {
+        let file = self.source.file.as_ref();
+        let shown = file.map_or("none".to_owned(), |file| file.display().to_string());
+        let wanted = match self.source.load(&Machine::read()) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                // One line each: a log is read by lines.
+                for error in errors.to_string().lines() {
+                    tracing::error!("not reloaded: {error}");
+                }
+                tracing::error!(
+                    by,
+                    file = shown,
+                    "not reloaded: the configuration stays as it was"
+                );
+                return Err(errors.to_string());
+            }
+        };
+        let Loaded { config, notices } = wanted;
+        logging::log_notices(&notices);
+        let Reload {
+            config,
+            changed,
+            waiting,
+        } = reload::reload(&self.asked, &config);
+        if config.log != self.asked.log {
+            logging::set_level(&config.log)?;
+        }
+        if config.limits.connections_max > self.asked.limits.connections_max {
+            raise_open_files(&config);
+        }
+        if config != self.asked {
+            self.hand_out(server, config).await;
+        }
+        for change in &changed {
+            tracing::info!(key = change.key, from = %change.from, to = %change.to, "changed");
+        }
+        for change in &waiting {
+            tracing::warn!(
+                key = change.key,
+                from = %change.from,
+                to = %change.to,
+                "changes at the next start"
+            );
+        }
+        let reloaded = Reloaded { changed, waiting };
+        tracing::info!(by, file = shown, "reloaded: {reloaded}");
+        Ok(reloaded)
+    }
+
+    /// Gives every shard the configuration, and waits until it goes by it.
+    async fn hand_out(&mut self, server: &Server, config: Config) {
+        self.id = self.id.next();
+        let id = self.id;
+        let mut bound = config.clone();
+        bound.listeners.clone_from(&server.listeners);
+        self.asked = config;
+        // What no shard has any more goes here, and not on a shard.
+        self.held.retain(|config| Arc::strong_count(config) > 1);
+        let bound = Arc::new(bound);
+        self.held.push(bound.clone());
+        server.ports.order(|| Ask::Config {
+            id,
+            config: bound.clone(),
+        });
+        drop(bound);
+        let all_have_it = async {
+            while (server.metrics.iter()).any(|metrics| metrics.config_id.get() != u64::from(id.0)) {
+                tokio::time::sleep(TAKEN_UP_LOOK_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(TAKEN_UP_PATIENCE, all_have_it)
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                "a shard has not taken up the new configuration yet: it hangs, or has very much to do"
+            );
+        }
+    }
+}
