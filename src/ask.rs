@@ -68,6 +68,8 @@ pub enum Question {
         #[command(flatten)]
         way: Way,
     },
+    /// Have the server read its configuration again; what changes and what waits for a restart is told
+    Reload(Way),
     /// Have the server refuse new calls, and end with the last
     Drain(Way),
     /// Remove all bindings of a subscriber
@@ -93,6 +95,7 @@ impl Question {
             | Question::Calls(way)
             | Question::Subscriptions(way)
             | Question::Connections(way)
+            | Question::Reload(way)
             | Question::Drain(way)
             | Question::Registrations { way, .. }
             | Question::Call { way, .. }
@@ -167,6 +170,7 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
             tables::histogram,
         ),
         Question::Log { level, .. } => asker.told(Method::POST, "/api/v1/log", level),
+        Question::Reload(_) => asker.page(Method::POST, "/api/v1/reload", tables::reload),
         Question::Drain(_) => asker.told(Method::POST, "/api/v1/drain", ""),
         Question::Unregister { aor, .. } => {
             let path = format!("/api/v1/registrations/{}", segment(aor));
@@ -201,8 +205,12 @@ impl<W: Write> Asker<'_, W> {
 
     /// One object as a page.
     fn shown(&mut self, path: &str, page: fn(&Value) -> String) -> Result<(), ClientError> {
+        self.page(Method::GET, path, page)
+    }
+
+    fn page(&mut self, method: Method, path: &str, page: fn(&Value) -> String) -> Result<(), ClientError> {
         let json = self.json;
-        self.each(Method::GET, path, "", |line| match serde_json::from_str(line) {
+        self.each(method, path, "", |line| match serde_json::from_str(line) {
             Ok(value) if !json => page(&value),
             Ok(_) | Err(_) => format!("{line}\n"),
         })

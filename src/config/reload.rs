@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::load::Settings;
 use super::resolve::fits_mailbox;
 use super::schema::{KEYS, Key, Kind};
@@ -21,7 +23,7 @@ pub fn takes_effect_at_once(key: &Key) -> bool {
 }
 
 /// A key with what it was and what it is to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Change {
     pub key: String,
     pub from: String,
@@ -31,6 +33,29 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} -> {}", self.key, self.from, self.to)
+    }
+}
+
+/// What a reload has done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reloaded {
+    /// What takes effect now.
+    pub changed: Vec<Change>,
+    /// What takes effect at the next start.
+    pub waiting: Vec<Change>,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.changed.len() {
+            0 => f.write_str("nothing changed")?,
+            1 => f.write_str("1 change")?,
+            count => write!(f, "{count} changes")?,
+        }
+        match self.waiting.len() {
+            0 => Ok(()),
+            count => write!(f, ", {count} more at the next start"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,7 +19,7 @@ use crate::port::Listing;
 use crate::wire::ShardId;
 
 use super::collect::lock;
-use super::desk::{Busy, Desk};
+use super::desk::{Busy, By, Desk};
 use super::history::{History, percentiles};
 use super::prometheus;
 use super::status::Facts;
@@ -97,6 +97,7 @@ pub fn router(api: Api) -> Router {
             get(|state| listing(state, Listing::Connections)),
         )
         .route("/api/v1/drain", post(drain))
+        .route("/api/v1/reload", post(reload))
         .route("/api/v1/log", post(log))
         .fallback(|| async { not_found("such path; see ringway help admin") })
         .with_state(api)
@@ -278,12 +279,16 @@ async fn registration(State(api): State<Api>, Path(aor): Path<String>) -> Answer
     Ok((NDJSON, lines).into_response())
 }
 
-async fn unregister(State(api): State<Api>, Path(aor): Path<String>) -> Answer<Response> {
+async fn unregister(
+    State(api): State<Api>,
+    Extension(by): Extension<By>,
+    Path(aor): Path<String>,
+) -> Answer<Response> {
     let count = api.desk.unregister(aor.as_bytes()).await?;
     if count == 0 {
         return Err(not_found(&format!("registration of {aor}")));
     }
-    tracing::info!(aor, bindings = count, "unregistered by an operator");
+    tracing::info!(aor, bindings = count, %by, "unregistered by an operator");
     Ok(axum::Json(Count { count }).into_response())
 }
 
@@ -302,7 +307,11 @@ struct CallName {
     id: String,
 }
 
-async fn hang_up(State(api): State<Api>, Path(call_id): Path<String>) -> Answer<Response> {
+async fn hang_up(
+    State(api): State<Api>,
+    Extension(by): Extension<By>,
+    Path(call_id): Path<String>,
+) -> Answer<Response> {
     let lines = some(&api, Listing::Calls, &call_id).await?;
     let mut count = 0;
     for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
@@ -318,19 +327,34 @@ async fn hang_up(State(api): State<Api>, Path(call_id): Path<String>) -> Answer<
     if count == 0 {
         return Err(not_found(&format!("call with the Call-ID {call_id}")));
     }
-    tracing::info!(call_id, "hung up by an operator");
+    tracing::info!(call_id, %by, "hung up by an operator");
     Ok(axum::Json(Count { count }).into_response())
 }
 
-async fn drain(State(api): State<Api>) -> Answer<StatusCode> {
-    api.desk.drain().await?;
+async fn drain(State(api): State<Api>, Extension(by): Extension<By>) -> Answer<StatusCode> {
+    api.desk.drain(by).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn log(State(api): State<Api>, level: String) -> Answer<StatusCode> {
+async fn reload(State(api): State<Api>, Extension(by): Extension<By>) -> Answer<Response> {
+    let draining = || Failed(StatusCode::CONFLICT, "the server is draining".to_owned());
+    if api.facts.is_draining() {
+        return Err(draining());
+    }
+    match api.desk.reload(by).await {
+        Ok(Ok(reloaded)) => Ok(axum::Json(reloaded).into_response()),
+        // It says file, line and what is wrong there; nothing has changed.
+        Ok(Err(errors)) => Err(Failed(StatusCode::UNPROCESSABLE_ENTITY, errors)),
+        // It began to drain before it came to this.
+        Err(Busy) if api.facts.is_draining() => Err(draining()),
+        Err(Busy) => Err(Busy.into()),
+    }
+}
+
+async fn log(State(api): State<Api>, Extension(by): Extension<By>, level: String) -> Answer<StatusCode> {
     match (api.set_log)(level.trim()) {
         Ok(()) => {
-            tracing::info!(level = level.trim(), "the log's level was set by an operator");
+            tracing::info!(level = level.trim(), %by, "the log's level was set by an operator");
             Ok(StatusCode::NO_CONTENT)
         }
         Err(error) => Err(Failed(StatusCode::BAD_REQUEST, error)),

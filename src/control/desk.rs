@@ -1,9 +1,12 @@
 //! The way from the admin server's connections to the ports: many ask, one loop of the control thread carries it out.
 
+use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::reload::Reloaded;
 use crate::json::Page;
 use crate::port::{Ask, Listing, Tell};
 use crate::wire::ShardId;
@@ -39,8 +42,28 @@ pub enum Job {
         generation: u32,
         to: oneshot::Sender<u32>,
     },
+    Order(Order),
+}
+
+/// Something for whoever runs the server as a whole, and not for its shards one by one. `by` says who wants it, for the log.
+pub enum Order {
     /// New calls get 503 from now on, and the server ends with the last call.
-    Drain,
+    Drain { by: By },
+    /// Read the configuration again. The answer is what it led to, or what is wrong with it.
+    Reload {
+        by: By,
+        to: oneshot::Sender<Result<Reloaded, String>>,
+    },
+}
+
+/// Who asks: the user and process at the other end of the unix socket, or an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct By(pub Arc<str>);
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Where jobs are handed in.
@@ -117,8 +140,19 @@ impl Desk {
 
     /// # Errors
     /// [`Busy`].
-    pub async fn drain(&self) -> Result<(), Busy> {
-        self.jobs.send(Job::Drain).await.map_err(|_| Busy)
+    pub async fn drain(&self, by: By) -> Result<(), Busy> {
+        self.jobs
+            .send(Job::Order(Order::Drain { by }))
+            .await
+            .map_err(|_| Busy)
+    }
+
+    /// What the new configuration led to, or what is wrong with it.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub async fn reload(&self, by: By) -> Result<Result<Reloaded, String>, Busy> {
+        self.ask(|to| Job::Order(Order::Reload { by, to })).await
     }
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, Busy> {
@@ -129,8 +163,8 @@ impl Desk {
 }
 
 impl Job {
-    /// Carries the job out; whoever waits is answered when the shard has. `true`: the server is to drain.
-    pub fn carry_out(self, ports: &Rc<Ports>) -> bool {
+    /// Carries the job out; whoever waits is answered when the shard has. An order comes back.
+    pub fn carry_out(self, ports: &Rc<Ports>) -> Option<Order> {
         match self {
             Job::List {
                 shard,
@@ -167,9 +201,9 @@ impl Job {
                 };
                 pass_on(ports.question(shard, ask, b""), to, count_of);
             }
-            Job::Drain => return true,
+            Job::Order(order) => return Some(order),
         }
-        false
+        None
     }
 }
 

@@ -16,8 +16,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::desk::By;
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -45,7 +47,10 @@ pub async fn http(addr: SocketAddr, token: String, router: Router) -> io::Result
                 return;
             };
             match listener.accept().await {
-                Ok((stream, _)) => serve(stream, router.clone(), token.clone(), permit),
+                Ok((stream, peer)) => {
+                    let by = By(peer.to_string().into());
+                    serve(stream, by, router.clone(), token.clone(), permit);
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
@@ -69,7 +74,7 @@ impl Drop for Socket {
 /// # Errors
 /// It can't be made; or another server answers there.
 pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
+    if UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another server answers there",
@@ -94,7 +99,10 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
                 return;
             };
             match listener.accept().await {
-                Ok((stream, _)) => serve(stream, router.clone(), token.clone(), permit),
+                Ok((stream, _)) => {
+                    let by = user_of(&stream);
+                    serve(stream, by, router.clone(), token.clone(), permit);
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
@@ -104,15 +112,29 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
     })
 }
 
+/// Who is at the other end of a unix socket.
+fn user_of(stream: &UnixStream) -> By {
+    let by = match stream.peer_cred() {
+        Ok(peer) => match peer.pid() {
+            Some(pid) => format!("uid {} pid {pid}", peer.uid()),
+            None => format!("uid {}", peer.uid()),
+        },
+        Err(_) => "unix socket".to_owned(),
+    };
+    By(by.into())
+}
+
 /// Serves one connection, on a task of its own.
 fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    by: By,
     router: Router,
     token: Arc<str>,
     permit: OwnedSemaphorePermit,
 ) {
     tokio::task::spawn_local(async move {
-        let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(by.clone());
             let (router, token) = (router.clone(), token.clone());
             async move { answer(request, router, &token).await }
         });

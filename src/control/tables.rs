@@ -168,6 +168,21 @@ fn row(columns: &[Column], cell: impl Fn(&Column) -> String) -> String {
 
 const ENDLESS: &str = "a String takes everything";
 
+/// `ringway reload`.
+pub fn reload(value: &Value) -> String {
+    let mut page = String::new();
+    for (kind, title) in [("changed", "changed"), ("waiting", "at the next start")] {
+        for change in value[kind].as_array().into_iter().flatten() {
+            let [key, from, to] = ["key", "from", "to"].map(|part| text(&change[part]));
+            writeln!(page, "{title:<18} {key:<32} {from} -> {to}").expect(ENDLESS);
+        }
+    }
+    if page.is_empty() {
+        page.push_str("nothing changed\n");
+    }
+    page
+}
+
 /// `ringway status`.
 pub fn status(value: &Value) -> String {
     let mut page = String::new();

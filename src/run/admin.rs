@@ -3,22 +3,25 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::{ADMIN_LISTEN_DEFAULT, Config};
 use crate::control::api::{Api, router};
 use crate::control::collect::Collector;
-use crate::control::desk::desk;
+use crate::control::desk::{Order, desk};
 use crate::control::listen::{self, Socket};
 use crate::control::status::Facts;
 use crate::logging;
 
 use super::Server;
 
+/// Orders that can wait for the server.
+const ORDERS_MAX: usize = 16;
+
 pub(super) struct Admin {
-    pub facts: Arc<Facts>,
-    drain: Rc<Notify>,
+    facts: Arc<Facts>,
+    orders: mpsc::Receiver<Order>,
     carrier: JoinHandle<()>,
     /// Its file goes with it.
     _socket: Option<Socket>,
@@ -34,7 +37,7 @@ impl Admin {
         });
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());
-        let drain = Rc::new(Notify::new());
+        let (order_in, orders) = mpsc::channel(ORDERS_MAX);
         let api = Api {
             facts: facts.clone(),
             history: collector.history(),
@@ -42,25 +45,37 @@ impl Admin {
             set_log: logging::set_level,
         };
         let socket = serve(cfg, api).await?;
-        let (ports, asked) = (Rc::clone(&server.ports), Rc::clone(&drain));
+        let ports = Rc::clone(&server.ports);
         let carrier = tokio::task::spawn_local(async move {
             while let Some(job) = jobs.recv().await {
-                if job.carry_out(&ports) {
-                    asked.notify_one();
+                if let Some(order) = job.carry_out(&ports) {
+                    // One that finds no room is dropped, which tells whoever waits for its answer.
+                    let _ = order_in.try_send(order);
                 }
             }
         });
         Ok(Admin {
             facts,
-            drain,
+            orders,
             carrier,
             _socket: socket,
         })
     }
 
-    /// Somebody who runs the server wants it to drain.
-    pub async fn asked_to_drain(&self) {
-        self.drain.notified().await;
+    /// What somebody who runs the server wants of it.
+    pub async fn ordered(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            // Whoever hands them on has ended: there will be none.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The server drains: it takes no orders any more, and says so to those who ask.
+    pub fn set_draining(&mut self) {
+        self.facts.set_draining();
+        self.orders.close();
+        while self.orders.try_recv().is_ok() {}
     }
 
     /// Takes no more jobs.

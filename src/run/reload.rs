@@ -1,10 +1,9 @@
-//! Reading the configuration again while the server runs (SIGHUP).
+//! Reading the configuration again while the server runs (SIGHUP, `ringway reload`).
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::reload::{Change, Reload};
+use crate::config::reload::{Reload, Reloaded};
 use crate::config::{Config, Loaded, Machine, Source, reload};
 use crate::io::socket::raise_open_files;
 use crate::logging;
@@ -24,29 +23,6 @@ pub struct Configured {
     id: ConfigId,
     /// All that a shard may still have: none is freed on a shard.
     held: Vec<Arc<Config>>,
-}
-
-/// What a reload has done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reloaded {
-    /// What takes effect now.
-    pub changed: Vec<Change>,
-    /// What takes effect at the next start.
-    pub waiting: Vec<Change>,
-}
-
-impl fmt::Display for Reloaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.changed.len() {
-            0 => f.write_str("nothing changed")?,
-            1 => f.write_str("1 change")?,
-            count => write!(f, "{count} changes")?,
-        }
-        match self.waiting.len() {
-            0 => Ok(()),
-            count => write!(f, ", {count} more at the next start"),
-        }
-    }
 }
 
 impl Configured {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::reload::Reloaded;
 use crate::config::{Config, HistogramFiles, Source, example};
 use crate::control::collect::Collector;
+use crate::control::desk::Order;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
 use crate::control::records;
@@ -108,7 +110,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
         async move { collector.run(&ports).await }
     });
-    let admin = match Admin::start(&server, &collector, configured.config()).await {
+    let mut admin = match Admin::start(&server, &collector, configured.config()).await {
         Ok(admin) => admin,
         Err(error) => {
             tracing::error!("{error}");
@@ -120,34 +122,38 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     tracing::info!("ready");
     let mut service = Service::new();
     service.ready("serving");
-    loop {
+    let by = loop {
         tokio::select! {
-            () = either(&mut terminate, &mut interrupt) => break,
-            () = admin.asked_to_drain() => break,
-            _ = hangup.recv() => {
-                service.reloading();
-                match configured.reload(&server, "SIGHUP").await {
-                    Ok(reloaded) => service.ready(&format!("serving; reloaded: {reloaded}")),
-                    Err(_) => service.ready("serving; not reloaded: see the log"),
+            () = either(&mut terminate, &mut interrupt) => break "a signal".to_owned(),
+            order = admin.ordered() => match order {
+                Order::Drain { by } => break by.to_string(),
+                Order::Reload { by, to } => {
+                    let reloaded = reload(&mut configured, &server, &service, &by.0).await;
+                    // Who asked may have gone away since.
+                    let _ = to.send(reloaded);
                 }
+            },
+            _ = hangup.recv() => {
+                let _ = reload(&mut configured, &server, &service, "SIGHUP").await;
             }
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
         if server.has_failed() {
             tracing::error!("a shard has ended by itself");
-            break;
+            break "a shard that ended".to_owned();
         }
         service.alive(server.metrics.iter().map(AsRef::as_ref));
-    }
+    };
     let drain = configured.config().drain;
     let calls = server.calls();
     tracing::info!(
+        by,
         calls,
         drain_s = drain.as_secs(),
         "draining: new calls get 503; a second signal hangs up"
     );
     service.stopping(&format!("draining: {calls} calls in progress"));
-    admin.facts.set_draining();
+    admin.set_draining();
     server.drain();
     let until_empty = async {
         // A shard publishes its calls at the end of a turn: one more look than seems needed.
@@ -222,6 +228,22 @@ async fn open_files(histograms: &HistogramFiles, clock: Clock) -> io::Result<Opt
     HlogFiles::open(Path::new(directory), *rotate_after, *files_max, clock.now())
         .await
         .map(Some)
+}
+
+/// Reads the configuration again, and tells the service manager so before and after.
+async fn reload(
+    configured: &mut Configured,
+    server: &Server,
+    service: &Service,
+    by: &str,
+) -> Result<Reloaded, String> {
+    service.reloading();
+    let reloaded = configured.reload(server, by).await;
+    match &reloaded {
+        Ok(reloaded) => service.ready(&format!("serving; reloaded: {reloaded}")),
+        Err(_) => service.ready("serving; not reloaded: see the log"),
+    }
+    reloaded
 }
 
 /// Without what the shards tell, calls go on all the same.

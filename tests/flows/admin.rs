@@ -210,6 +210,60 @@ fn checked_by_promtool(page: &str) {
 }
 
 #[test]
+fn a_reload_says_what_came_of_it_and_who_wanted_it() {
+    let (setup, socket) = setup();
+    registered(setup.clone(), |s| {
+        let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
+        assert_eq!(printed(&socket, &["reload"]), "nothing changed\n");
+        let changed = setup.clone().key("limits", "calls_max", "64");
+        s.server
+            .write_config(&changed.key("udp", "segment", "\"off\"").toml());
+        let told = &json(&socket, &["reload"])[0];
+        let change = |kind: &str| {
+            let part = |part: &str| told[kind][0][part].as_str().unwrap_or_default().to_owned();
+            (part("key"), part("from"), part("to"))
+        };
+        let expected = |key: &str, from: &str, to: &str| (key.to_owned(), from.to_owned(), to.to_owned());
+        assert_eq!(change("changed"), expected("limits.calls_max", "1_000_000", "64"));
+        assert_eq!(change("waiting"), expected("udp.segment", "\"auto\"", "\"off\""));
+        let table = printed(&socket, &["reload"]);
+        assert!(table.starts_with("at the next start  udp.segment"), "{table}");
+
+        s.server.write_config("[limits]\ncalls_max = \"many\"\n");
+        let output = ringway(&socket, &["reload"]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(".toml:2:13: limits.calls_max: expected an integer"),
+            "{error}"
+        );
+        let (status, body) = http(s, "POST /api/v1/reload HTTP/1.1\r\nContent-Length: 0");
+        assert_eq!(status, 422, "{body}");
+        assert_eq!(http(s, "GET /api/v1/reload HTTP/1.1").0, 405);
+
+        let log = s.server.log();
+        let by_whom = |by: &str| {
+            log.lines()
+                .any(|line| line.contains("reloaded: ") && line.contains(by))
+        };
+        assert!(by_whom("by=\"uid ") && by_whom("by=\"127.0.0.1:"), "{log}");
+
+        // While it drains nothing is read, and the call in progress keeps it there to say so.
+        printed(&socket, &["drain"]);
+        s.server.logged("draining", "by");
+        let output = ringway(&socket, &["reload"]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("the server is draining"), "{error}");
+        call::hang_up(&mut s.ue1, &mut s.ue2, &mut call.caller)?;
+        let summary = s.server.wait();
+        assert!(summary.contains("leftovers: none"), "{summary}");
+        assert_eq!(ringway(&socket, &["reload"]).status.code(), Some(3));
+        Ok(())
+    });
+}
+
+#[test]
 fn who_asks_over_http_must_bear_the_token() {
     let (setup, socket) = setup();
     scene(setup.key("admin", "token", "\"s3cret\""), |s| {

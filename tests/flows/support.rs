@@ -224,8 +224,13 @@ impl Server {
         self.reload_text(&setup.toml())
     }
 
-    pub fn reload_text(&self, toml: &str) -> String {
+    /// Writes its file anew, which it does not know yet.
+    pub fn write_config(&self, toml: &str) {
         std::fs::write(&self.config, toml).expect("the configuration is written");
+    }
+
+    pub fn reload_text(&self, toml: &str) -> String {
+        self.write_config(toml);
         let before = self.reloads().len();
         self.signal("HUP");
         let deadline = Instant::now() + SERVER_PATIENCE;
