@@ -101,7 +101,7 @@ fn nobody_answers_and_the_caller_gives_up() {
     through_two_proxies("two-proxies-cancel", |stage, first| {
         let port = free_port();
         stage.register(Over::Udp, port, Over::Udp);
-        let called = scenario(stage, first, "callee_is_cancelled", port);
+        let called = scenario(stage, first, "proxied_callee_is_cancelled", port);
         called.wait_listening();
         scenario(stage, first, "proxied_caller_cancels", free_port()).succeeds();
         called.succeeds();
