@@ -27,6 +27,8 @@ pub enum EndReason {
     NoAck,
     /// `limits.call_duration_max_s`.
     DurationLimit,
+    /// No phone refreshed its session in time (RFC 4028 §10).
+    NotRefreshed,
     /// There was no room for the call, or for what it needed.
     Limit,
     /// The two sides were of two minds: one accepted what the other had taken back.
@@ -50,6 +52,7 @@ impl EndReason {
             EndReason::Unreachable => "unreachable",
             EndReason::NoAck => "no_ack",
             EndReason::DurationLimit => "duration_limit",
+            EndReason::NotRefreshed => "not_refreshed",
             EndReason::Limit => "limit",
             EndReason::Crossed => "crossed",
             EndReason::Shutdown => "shutdown",

@@ -10,6 +10,8 @@ mod overload;
 mod records;
 #[path = "core/reload.rs"]
 mod reload;
+#[path = "core/session_timers.rs"]
+mod session_timers;
 #[path = "core/traces.rs"]
 mod traces;
 #[path = "core/world.rs"]

@@ -17,6 +17,7 @@ use crate::wire::{Effects, Flow};
 use super::asked::Asked;
 use super::call::{Best, BranchPhase, Phase, Side};
 use super::in_dialog::is_target_refresh;
+use super::session::Granted;
 use super::write::{FORWARD_SLACK, write_response};
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId};
 
@@ -72,13 +73,16 @@ impl B2bua {
                 self.accepted(stack, exchange_id, id, response, now, out);
             }
             200..=299 => {
+                let (call, granted) = (exchange.call, exchange.refresh.granted(response));
                 self.learn(stack, id, response, out);
                 self.remove_branch(stack, id);
-                if !self.is_answered(exchange_id)
-                    && !self.pass_back(stack, exchange_id, leg, response, now, out)
-                {
-                    // What can't be passed on is answered all the same: the exchange, and its call, wait for nothing else.
-                    self.reject(stack, exchange_id, own_failure(500), b"", now, out);
+                if !self.is_answered(exchange_id) {
+                    if self.pass_back(stack, exchange_id, leg, response, now, out) {
+                        self.refreshed(stack, call, granted, now);
+                    } else {
+                        // What can't be passed on is answered all the same: the exchange, and its call, wait for nothing else.
+                        self.reject(stack, exchange_id, own_failure(500), b"", now, out);
+                    }
                 }
                 self.finish(stack, exchange_id, out);
             }
@@ -227,6 +231,7 @@ impl B2bua {
             }
             return;
         }
+        let granted = exchange.refresh.granted(response);
         if !self.pass_back(stack, id, leg, response, now, out) {
             if self.is_within_call(call_id, leg) {
                 self.hang_up(stack, call_id, EndReason::Limit, now, out);
@@ -238,18 +243,20 @@ impl B2bua {
         }
         self.cancel_branches(stack, id, Some(branch), REASON_ELSEWHERE, now, out);
         self.drop_request(id, out);
-        let limit = now + stack.cfg.limits.call_duration_max;
         if let Some(call) = self.calls.get_mut(call_id)
             && call.phase == Phase::Ringing
         {
             call.phase = Phase::Answered;
             call.answered = Some(leg);
+            call.ends_at = now + stack.cfg.limits.call_duration_max;
+            let limit = call.ends_at;
             stack
                 .histograms
                 .record(Timed::Answer, out.received_at.since(call.begun_at));
             stack.metrics.calls_answered.inc();
             self.set_call_timer(stack, call_id, limit);
         }
+        self.refreshed(stack, call_id, granted, now);
     }
 
     /// Whether a 2xx on this leg is to an INVITE within a call that stands, rather than to the one that began it.
@@ -618,7 +625,11 @@ impl B2bua {
             return false;
         };
         let from = exchange.from;
-        let Some(buf) = self.write_back(stack, &asked, from, response, out) else {
+        let granted = match response.status {
+            200..=299 => exchange.refresh.granted(response),
+            _ => Granted::Unchanged,
+        };
+        let Some(buf) = self.write_back(stack, &asked, from, granted, response, out) else {
             return false;
         };
         self.note_response(id, response, now);
@@ -652,13 +663,21 @@ impl B2bua {
         stack: &Stack,
         asked: &Asked,
         from: LegId,
+        granted: Granted,
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
         let flow = self.legs.get(from)?.flow;
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
-        match write_response(stack, response, &asked.lines(&out.pool), flow, &mut draft.bytes) {
+        match write_response(
+            stack,
+            response,
+            &asked.lines(&out.pool),
+            flow,
+            granted,
+            &mut draft.bytes,
+        ) {
             Some(written) => Some(out.pool.commit(draft, written)),
             None => {
                 out.pool.discard(draft);

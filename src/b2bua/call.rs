@@ -12,6 +12,7 @@ use crate::transaction::key::Key;
 use crate::wire::Flow;
 
 use super::asked::Asked;
+use super::session::Refresh;
 
 pub type CallId = Id<Call>;
 pub type LegId = Id<Leg>;
@@ -44,6 +45,10 @@ pub struct Call {
     /// Whether an INVITE began it; else it is one request with its answer (MESSAGE, OPTIONS, REFER).
     pub is_invite: bool,
     pub timer: Option<TimerId>,
+    /// When an answered call has lasted as long as any may.
+    pub ends_at: Instant,
+    /// When it ends unless its session is refreshed (RFC 4028); far away where neither phone knows timers.
+    pub session_ends_at: Instant,
     /// When the request that began it was received.
     pub begun_at: Instant,
     /// A 180 or 183 has gone back.
@@ -102,6 +107,7 @@ pub struct Exchange {
     /// The request as received, while it waits for a look-up on another shard.
     pub request: Option<BufId>,
     pub method: Method,
+    pub refresh: Refresh,
     /// The leg that it came on.
     pub from: LegId,
     /// Its CSeq number there.

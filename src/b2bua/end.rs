@@ -10,6 +10,7 @@ use crate::transaction::{Notice, Stack, TxId, User};
 use crate::wire::Effects;
 
 use super::call::{Exchange, Phase};
+use super::session::Refresh;
 use super::setup::RETRY_AFTER;
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId, token_of};
 
@@ -83,7 +84,8 @@ impl B2bua {
         }
     }
 
-    /// A call's own timer: the look-up took too long, or the call has lasted as long as it may.
+    /// A call's own timer: the look-up took too long, the call has lasted as long as it may, or its session was not refreshed
+    /// (RFC 4028 §10).
     pub fn on_call_timer(&mut self, stack: &mut Stack, id: CallId, now: Instant, out: &mut Effects) {
         let Some(call) = self.calls.get_mut(id) else {
             return;
@@ -95,7 +97,14 @@ impl B2bua {
                     self.fail(stack, exchange, (503, "Look-up Timed Out"), now, out);
                 }
             }
-            Phase::Answered => self.hang_up(stack, id, EndReason::DurationLimit, now, out),
+            Phase::Answered => {
+                let reason = if call.session_ends_at < call.ends_at {
+                    EndReason::NotRefreshed
+                } else {
+                    EndReason::DurationLimit
+                };
+                self.hang_up(stack, id, reason, now, out);
+            }
             Phase::Ringing | Phase::Ending => {}
         }
     }
@@ -193,6 +202,7 @@ impl B2bua {
             asked: None,
             request: None,
             method: Method::Bye,
+            refresh: Refresh::No,
             from: leg_id,
             cseq,
             first_branch: None,

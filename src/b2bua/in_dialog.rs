@@ -16,6 +16,7 @@ use crate::wire::{Effects, Flow};
 
 use super::asked::Asked;
 use super::call::{Exchange, KeptAck, Phase, Side};
+use super::session::Refresh;
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, rack_cseq};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
@@ -53,6 +54,9 @@ impl B2bua {
             return true;
         }
         leg.remote_cseq = request.cseq.number;
+        if self.refuses_interval(stack, request, tx, now, out) {
+            return true;
+        }
         let is_bye = request.method == Method::Bye;
         match self.calls.get_mut(call_id) {
             // Only BYEs may still cross each other once the call is ending.
@@ -139,6 +143,7 @@ impl B2bua {
             asked: Some(asked),
             request: None,
             method: request.method,
+            refresh: Refresh::of(&stack.cfg.session_timers, request),
             from,
             cseq: request.cseq.number,
             first_branch: None,

@@ -2,7 +2,7 @@
 //!
 //! RFC 3261 §6 (B2BUA), §12 to §15; RFC 3262 (PRACK), RFC 3311 (UPDATE), RFC 3326 (Reason). The header table that it obeys
 //! is in [`write`]. [`setup`] begins calls and rings phones, [`in_dialog`] carries requests across, [`answer`] carries
-//! responses back, [`end`] cancels, hangs up and forgets.
+//! responses back, [`session`] keeps the timers that end dead calls, [`end`] cancels, hangs up and forgets.
 
 mod answer;
 mod asked;
@@ -10,6 +10,7 @@ mod call;
 mod end;
 mod in_dialog;
 mod record;
+mod session;
 mod setup;
 mod view;
 mod write;

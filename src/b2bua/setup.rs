@@ -23,6 +23,7 @@ use crate::wire::{Effects, Flow, Transport};
 
 use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
+use super::session::Refresh;
 use super::write::{FORWARD_SLACK, put_contact};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
@@ -85,6 +86,9 @@ impl B2bua {
         // A Call-ID of ours outside a dialog has come back to us: one of the contacts leads here.
         if is_merged || stack.key.parse(request.call_id).is_some() {
             stack.respond(tx, request, 482, None, |_| {}, now, out);
+            return Begun::Answered;
+        }
+        if self.refuses_interval(stack, request, tx, now, out) {
             return Begun::Answered;
         }
         let Some(source_flow) = stack.flow_of(tx) else {
@@ -219,6 +223,8 @@ impl B2bua {
             exchanges: 0,
             is_invite: request.method == Method::Invite,
             timer: None,
+            ends_at: Instant::FAR_FUTURE,
+            session_ends_at: Instant::FAR_FUTURE,
             begun_at: out.received_at,
             has_rung: false,
         })?;
@@ -241,6 +247,7 @@ impl B2bua {
                 asked: Some(asked),
                 request: None,
                 method: request.method,
+                refresh: Refresh::of(&stack.cfg.session_timers, request),
                 from: leg,
                 cseq: request.cseq.number,
                 first_branch: None,

@@ -17,11 +17,12 @@ use crate::transaction::Stack;
 use crate::wire::Flow;
 
 use super::asked::Lines;
+use super::session::{Granted, Onward};
 
 /// Room that a forwarded message needs beyond the received one, besides the text of the dialog.
 pub const FORWARD_SLACK: usize = 1_024;
-/// Lines that a request may gain: Route, Max-Forwards, Content-Length.
-const LINES_ADDED_MAX: usize = 3;
+/// Lines that a request may gain: Route, Max-Forwards, Content-Length, Session-Expires, Min-SE.
+const LINES_ADDED_MAX: usize = 5;
 /// RFC 3261 §8.1.1.6.
 const MAX_FORWARDS: u8 = 70;
 
@@ -55,6 +56,7 @@ pub fn write_request(
     let mut out = Rewrite::of_message(*msg, dst);
     out.replace(msg.span_of(request.uri))
         .put(outgoing.dialog.request_uri());
+    let onward = Onward::of(&stack.cfg.session_timers, request);
     let mut has_length = false;
     let mut has_max_forwards = false;
     let mut has_via = false;
@@ -94,11 +96,13 @@ pub fn write_request(
                     write_rack(&mut out, line.value, msg.bytes, cseq);
                 }
             }
+            Name::SessionExpires | Name::MinSE => onward.rewrite(line, msg, &mut out),
             Name::ContentLength => has_length = true,
             _ => {}
         }
     }
     let w = out.insert(msg.lines_end());
+    onward.put_lines(msg, w);
     if !has_max_forwards {
         w.header_num(Name::MaxForwards, u64::from(MAX_FORWARDS - 1));
     }
@@ -110,13 +114,14 @@ pub fn write_request(
 }
 
 /// Writes a response that came on one leg as the answer to the request with the lines `asked`, which came on the other over
-/// `flow`, to `dst`; returns its length, or `None` where there is no room.
+/// `flow`, to `dst`, with what was `granted` to its session; returns its length, or `None` where there is no room.
 #[must_use]
 pub fn write_response(
     stack: &Stack,
     response: &Response<'_>,
     asked: &Lines<'_>,
     flow: Flow,
+    granted: Granted,
     dst: &mut [u8],
 ) -> Option<Written> {
     let msg = &response.msg;
@@ -165,6 +170,7 @@ pub fn write_response(
     if is_accepted && !has_contact {
         put_contact(stack, flow, w);
     }
+    granted.complete(msg, w);
     if !has_length {
         w.put(b"Content-Length: ")
             .padding()

@@ -124,6 +124,19 @@ pub struct Registrar {
     pub offline_memory: Duration,
 }
 
+/// RFC 4028.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionTimers {
+    /// Whether calls end whose session was not refreshed in time.
+    pub enabled: bool,
+    /// Whether calls get a timer for which no phone has asked.
+    pub request: bool,
+    /// The interval asked for then, seconds.
+    pub interval_s: u32,
+    /// Below it 422 with Min-SE, seconds.
+    pub interval_min_s: u32,
+}
+
 /// RFC 3680 and RFC 6665.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RegEvent {
@@ -240,6 +253,7 @@ pub struct Config {
     pub registrar: Registrar,
     pub reg_event: RegEvent,
     pub records: Records,
+    pub session_timers: SessionTimers,
     /// The routing table, in its order. Empty: everything goes to the phone service.
     pub routes: Vec<route::Route>,
 }
@@ -329,6 +343,12 @@ impl Default for Config {
                 file_age_max: Duration::from_secs(86_400),
                 files_max: 30,
                 waiting_max: 10_000,
+            },
+            session_timers: SessionTimers {
+                enabled: true,
+                request: false,
+                interval_s: 1_800,
+                interval_min_s: 90,
             },
             routes: Vec::new(),
         }

@@ -15,7 +15,7 @@ use super::{Config, Origin};
 pub fn takes_effect_at_once(key: &Key) -> bool {
     match (key.section, key.name) {
         ("limits", "mailbox_bytes") => false,
-        ("timers" | "limits" | "overload" | "registrar" | "reg_event", _) => true,
+        ("timers" | "limits" | "overload" | "registrar" | "reg_event" | "session_timers", _) => true,
         ("log", "level") => true,
         ("", "domains" | "open_registrar" | "notify_body" | "drain_s" | "extensions_required") => true,
         _ => false,

@@ -363,6 +363,7 @@ impl Resolver<'_> {
             self.at_most(section, "expires_min_s", "expires_default_s");
             self.at_most(section, "expires_default_s", "expires_max_s");
         }
+        self.at_most("session_timers", "interval_min_s", "interval_s");
     }
 
     fn integer(&self, section: &str, name: &str) -> u64 {

@@ -167,6 +167,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "records",
         "Call records: one line of JSON for each call that is over, in files of a directory.",
     ),
+    (
+        "session_timers",
+        "How calls end whose phones have vanished, RFC 4028: the phones refresh, and ringway hangs up when they did not.",
+    ),
 ];
 
 macro_rules! switch {
@@ -204,6 +208,9 @@ macro_rules! seconds {
     };
 }
 
+/// RFC 4028 §5: no interval, and no minimum, is below.
+const SESSION_MIN_S: u64 = 90;
+const DAY_S: u64 = 86_400;
 const YEAR_S: u64 = 365 * 86_400;
 const HOUR_MS: u64 = 3_600_000;
 /// More of one kind than any machine holds, and few enough for 32-bit slots.
@@ -764,6 +771,35 @@ pub static KEYS: &[Key] = &[
         unit: "records",
         kind: count!(records.waiting_max, 1, 1_000_000),
         meaning: "Records that may wait for the disk. What does not fit is lost and counted; no call ever waits.",
+    },
+    Key {
+        section: "session_timers",
+        name: "enabled",
+        unit: "",
+        kind: switch!(session_timers.enabled),
+        meaning: "Whether a call gets a BYE on both sides when its session was not refreshed in time. Without it session timers are \
+                  between the phones alone.",
+    },
+    Key {
+        section: "session_timers",
+        name: "request",
+        unit: "",
+        kind: switch!(session_timers.request),
+        meaning: "Whether a timer is asked for where the calling phone asks for none. It takes at least one phone that supports timers.",
+    },
+    Key {
+        section: "session_timers",
+        name: "interval_s",
+        unit: "seconds",
+        kind: count!(session_timers.interval_s, SESSION_MIN_S, EXPIRES_MAX_S),
+        meaning: "The interval that is asked for then.",
+    },
+    Key {
+        section: "session_timers",
+        name: "interval_min_s",
+        unit: "seconds",
+        kind: count!(session_timers.interval_min_s, SESSION_MIN_S, DAY_S),
+        meaning: "An INVITE or UPDATE that asks for less is answered 422 with Min-SE.",
     },
 ];
 

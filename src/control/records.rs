@@ -280,6 +280,7 @@ fn q850_cause(record: &CallRecord) -> Option<u8> {
         | EndReason::Unreachable
         | EndReason::NoAck
         | EndReason::DurationLimit
+        | EndReason::NotRefreshed
         | EndReason::Limit
         | EndReason::Crossed
         | EndReason::Shutdown

@@ -261,12 +261,15 @@ impl Ims {
                     .iter()
                     .any(|known| known.eq_ignore_ascii_case(tag))
         };
+        // RFC 4028 §7.1: who asks that those on the way know timers may be told that we do.
+        let keeps_timers = stack.cfg.session_timers.enabled && request.method != Method::Register;
+        let is_beyond_proxy = |tag: &&[u8]| !(keeps_timers && tag.eq_ignore_ascii_case(b"timer"));
         let unsupported = || {
             request
                 .msg
                 .elements(Name::Require)
                 .filter(is_unknown)
-                .chain(request.msg.elements(Name::ProxyRequire))
+                .chain(request.msg.elements(Name::ProxyRequire).filter(is_beyond_proxy))
         };
         let asks =
             request.msg.line(Name::Require).is_some() || request.msg.line(Name::ProxyRequire).is_some();

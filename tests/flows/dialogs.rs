@@ -37,9 +37,7 @@ fn conversation() -> Vec<(&'static str, Message, (u16, &'static str))> {
         ),
         (
             "UPDATE",
-            plain("UPDATE")
-                .with("Supported", "timer")
-                .with("Session-Expires", "90;refresher=uac"),
+            plain("UPDATE").with("Supported", "timer").with("Min-SE", "90"),
             (200, "OK"),
         ),
         (
@@ -216,6 +214,37 @@ fn the_session_is_changed_both_ways(flags: &[&str]) {
                 server,
             ))?;
         }
+        Ok(())
+    });
+}
+
+/// RFC 4028 §8.2: UE2 knows no timers, so what UE1 asks for is granted in its place.
+#[test]
+fn a_timer_is_granted_for_a_phone_without_and_too_short_a_one_refused() {
+    registered(Setup::new(), |s| {
+        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp)
+            .inserting("Supported", "timer")
+            .inserting("Session-Expires", "120");
+        let mut call = call::place_with(&mut s.ue1, &mut s.ue2, invite, Tcp)?;
+        assert_eq!(call.leg_b.text("Session-Expires"), "120");
+        let accepted = &call.accepted.1;
+        assert_eq!(accepted.text("Session-Expires"), "120;refresher=uac");
+        assert_eq!(accepted.text("Require"), "timer");
+
+        let timed = |message: Message, interval| {
+            message
+                .with("Supported", "timer")
+                .with("Session-Expires", interval)
+        };
+        let short = timed(s.ue1.request_in(&mut call.caller, "UPDATE"), "30");
+        let refused = s.ue1.ask_for(&short, Tcp, 422)?;
+        assert_eq!(refused.text("Min-SE"), "90");
+
+        let refresh = timed(s.ue1.request_in(&mut call.caller, "UPDATE"), "120;refresher=uac");
+        let said = call::exchange(&mut s.ue1, &mut s.ue2, refresh, Tcp, (200, "OK"))?;
+        assert_eq!(said.passed.text("Session-Expires"), "120;refresher=uac");
+        assert_eq!(said.response.text("Session-Expires"), "120;refresher=uac");
+        call::hang_up(&mut s.ue1, &mut s.ue2, &mut call.caller)?;
         Ok(())
     });
 }
