@@ -7,9 +7,13 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
+use crate::capture::Captured;
 use crate::config::ADMIN_SOCKET_DEFAULT;
+use crate::control::capture::pcapng;
 use crate::control::client::{ClientError, ask, segment};
+use crate::control::ladder::{self, Ladder};
 use crate::control::tables::{self, Column};
+use crate::control::watch::{Line, Wanted};
 
 /// Nobody answers at the socket.
 pub const EXIT_NO_SERVER: u8 = 3;
@@ -70,6 +74,25 @@ pub enum Question {
     },
     /// Have the server read its configuration again; what changes and what waits for a restart is told
     Reload(Way),
+    /// Show the messages of a subscriber, a call or a peer as they come and go, as a ladder; both legs of each call
+    Trace {
+        #[command(flatten)]
+        of: TraceOf,
+        /// Write them into a pcapng file too, which Wireshark opens
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+        /// End after so many messages
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        /// End after so many seconds; an hour at most
+        #[arg(long = "for", value_name = "SECONDS")]
+        seconds: Option<u64>,
+        /// The ladder alone, without the messages
+        #[arg(long)]
+        ladder: bool,
+        #[command(flatten)]
+        way: Way,
+    },
     /// Have the server refuse new calls, and end with the last
     Drain(Way),
     /// Remove all bindings of a subscriber
@@ -88,6 +111,21 @@ pub enum Question {
     },
 }
 
+/// What a trace is of.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct TraceOf {
+    /// Whom: sip:USER@DOMAIN, or USER of any domain, in From, To, Request-URI or identities
+    #[arg(long)]
+    aor: Option<String>,
+    /// Which call: the Call-ID of either leg
+    #[arg(long, value_name = "CALL-ID")]
+    call_id: Option<String>,
+    /// Which peer: IP or IP:PORT
+    #[arg(long, value_name = "IP")]
+    peer: Option<String>,
+}
+
 impl Question {
     fn way(&self) -> &Way {
         match self {
@@ -101,6 +139,7 @@ impl Question {
             | Question::Call { way, .. }
             | Question::Histogram { way, .. }
             | Question::Log { way, .. }
+            | Question::Trace { way, .. }
             | Question::Unregister { way, .. }
             | Question::Hangup { way, .. } => way,
         }
@@ -123,6 +162,10 @@ pub fn run(question: &Question) -> u8 {
         Err(ClientError::NotFound(text)) => {
             eprintln!("ringway: {text}");
             EXIT_NOT_FOUND
+        }
+        Err(ClientError::Local(text)) => {
+            eprintln!("ringway: {text}");
+            crate::cli::EXIT_FAILED
         }
         Err(ClientError::Refused(text)) => {
             eprintln!("ringway: the server refuses: {text}");
@@ -171,6 +214,23 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
         ),
         Question::Log { level, .. } => asker.told(Method::POST, "/api/v1/log", level),
         Question::Reload(_) => asker.page(Method::POST, "/api/v1/reload", tables::reload),
+        Question::Trace {
+            of,
+            write,
+            count,
+            seconds,
+            ladder,
+            ..
+        } => {
+            let wanted = Wanted {
+                aor: of.aor.clone(),
+                call_id: of.call_id.clone(),
+                peer: of.peer.clone(),
+                count: *count,
+                seconds: *seconds,
+            };
+            asker.traced(&wanted, write.as_deref(), *ladder)
+        }
         Question::Drain(_) => asker.told(Method::POST, "/api/v1/drain", ""),
         Question::Unregister { aor, .. } => {
             let path = format!("/api/v1/registrations/{}", segment(aor));
@@ -179,6 +239,53 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
         Question::Hangup { call_id, .. } => {
             asker.told(Method::DELETE, &format!("/api/v1/calls/{}", segment(call_id)), "")
         }
+    }
+}
+
+fn trace_path(wanted: &Wanted) -> String {
+    let number = |number: Option<u64>| number.map(|number| number.to_string());
+    let pairs = [
+        ("aor", wanted.aor.clone()),
+        ("call_id", wanted.call_id.clone()),
+        ("peer", wanted.peer.clone()),
+        ("count", number(wanted.count)),
+        ("seconds", number(wanted.seconds)),
+    ];
+    let given = pairs
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_deref()?))));
+    format!("/api/v1/trace?{}", given.collect::<Vec<_>>().join("&"))
+}
+
+/// A file for Wireshark that can be read while it grows.
+struct PcapngFile {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl PcapngFile {
+    fn begin(path: &Path) -> Result<PcapngFile, ClientError> {
+        let mut head = Vec::new();
+        pcapng::put_header(&mut head);
+        let created = std::fs::File::create(path).and_then(|mut file| {
+            file.write_all(&head)?;
+            Ok(file)
+        });
+        match created {
+            Ok(file) => Ok(PcapngFile {
+                path: path.to_owned(),
+                file,
+            }),
+            Err(error) => Err(ClientError::Local(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    fn put(&mut self, captured: &Captured, bytes: &[u8]) -> Result<(), ClientError> {
+        let mut packet = Vec::new();
+        pcapng::put_packet(&mut packet, captured, bytes);
+        self.file
+            .write_all(&packet)
+            .map_err(|error| ClientError::Local(format!("{}: {error}", self.path.display())))
     }
 }
 
@@ -228,6 +335,51 @@ impl<W: Write> Asker<'_, W> {
             };
             heading.take().unwrap_or_default() + &row + "\n"
         })
+    }
+
+    /// A trace, each message as it comes.
+    fn traced(&mut self, wanted: &Wanted, file: Option<&Path>, is_bare: bool) -> Result<(), ClientError> {
+        let mut file = file.map(PcapngFile::begin).transpose()?;
+        let (mut drawn, mut dropped) = (Ladder::default(), 0);
+        let (json, out) = (self.json, &mut *self.out);
+        let mut broken = None;
+        ask(self.socket, Method::GET, &trace_path(wanted), "", |text| {
+            let Ok(line) = serde_json::from_str::<Line>(text) else {
+                return false;
+            };
+            if line.dropped > dropped {
+                eprintln!(
+                    "ringway: {} messages came too fast to be shown",
+                    line.dropped - dropped
+                );
+                dropped = line.dropped;
+            }
+            let Some(message) = &line.message else {
+                eprintln!("ringway: tracing; Ctrl-C ends it");
+                return true;
+            };
+            let Some((captured, bytes)) = message.decode(line.at_ns) else {
+                return false;
+            };
+            if let Some(Err(error)) = file.as_mut().map(|file| file.put(&captured, &bytes)) {
+                broken = Some(error);
+                return false;
+            }
+            let shown = if json {
+                format!("{text}\n")
+            } else {
+                let rung = drawn.line(&captured, message.is_received, &message.call, &bytes);
+                let below = if is_bare {
+                    String::new()
+                } else {
+                    ladder::message(&bytes)
+                };
+                format!("{rung}\n{below}")
+            };
+            // Somebody watches: each at once.
+            out.write_all(shown.as_bytes()).and_then(|()| out.flush()).is_ok()
+        })?;
+        broken.map_or(Ok(()), Err)
     }
 
     /// Something to do, whose answer is a number or nothing.

@@ -62,6 +62,11 @@ pub static TOPICS: &[Topic] = &[
         about: "how to load it with SIPp and ringway-load",
         text: include_str!("help/sipp.txt"),
     },
+    Topic {
+        name: "tracing",
+        about: "how to see the messages of a call",
+        text: include_str!("help/tracing.txt"),
+    },
 ];
 
 /// What `ringway help [WORD]` prints: the list, a topic, or the long help of a command.

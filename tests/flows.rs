@@ -44,5 +44,7 @@ mod stopping;
 mod support;
 #[path = "flows/torture.rs"]
 mod torture;
+#[path = "flows/tracing.rs"]
+mod tracing;
 #[path = "flows/transports.rs"]
 mod transports;

@@ -184,6 +184,19 @@ pub struct Admin {
 pub const ADMIN_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5080);
 pub const ADMIN_SOCKET_DEFAULT: &str = "/run/ringway/ringway.sock";
 
+/// Messages copied to a collector (HEPv3).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hep {
+    /// Where the collector listens, over UDP; `None`: nothing is sent.
+    pub collector: Option<SocketAddr>,
+    /// The number by which the collector knows this server.
+    pub capture_id: u32,
+    /// What the collector wants to know us by; empty: nothing.
+    pub password: String,
+    /// Of the calls, chosen by their Call-ID.
+    pub sample_percent: u16,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     Human,
@@ -254,6 +267,7 @@ pub struct Config {
     pub reg_event: RegEvent,
     pub records: Records,
     pub session_timers: SessionTimers,
+    pub hep: Hep,
     /// The routing table, in its order. Empty: everything goes to the phone service.
     pub routes: Vec<route::Route>,
 }
@@ -349,6 +363,12 @@ impl Default for Config {
                 request: false,
                 interval_s: 1_800,
                 interval_min_s: 90,
+            },
+            hep: Hep {
+                collector: None,
+                capture_id: 2_001,
+                password: String::new(),
+                sample_percent: 100,
             },
             routes: Vec::new(),
         }

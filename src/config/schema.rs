@@ -171,6 +171,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "session_timers",
         "How calls end whose phones have vanished, RFC 4028: the phones refresh, and ringway hangs up when they did not.",
     ),
+    (
+        "hep",
+        "Copies of messages for a collector that speaks HEPv3, such as Homer or sngrep -L: both legs of a call under the Call-ID of its \
+         caller.",
+    ),
 ];
 
 macro_rules! switch {
@@ -801,6 +806,48 @@ pub static KEYS: &[Key] = &[
         kind: count!(session_timers.interval_min_s, SESSION_MIN_S, DAY_S),
         meaning: "An INVITE or UPDATE that asks for less is answered 422 with Min-SE.",
     },
+    Key {
+        section: "hep",
+        name: "collector",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::COLLECTOR,
+            get: |s| value::collector_text(s.config.hep.collector),
+            set: |s, text| {
+                s.config.hep.collector = value::collector(text)?;
+                Ok(())
+            },
+        },
+        meaning: "Where the collector listens. What can't be sent at once is dropped and counted.",
+    },
+    Key {
+        section: "hep",
+        name: "capture_id",
+        unit: "a number",
+        kind: count!(hep.capture_id, 0, u32::MAX as u64),
+        meaning: "The number by which the collector knows this server.",
+    },
+    Key {
+        section: "hep",
+        name: "password",
+        unit: "",
+        kind: Kind::Text {
+            expected: "a text",
+            get: |s| s.config.hep.password.clone(),
+            set: |s, text| {
+                s.config.hep.password = text.to_owned();
+                Ok(())
+            },
+        },
+        meaning: "The authentication key that the collector wants. It goes over the wire as it is. Empty: none is sent.",
+    },
+    Key {
+        section: "hep",
+        name: "sample_percent",
+        unit: "percent",
+        kind: count!(hep.sample_percent, 1, 100),
+        meaning: "Of the calls, chosen by their Call-ID: all messages of a call are sent, or none.",
+    },
 ];
 
 /// The place of a key in [`KEYS`].
@@ -868,6 +915,7 @@ mod tests {
                         "5.15",
                         "debug",
                         "json",
+                        "udp:127.0.0.9:9060",
                         "off",
                         "127.0.0.9:5061",
                         "token",

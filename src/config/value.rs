@@ -316,6 +316,24 @@ pub fn segment_text(segment: Segment) -> &'static str {
     }
 }
 
+/// What is taken for `hep.collector`.
+pub const COLLECTOR: &str = r#"an address such as "udp:127.0.0.1:9060", or "off""#;
+
+pub fn collector(text: &str) -> Result<Option<SocketAddr>, Wrong> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match text.strip_prefix("udp:") {
+        Some(addr) => addr.parse().map(Some).map_err(|_| None),
+        None if text.parse::<SocketAddr>().is_ok() => Err(did_you_mean(&format!("udp:{text}"))),
+        None => Err(None),
+    }
+}
+
+pub fn collector_text(collector: Option<SocketAddr>) -> String {
+    collector.map_or_else(|| "off".to_owned(), |addr| format!("udp:{addr}"))
+}
+
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// What is taken for `admin.listen`.

@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::TRACES_MAX;
 use crate::metrics::Timed;
 use crate::port::Listing;
 use crate::wire::ShardId;
@@ -23,6 +24,7 @@ use super::desk::{Busy, By, Desk};
 use super::history::{History, percentiles};
 use super::prometheus;
 use super::status::Facts;
+use super::watch::Wanted;
 use super::{desk, hlog};
 
 /// What a request can be answered from.
@@ -96,6 +98,7 @@ pub fn router(api: Api) -> Router {
             "/api/v1/connections",
             get(|state| listing(state, Listing::Connections)),
         )
+        .route("/api/v1/trace", get(trace))
         .route("/api/v1/drain", post(drain))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/log", post(log))
@@ -329,6 +332,31 @@ async fn hang_up(
     }
     tracing::info!(call_id, %by, "hung up by an operator");
     Ok(axum::Json(Count { count }).into_response())
+}
+
+async fn trace(
+    State(api): State<Api>,
+    Extension(by): Extension<By>,
+    Query(wanted): Query<Wanted>,
+) -> Answer<Response> {
+    let filter = wanted
+        .filter()
+        .map_err(|error| Failed(StatusCode::BAD_REQUEST, error))?;
+    tracing::info!(%by, ?filter, "traced by an operator");
+    let (now, metrics) = ((api.facts.now)(), api.facts.metrics.clone());
+    let lines = api
+        .desk
+        .trace(filter, wanted, now, metrics)
+        .await
+        .map_err(|Busy| {
+            let text = format!("no further trace can begin: there are at most {TRACES_MAX} at a time");
+            Failed(StatusCode::SERVICE_UNAVAILABLE, text)
+        })?;
+    let lines = stream::unfold(lines, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), lines))
+    });
+    Ok((NDJSON, Body::from_stream(lines)).into_response())
 }
 
 async fn drain(State(api): State<Api>, Extension(by): Extension<By>) -> Answer<StatusCode> {

@@ -26,6 +26,8 @@ pub enum ClientError {
     NotFound(String),
     /// The server says no.
     Refused(String),
+    /// What was to be done with the answer on this side can't be.
+    Local(String),
 }
 
 /// `text` as one segment of a path.

@@ -4,14 +4,20 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::capture::Filter;
 use crate::config::reload::Reloaded;
 use crate::json::Page;
+use crate::metrics::Metrics;
 use crate::port::{Ask, Listing, Tell};
+use crate::time::Instant;
 use crate::wire::ShardId;
 
 use super::ports::Ports;
+use super::traces::Trace;
+use super::watch::{self, Wanted};
 
 /// Bytes of one page of a listing: the longest entry (a call with all its legs) fits.
 const PAGE_BYTES: usize = 256 * 1_024;
@@ -41,6 +47,14 @@ pub enum Job {
         slot: u32,
         generation: u32,
         to: oneshot::Sender<u32>,
+    },
+    /// Its lines, as long as they are taken.
+    Trace {
+        filter: Filter,
+        wanted: Wanted,
+        now: Instant,
+        metrics: Vec<Arc<Metrics>>,
+        to: oneshot::Sender<mpsc::Receiver<Bytes>>,
     },
     Order(Order),
 }
@@ -138,6 +152,27 @@ impl Desk {
         .await
     }
 
+    /// Begins a trace, which ends when its lines are not taken any more.
+    ///
+    /// # Errors
+    /// [`Busy`]; also when there are as many traces as there may be.
+    pub async fn trace(
+        &self,
+        filter: Filter,
+        wanted: Wanted,
+        now: Instant,
+        metrics: Vec<Arc<Metrics>>,
+    ) -> Result<mpsc::Receiver<Bytes>, Busy> {
+        self.ask(|to| Job::Trace {
+            filter,
+            wanted,
+            now,
+            metrics,
+            to,
+        })
+        .await
+    }
+
     /// # Errors
     /// [`Busy`].
     pub async fn drain(&self, by: By) -> Result<(), Busy> {
@@ -200,6 +235,17 @@ impl Job {
                     generation,
                 };
                 pass_on(ports.question(shard, ask, b""), to, count_of);
+            }
+            Job::Trace {
+                filter,
+                wanted,
+                now,
+                metrics,
+                to,
+            } => {
+                if let Some(trace) = Trace::begin(ports, &filter) {
+                    let _ = to.send(watch::show(trace, &wanted, now, metrics));
+                }
             }
             Job::Order(order) => return Some(order),
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::control::records::CallRecords;
+use crate::control::traces::Traces;
 use crate::io::waker::{ControlEar, ControlWaker, Wakers};
 use crate::port::{Ask, ControlPort, PORT_BYTES_MAX, RequestId, Tell};
 use crate::wire::ShardId;
@@ -20,6 +21,7 @@ pub struct Ports {
     next_request: Cell<u32>,
     /// Where call records go, if they are kept.
     records: RefCell<Option<CallRecords>>,
+    pub traces: Traces,
     wakers: Arc<Wakers>,
     control_waker: Arc<ControlWaker>,
 }
@@ -34,6 +36,7 @@ impl Ports {
             open: RefCell::default(),
             next_request: Cell::new(0),
             records: RefCell::default(),
+            traces: Traces::default(),
             wakers,
             control_waker,
         }
@@ -43,13 +46,16 @@ impl Ports {
         (0..self.ports.borrow().len()).map(|index| ShardId(index as u8))
     }
 
-    /// Tells every shard to do something that has no answer.
-    pub fn order(&self, ask: impl Fn() -> Ask) {
+    /// Tells every shard to do something that has no answer. `false`: one of them does not listen.
+    pub fn order(&self, ask: impl Fn() -> Ask) -> bool {
+        let mut all = true;
         for shard in self.shards() {
             if self.ask(shard, ask(), b"").is_err() {
                 tracing::error!(shard = shard.0, "the shard does not listen any more");
+                all = false;
             }
         }
+        all
     }
 
     /// Asks a shard a question, made for the id that its answer will have. `None`: the shard has too many open already. The
@@ -132,7 +138,15 @@ impl Ports {
                     records.take(&record, bytes);
                 }
             }
-            Tell::Captured { .. } => {}
+            Tell::Captured {
+                message,
+                is_received,
+                traces,
+                call_len,
+            } => {
+                let (call, bytes) = bytes.split_at(call_len as usize);
+                self.traces.on_captured(message, is_received, traces, call, bytes);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::config::reload::Reloaded;
 use crate::config::{Config, HistogramFiles, Source, example};
 use crate::control::collect::Collector;
 use crate::control::desk::Order;
+use crate::control::hep_export::HepExport;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
 use crate::control::records;
@@ -110,6 +111,14 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
         async move { collector.run(&ports).await }
     });
+    let hep = &configured.config().hep;
+    let exporting = match HepExport::open(hep, &server.ports, server.clock) {
+        Ok(export) => export.map(|export| tokio_uring::spawn(export.run())),
+        Err(error) => {
+            tracing::error!(collector = ?hep.collector, %error, "no messages go to the HEP collector");
+            None
+        }
+    };
     let mut admin = match Admin::start(&server, &collector, configured.config()).await {
         Ok(admin) => admin,
         Err(error) => {
@@ -183,7 +192,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         }
     }
     admin.end().await;
-    for task in [hearing, collecting] {
+    for task in [Some(hearing), Some(collecting), exporting].into_iter().flatten() {
         task.abort();
         let _ = task.await;
     }
