@@ -161,6 +161,7 @@ named_enum! {
         Captured = "captured",
         Page = "page",
         Done = "done",
+        Resolve = "resolve",
     }
 }
 

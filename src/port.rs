@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::capture::{Captured, Filter, TraceSet, TraceSlot};
 use crate::channel::{self, channel};
 use crate::config::Config;
+use crate::domain::{Answer, Question};
 use crate::json::Page;
 use crate::metrics::{Histograms, Metrics, TellKind};
 use crate::record::CallRecord;
@@ -94,6 +95,8 @@ pub enum Ask {
         slot: u32,
         generation: u32,
     },
+    /// DNS has answered a question: [`Tell::Resolve`].
+    Resolved(Box<(Question, Answer)>),
 }
 
 /// What a shard tells the control thread. The bytes that go with it are named at each.
@@ -122,6 +125,8 @@ pub enum Tell {
     },
     /// An answer: how many bindings or calls were ended.
     Done { request: RequestId, count: u32 },
+    /// News: a question for DNS. Its answer comes as [`Ask::Resolved`].
+    Resolve(Box<Question>),
 }
 
 impl Ask {
@@ -132,6 +137,7 @@ impl Ask {
             | Ask::HangUpAll
             | Ask::Stop
             | Ask::Config { .. }
+            | Ask::Resolved(_)
             | Ask::Trace { .. }
             | Ask::EndTrace { .. } => false,
             Ask::Histograms { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
@@ -146,6 +152,7 @@ impl Ask {
             | Ask::List { .. }
             | Ask::Unregister { .. }
             | Ask::HangUp { .. }
+            | Ask::Resolved(_)
             | Ask::Trace { .. }
             | Ask::EndTrace { .. } => false,
         }
@@ -160,13 +167,14 @@ impl Tell {
             Tell::Captured { .. } => TellKind::Captured,
             Tell::Page { .. } => TellKind::Page,
             Tell::Done { .. } => TellKind::Done,
+            Tell::Resolve(_) => TellKind::Resolve,
         }
     }
 
     pub const fn is_answer(&self) -> bool {
         match self {
             Tell::Histograms { .. } | Tell::Page { .. } | Tell::Done { .. } => true,
-            Tell::CallRecord(_) | Tell::Captured { .. } => false,
+            Tell::Resolve(_) | Tell::CallRecord(_) | Tell::Captured { .. } => false,
         }
     }
 }

@@ -36,6 +36,14 @@ pub enum TimerKind {
     Context,
     /// A TCP connection: idle, or a message that was begun.
     Stream,
+    /// A question to DNS whose answer does not come.
+    Question,
+    /// The addresses of a trunk's destination hold no longer.
+    Address,
+    /// OPTIONS to a trunk's destination: to be sent, or not answered in time.
+    Ping,
+    /// A call over a trunk that is counted and whose end nobody has seen.
+    TrunkCall,
 }
 
 /// Names an entry of a [`Wheel`] until it is popped or cancelled; afterwards it names nothing.

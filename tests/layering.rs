@@ -22,7 +22,8 @@ enum Rule {
 const LAYERS: &[(&[&str], Rule)] = &[
     (
         &[
-            "time", "channel", "json", "port", "wire", "pool", "slots", "token", "owner", "record", "capture",
+            "time", "channel", "json", "port", "domain", "wire", "pool", "slots", "token", "owner", "record",
+            "capture",
         ],
         Rule::Together,
     ),
@@ -33,6 +34,8 @@ const LAYERS: &[(&[&str], Rule)] = &[
             "transaction",
             "dialog",
             "location",
+            "dns",
+            "trunk",
             "auth",
             "routing",
             "tap",

@@ -16,7 +16,7 @@ use checks::Checks;
 use ringway::msg::edit::Edits;
 use ringway::msg::name::Name;
 use ringway::msg::name_addr::NameAddr;
-use ringway::msg::scan::{Message, Table, scan, with_line_ends};
+use ringway::msg::scan::{Message, Table, scan};
 use ringway::msg::stream::{Frame, FrameLimits, frame};
 use ringway::msg::via::Via;
 
@@ -193,55 +193,6 @@ proptest! {
         data.extend(codes[..usize::from(count)].iter().flatten());
         data.extend(source);
         Checks::new().edit(&data);
-    }
-}
-
-/// Whatever can be read at all, with LF in the place of any CRLFs.
-fn with_bare_line_feeds() -> impl Strategy<Value = Vec<u8>> {
-    (mutated_message(), vec(any::<bool>(), 1..20)).prop_map(|(bytes, which)| {
-        let mut which = which.into_iter().cycle();
-        let mut bare = Vec::new();
-        for (at, byte) in bytes.iter().enumerate() {
-            let ends_line = *byte == b'\r' && bytes.get(at + 1) == Some(&b'\n');
-            if !(ends_line && which.next() == Some(true)) {
-                bare.push(*byte);
-            }
-        }
-        bare
-    })
-}
-
-proptest! {
-    #![proptest_config(config(1_500))]
-
-    /// CRLF for LF changes nothing of what a message says, and leaves nothing to be changed.
-    #[test]
-    fn line_ends_are_made_whole_and_nothing_else_is(bytes in with_bare_line_feeds()) {
-        let (mut table, mut again) = (Table::new(), Table::new());
-        let scanned = scan(&bytes, &mut table);
-        let msg = Message::new(&bytes, &table);
-        // What can't be read is answered, not passed on.
-        if scanned.is_err() {
-            return Ok(());
-        }
-        let mut whole = vec![0; 2 * bytes.len()];
-        let len = with_line_ends(msg, &mut whole).expect("there is room");
-        let whole = &whole[..len];
-        prop_assert_eq!(scan(whole, &mut again), Ok(()));
-        let other = Message::new(whole, &again);
-        prop_assert!(!other.has_bare_lf());
-        prop_assert_eq!(msg.start_line(), other.start_line());
-        prop_assert_eq!(msg.lines().len(), other.lines().len());
-        for (one, two) in msg.lines().iter().zip(other.lines()) {
-            prop_assert_eq!(one.name, two.name);
-            // A folded value holds its line ends.
-            let words = |value: &[u8]| -> Vec<u8> { value.iter().copied().filter(|byte| *byte != b'\r').collect() };
-            prop_assert_eq!(words(msg.value_of(one)), words(other.value_of(two)));
-        }
-        prop_assert_eq!(msg.body(), other.body());
-        if !msg.has_bare_lf() {
-            prop_assert_eq!(&bytes[..msg.len()], whole);
-        }
     }
 }
 

@@ -11,26 +11,36 @@ mod attacks;
 mod forking;
 #[path = "proxy/routes.rs"]
 mod routes;
+#[path = "proxy/trunks.rs"]
+mod trunks;
 
 use std::path::Path;
 
 use bench_harness::sip::Message;
 use messages::*;
 use ringway::config::route::Route;
-use ringway::config::{Machine, load};
+use ringway::config::{Config, Machine, load};
 use ringway::metrics::DropReason;
 use world::{SERVER, World};
 
 pub const CAROL: &str = "127.0.0.5:5065";
 
-/// Shards with this routing table.
+/// Shards with this routing table, its trunks and names.
 pub fn world(shards: usize, table: &str) -> World {
-    let routes = routes_of(table);
-    World::with(shards, |cfg| cfg.routes = routes)
+    let tables = tables_of(table);
+    World::with(shards, |cfg| {
+        cfg.routes = tables.routes;
+        cfg.trunks = tables.trunks;
+        cfg.hosts = tables.hosts;
+    })
 }
 
 /// A routing table as the file has it.
 pub fn routes_of(table: &str) -> Vec<Route> {
+    tables_of(table).routes
+}
+
+fn tables_of(table: &str) -> Config {
     let machine = Machine {
         cpus: Vec::new(),
         parallelism: 1,
@@ -40,7 +50,7 @@ pub fn routes_of(table: &str) -> Vec<Route> {
         primary_v6: None,
     };
     let loaded = load(Some((Path::new("r.toml"), table)), &[], &machine);
-    loaded.unwrap_or_else(|errors| panic!("{errors}")).config.routes
+    loaded.unwrap_or_else(|errors| panic!("{errors}")).config
 }
 
 /// All that is for Bob's address goes there, with no registration.

@@ -58,9 +58,8 @@ impl B2bua {
                 if is_cancelled {
                     stack.cancel_invite(tx, b"", now, out);
                 }
-                // call-flows: the phone's 100 goes no further. RFC 4320 §4.1: nor does any other provisional response to what is
-                // no INVITE, which nobody should have said.
-                if response.status == 100 || !is_invite {
+                // call-flows: the phone's 100 goes no further.
+                if response.status == 100 {
                     return;
                 }
                 self.learn(stack, id, response, out);

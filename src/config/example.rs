@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use super::Config;
+use super::dns::{HOSTS, HOSTS_EXAMPLE};
 use super::load::Settings;
 use super::route_keys::{ROUTE_KEYS, TABLE};
 use super::schema::{KEYS, Key, Kind, SECTIONS, number};
+use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
 
 const COLUMNS: usize = 100;
 
@@ -29,6 +31,10 @@ pub fn example() -> String {
             text.push_str(&format!("#{} = {}\n", key.name, key.toml(&settings)));
         }
     }
+    text.push('\n');
+    comment(&mut text, HOSTS.1);
+    text.push_str(&format!("[{}]\n{HOSTS_EXAMPLE}", HOSTS.0));
+    table(&mut text, TRUNK_TABLE, TRUNK_KEYS);
     table(&mut text, TABLE, ROUTE_KEYS);
     text
 }
@@ -90,6 +96,15 @@ pub fn effective(config: &Config) -> String {
         for key in KEYS.iter().filter(|key| key.section == section) {
             let _ = writeln!(text, "{} = {}", key.name, key.toml(&settings));
         }
+    }
+    if !config.hosts.is_empty() {
+        let _ = writeln!(text, "\n[{}]", HOSTS.0);
+        for entry in &config.hosts {
+            let _ = writeln!(text, "{}", entry.toml());
+        }
+    }
+    for trunk in &config.trunks {
+        row(&mut text, TRUNK_TABLE.0, TRUNK_KEYS, trunk, &["name"]);
     }
     for route in &config.routes {
         row(&mut text, TABLE.0, ROUTE_KEYS, route, &["action"]);

@@ -7,6 +7,7 @@ use super::machine::parse_cpu_list;
 use super::route::Route;
 use super::rows::Row;
 use super::schema::{self, KEYS, Key, Kind};
+use super::trunk::Trunk;
 use super::value::{Advertise, Listen, Wrong};
 use super::{Config, ConfigError, Errors, Machine, Notice, Origin, resolve, toml_file};
 use crate::wire::Transport;
@@ -45,6 +46,7 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     pub advertise: Vec<Advertise>,
     pub routes: Vec<Row<Route>>,
+    pub trunks: Vec<Row<Trunk>>,
     /// All other keys. The listeners in it mean nothing yet, and `shards` may be 0.
     pub config: Config,
     /// For each of [`KEYS`] whether and where it was given.
@@ -76,6 +78,7 @@ impl From<&Config> for Settings {
             listen: Vec::new(),
             advertise: Vec::new(),
             routes: Vec::new(),
+            trunks: Vec::new(),
             config: config.clone(),
             given: vec![Given::Not; KEYS.len()],
         };

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::wire::Transport;
 
+pub mod dns;
 mod error;
 pub mod example;
 pub mod load;
@@ -25,12 +26,15 @@ mod route_match;
 mod rows;
 pub mod schema;
 mod toml_file;
+pub mod trunk;
 mod value;
 
+pub use dns::{Dns, HostEntry, HostRecord};
 pub use error::{ConfigError, Errors, Notice, Origin};
 pub use load::{Flag, FlagValue, Loaded, Settings, Source, load};
 pub use machine::Machine;
 pub use route_keys::ROUTE_KEYS;
+pub use trunk::TRUNK_KEYS;
 pub use value::{LOG_FILTER, log_filter, near_miss};
 
 /// One local address and transport that is served.
@@ -270,6 +274,10 @@ pub struct Config {
     pub hep: Hep,
     /// The routing table, in its order. Empty: everything goes to the phone service.
     pub routes: Vec<route::Route>,
+    pub trunks: Vec<trunk::Trunk>,
+    pub dns: Dns,
+    /// Names that are known without DNS.
+    pub hosts: Vec<HostEntry>,
 }
 
 impl Default for Config {
@@ -371,6 +379,9 @@ impl Default for Config {
                 sample_percent: 100,
             },
             routes: Vec::new(),
+            trunks: Vec::new(),
+            dns: Dns::default(),
+            hosts: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::load::Settings;
 use super::resolve::fits_mailbox;
+use super::route::{Route, To};
 use super::schema::{KEYS, Key, Kind};
 use super::{Config, Origin};
 
@@ -89,17 +90,32 @@ pub fn reload(served: &Config, wanted: &Config) -> Reload {
         }
     }
     let mut config = next.config;
-    // The routing table is no key: it is taken as a whole.
-    config.routes.clone_from(&wanted.routes);
-    for route in &mut config.routes {
+    // Tables are no keys: each is taken as a whole, or waits as a whole.
+    let table = |name: &str, from: usize, to: usize| Change {
+        key: name.to_owned(),
+        from: rows(from),
+        to: rows(to),
+    };
+    // The destinations of a trunk have their state in every shard from the start.
+    if wanted.trunks != served.trunks {
+        waiting.push(table("trunk", served.trunks.len(), wanted.trunks.len()));
+    }
+    if wanted.hosts != served.hosts {
+        waiting.push(table("hosts", served.hosts.len(), wanted.hosts.len()));
+    }
+    let mut routes = wanted.routes.clone();
+    for route in &mut routes {
         route.find_listeners(&config.listeners);
     }
-    if config.routes != served.routes {
-        changed.push(Change {
-            key: "route".to_owned(),
-            from: rules(served.routes.len()),
-            to: rules(config.routes.len()),
-        });
+    if routes != served.routes {
+        let change = table("route", served.routes.len(), routes.len());
+        // A rule that leads to a trunk which is not there yet waits for it, and the others with it: their order counts.
+        if routes.iter().all(|route| has_trunk(route, served)) {
+            config.routes = routes;
+            changed.push(change);
+        } else {
+            waiting.push(change);
+        }
     }
     Reload {
         config,
@@ -132,8 +148,15 @@ fn keeps_subscribers(old: &[String], new: &[String]) -> bool {
     }
 }
 
-fn rules(count: usize) -> String {
-    format!("{count} rule{}", if count == 1 { "" } else { "s" })
+fn has_trunk(route: &Route, served: &Config) -> bool {
+    match &route.to {
+        To::Trunk(name) => served.trunks.iter().any(|trunk| trunk.name == *name),
+        To::Nowhere | To::Registered | To::RequestUri | To::Uris(_) => true,
+    }
+}
+
+fn rows(count: usize) -> String {
+    format!("{count} row{}", if count == 1 { "" } else { "s" })
 }
 
 fn change(key: &Key, from: &Settings, to: &Settings) -> Option<Change> {

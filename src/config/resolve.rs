@@ -7,6 +7,7 @@ use super::load::{Loaded, Settings};
 use super::route::ROUTES_MAX;
 use super::route_keys::ROUTE_KEYS;
 use super::schema::{self, KEYS, Kind, number};
+use super::trunk::{DESTINATIONS_MAX, TRUNK_KEYS, TRUNKS_MAX};
 use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};
 use crate::wire::{SHARDS_MAX, Transport};
@@ -39,6 +40,7 @@ pub fn resolve(settings: Settings, machine: &Machine, errors: &mut Vec<ConfigErr
     resolver.listeners();
     resolver.admin();
     resolver.domains();
+    resolver.trunks();
     resolver.routes();
     resolver.memory();
     resolver.files();
@@ -321,6 +323,55 @@ impl Resolver<'_> {
         }
     }
 
+    /// Each trunk by itself, and its name among the others.
+    fn trunks(&mut self) {
+        let rows = std::mem::take(&mut self.settings.trunks);
+        if let Some(row) = rows.get(TRUNKS_MAX) {
+            let expected = format!("at most {TRUNKS_MAX} trunks");
+            self.error(row.origin, "trunk", expected, number(rows.len() as u64), None);
+        }
+        self.config.trunks.clear();
+        for row in rows {
+            let trunk = &row.value;
+            // Where a key is wrong that is told already; where it is not given the table is to blame.
+            let place = |name: &str| {
+                let origin = row.origin_of(TRUNK_KEYS, name)?;
+                Some(if origin == Origin::Default {
+                    row.origin
+                } else {
+                    origin
+                })
+            };
+            if let Some(origin) = place("name") {
+                if trunk.name.is_empty() {
+                    let expected = "a name for each trunk".to_owned();
+                    self.error(origin, "trunk.name", expected, "none".to_owned(), None);
+                } else if self.config.trunks.iter().any(|other| other.name == trunk.name) {
+                    let found = format!("{:?} again", trunk.name);
+                    self.error(origin, "trunk.name", "each name once".to_owned(), found, None);
+                }
+            }
+            if let Some(origin) = place("destinations") {
+                let uris: Vec<&str> = trunk.destinations.iter().map(|d| d.uri.as_str()).collect();
+                let twice = uris.iter().enumerate().find(|(i, uri)| uris[..*i].contains(uri));
+                if uris.is_empty() || uris.len() > DESTINATIONS_MAX {
+                    let expected = format!("1 to {DESTINATIONS_MAX} destinations");
+                    self.error(
+                        origin,
+                        "trunk.destinations",
+                        expected,
+                        number(uris.len() as u64),
+                        None,
+                    );
+                } else if let Some((_, uri)) = twice {
+                    let (expected, found) = ("each URI once".to_owned(), format!("{uri:?} again"));
+                    self.error(origin, "trunk.destinations", expected, found, None);
+                }
+            }
+            self.config.trunks.push(row.value);
+        }
+    }
+
     /// Each rule by itself, with the listeners that it names.
     fn routes(&mut self) {
         let rows = std::mem::take(&mut self.settings.routes);
@@ -329,6 +380,12 @@ impl Resolver<'_> {
             self.error(row.origin, "route", expected, number(rows.len() as u64), None);
         }
         self.config.routes.clear();
+        let trunks: Vec<&str> = self
+            .config
+            .trunks
+            .iter()
+            .map(|trunk| trunk.name.as_str())
+            .collect();
         for mut row in rows {
             let origins: Vec<_> = ROUTE_KEYS
                 .iter()
@@ -341,7 +398,7 @@ impl Resolver<'_> {
                     .and_then(|(_, origin)| *origin)
             };
             row.value
-                .resolve(&self.config.listeners, &[], row.origin, &given, self.errors);
+                .resolve(&self.config.listeners, &trunks, row.origin, &given, self.errors);
             self.config.routes.push(row.value);
         }
     }
@@ -364,6 +421,7 @@ impl Resolver<'_> {
             self.at_most(section, "expires_default_s", "expires_max_s");
         }
         self.at_most("session_timers", "interval_min_s", "interval_s");
+        self.at_most("dns", "ttl_min_s", "ttl_max_s");
     }
 
     fn integer(&self, section: &str, name: &str) -> u64 {

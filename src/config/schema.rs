@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Origin;
+use super::dns;
 use super::load::Settings;
 use super::value::{self, Advertise, Listen, Wrong};
 use crate::wire::SHARDS_MAX;
@@ -175,6 +176,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "hep",
         "Copies of messages for a collector that speaks HEPv3, such as Homer or sngrep -L: both legs of a call under the Call-ID of its \
          caller.",
+    ),
+    (
+        "dns",
+        "How host names become addresses, RFC 3263: NAPTR, SRV, AAAA and A.",
     ),
 ];
 
@@ -848,6 +853,84 @@ pub static KEYS: &[Key] = &[
         kind: count!(hep.sample_percent, 1, 100),
         meaning: "Of the calls, chosen by their Call-ID: all messages of a call are sent, or none.",
     },
+    Key {
+        section: "dns",
+        name: "servers",
+        unit: "",
+        kind: Kind::Texts {
+            item: dns::SERVER,
+            get: |s| s.config.dns.servers.iter().map(|addr| addr.to_string()).collect(),
+            clear: |s| s.config.dns.servers.clear(),
+            push: |s, text, _| {
+                s.config.dns.servers.push(dns::server(text)?);
+                Ok(())
+            },
+        },
+        meaning: "The DNS servers to ask, in this order. Empty: those of /etc/resolv.conf.",
+    },
+    Key {
+        section: "dns",
+        name: "timeout_ms",
+        unit: "milliseconds",
+        kind: millis!(dns.timeout, 10, 60_000),
+        meaning: "How long one question may take with all its tries; afterwards it counts as not answered.",
+    },
+    Key {
+        section: "dns",
+        name: "attempts",
+        unit: "tries",
+        kind: count!(dns.attempts, 1, 10),
+        meaning: "How often each server is asked within that time.",
+    },
+    Key {
+        section: "dns",
+        name: "cache_max",
+        unit: "answers",
+        kind: count!(dns.cache_max, 1_024, COUNT_MAX),
+        meaning: "Answers that are kept, those that say that there is nothing included. The least used go first.",
+    },
+    Key {
+        section: "dns",
+        name: "look_ups_max",
+        unit: "look-ups",
+        kind: count!(dns.look_ups_max, 64, COUNT_MAX),
+        meaning: "Requests that may wait for DNS at once: beyond it 503.",
+    },
+    Key {
+        section: "dns",
+        name: "questions_max",
+        unit: "questions",
+        kind: count!(dns.questions_max, 1, 65_536),
+        meaning: "Questions that may be out to the DNS servers at once; more wait.",
+    },
+    Key {
+        section: "dns",
+        name: "ttl_min_s",
+        unit: "seconds",
+        kind: seconds!(dns.ttl_min, 1, 3_600),
+        meaning: "An answer is kept so long at least, whatever its TTL.",
+    },
+    Key {
+        section: "dns",
+        name: "ttl_max_s",
+        unit: "seconds",
+        kind: seconds!(dns.ttl_max, 1, 604_800),
+        meaning: "An answer is kept so long at most, whatever its TTL.",
+    },
+    Key {
+        section: "dns",
+        name: "negative_ttl_max_s",
+        unit: "seconds",
+        kind: seconds!(dns.negative_ttl_max, 1, 10_800),
+        meaning: "How long at most it is remembered that there is no such name or record (RFC 2308).",
+    },
+    Key {
+        section: "dns",
+        name: "failure_ttl_s",
+        unit: "seconds",
+        kind: seconds!(dns.failure_ttl, 1, 300),
+        meaning: "How long it is remembered that DNS did not answer a question.",
+    },
 ];
 
 /// The place of a key in [`KEYS`].
@@ -927,7 +1010,7 @@ mod tests {
                 }
                 Kind::Texts { clear, push, .. } => {
                     clear(&mut settings);
-                    let other = ["tcp:127.0.0.9:5061", "a.example"]
+                    let other = ["tcp:127.0.0.9:5061", "a.example", "127.0.0.9:53"]
                         .iter()
                         .find(|text| push(&mut settings, text, Origin::Default).is_ok());
                     assert!(other.is_some(), "{}", key.path());

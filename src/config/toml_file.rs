@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::dns::{HOSTS, HOSTS_MAX, HostEntry};
 use super::load::{Item, Settings, Value};
 use super::route_keys::{ROUTE_KEYS, TABLE};
 use super::rows::Row;
 use super::schema::{self, KEYS, Key, SECTIONS};
+use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
 use super::value::{Wrong, near_miss};
 use super::{ConfigError, Origin};
 
@@ -28,7 +30,15 @@ pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) 
     for (name, value) in document.get_ref() {
         match value.get_ref() {
             DeValue::Table(table) if is_section(name.get_ref()) => reader.section(name.get_ref(), table),
-            _ if name.get_ref() == TABLE.0 => reader.tables(name, value),
+            _ if name.get_ref() == TABLE.0 => {
+                let rows = reader.tables(ROUTE_KEYS, name, value);
+                reader.settings.routes.extend(rows);
+            }
+            _ if name.get_ref() == TRUNK_TABLE.0 => {
+                let rows = reader.tables(TRUNK_KEYS, name, value);
+                reader.settings.trunks.extend(rows);
+            }
+            DeValue::Table(table) if name.get_ref() == HOSTS.0 => reader.hosts(table),
             _ => reader.entry("", name, value),
         }
     }
@@ -140,6 +150,41 @@ impl Reader<'_> {
         }
     }
 
+    /// `[hosts]`: each key is a name.
+    fn hosts(&mut self, table: &DeTable<'_>) {
+        for (index, (name, value)) in table.iter().enumerate() {
+            let key = name.get_ref().as_ref();
+            let origin = self.place(name.span().start);
+            let item = self.item(value);
+            let mut wrong = |origin, expected: &str, found: String| {
+                self.errors.push(ConfigError {
+                    origin,
+                    key: format!("{}.{key}", HOSTS.0),
+                    expected: expected.to_owned(),
+                    found,
+                    hint: None,
+                });
+            };
+            if index == HOSTS_MAX {
+                let found = table.len().to_string();
+                wrong(origin, &format!("at most {HOSTS_MAX} names"), found);
+                return;
+            }
+            match HostEntry::parse(key, &item) {
+                Ok(entry) => self.settings.config.hosts.push(entry),
+                Err(bad) => match (&item.value, bad.item) {
+                    (Value::List(items), Some(index)) => {
+                        wrong(items[index].origin, bad.expected, items[index].shown.clone());
+                    }
+                    (
+                        Value::List(_) | Value::Switch(_) | Value::Integer(_) | Value::Text(_) | Value::Other,
+                        _,
+                    ) => wrong(item.origin, bad.expected, item.shown.clone()),
+                },
+            }
+        }
+    }
+
     fn entry(&mut self, section: &str, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) {
         let key = name.get_ref().as_ref();
         let origin = self.place(name.span().start);
@@ -174,8 +219,14 @@ impl Reader<'_> {
         });
     }
 
-    /// `[[route]]`: each table is a row.
-    fn tables(&mut self, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) {
+    /// `[[route]]` or `[[trunk]]`: each table is a row.
+    fn tables<S: Default>(
+        &mut self,
+        keys: &[Key<S>],
+        name: &Spanned<impl AsRef<str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Vec<Row<S>> {
+        let mut list = Vec::new();
         let path = name.get_ref().as_ref();
         let rows = match value.get_ref() {
             DeValue::Array(rows) => &rows[..],
@@ -191,8 +242,7 @@ impl Reader<'_> {
             match row.get_ref() {
                 DeValue::Table(table) if is_array => {
                     let origin = self.place(row.span().start);
-                    let row = self.row(ROUTE_KEYS, path, table, origin);
-                    self.settings.routes.push(row);
+                    list.push(self.row(keys, path, table, origin));
                 }
                 DeValue::Table(_)
                 | DeValue::Array(_)
@@ -212,6 +262,7 @@ impl Reader<'_> {
                 }
             }
         }
+        list
     }
 
     /// One table of several, by the keys that it may have.

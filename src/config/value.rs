@@ -15,7 +15,7 @@ use crate::wire::Transport;
 /// Why a text is no value of its kind, as far as there is more to say than what was expected.
 pub type Wrong = Option<String>;
 
-fn did_you_mean(text: &str) -> Wrong {
+pub fn did_you_mean(text: &str) -> Wrong {
     Some(format!("did you mean {text:?}?"))
 }
 
@@ -118,7 +118,7 @@ pub fn host(text: &str) -> Option<String> {
 }
 
 /// RFC 3261 §25.1 `hostname`: labels of letters, digits and inner hyphens; the last begins with a letter.
-fn host_name(text: &str) -> Option<String> {
+pub fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         let ends = [label.bytes().next(), label.bytes().last()];

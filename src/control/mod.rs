@@ -10,6 +10,7 @@ pub mod history;
 pub mod hlog;
 pub mod ladder;
 pub mod listen;
+pub mod names;
 pub mod ports;
 pub mod prometheus;
 pub mod records;

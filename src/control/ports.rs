@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::control::records::CallRecords;
 use crate::control::traces::Traces;
+use crate::domain::Question;
 use crate::io::waker::{ControlEar, ControlWaker, Wakers};
 use crate::port::{Ask, ControlPort, PORT_BYTES_MAX, RequestId, Tell};
 use crate::wire::ShardId;
@@ -22,6 +23,9 @@ pub struct Ports {
     /// Where call records go, if they are kept.
     records: RefCell<Option<CallRecords>>,
     pub traces: Traces,
+    /// Questions for DNS, on their way to [`Names`](super::names::Names).
+    questions_in: mpsc::UnboundedSender<(ShardId, Question)>,
+    questions: Cell<Option<Questions>>,
     wakers: Arc<Wakers>,
     control_waker: Arc<ControlWaker>,
 }
@@ -29,9 +33,15 @@ pub struct Ports {
 /// Tells read before others on the control thread have their turn.
 const TELLS_PER_TURN: usize = 1_024;
 
+/// Questions of the shards for DNS. Each shard bounds how many it has.
+pub type Questions = mpsc::UnboundedReceiver<(ShardId, Question)>;
+
 impl Ports {
     pub fn new(ports: Vec<ControlPort>, wakers: Arc<Wakers>, control_waker: Arc<ControlWaker>) -> Ports {
+        let (questions_in, questions) = mpsc::unbounded_channel();
         Ports {
+            questions_in,
+            questions: Cell::new(Some(questions)),
             ports: RefCell::new(ports),
             open: RefCell::default(),
             next_request: Cell::new(0),
@@ -40,6 +50,11 @@ impl Ports {
             wakers,
             control_waker,
         }
+    }
+
+    /// The questions for DNS, for the one who asks them.
+    pub fn take_questions(&self) -> Option<Questions> {
+        self.questions.take()
     }
 
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -74,7 +89,9 @@ impl Ports {
         Some(answer_out)
     }
 
-    fn ask(&self, shard: ShardId, ask: Ask, bytes: &[u8]) -> Result<(), Ask> {
+    /// # Errors
+    /// The shard has too much to do already: the ask comes back, to be tried again.
+    pub fn ask(&self, shard: ShardId, ask: Ask, bytes: &[u8]) -> Result<(), Ask> {
         let mut ports = self.ports.borrow_mut();
         let asked = match ports.get_mut(usize::from(shard.0)) {
             Some(port) => port.ask(ask, bytes),
@@ -122,17 +139,19 @@ impl Ports {
                 }
                 let told = self.ports.borrow_mut()[usize::from(shard.0)].next_tell(bytes);
                 let Some((tell, len)) = told else { break };
-                self.on_tell(tell, &bytes[..len]);
+                self.on_tell(shard, tell, &bytes[..len]);
             }
         }
         more
     }
 
-    fn on_tell(&self, tell: Tell, bytes: &[u8]) {
+    fn on_tell(&self, shard: ShardId, tell: Tell, bytes: &[u8]) {
         match tell {
             Tell::Histograms { request, .. } | Tell::Page { request, .. } | Tell::Done { request, .. } => {
                 self.answered(request, tell);
             }
+            // Without anybody to ask, the shard ends the question itself when its time is over.
+            Tell::Resolve(question) => _ = self.questions_in.send((shard, *question)),
             Tell::CallRecord(record) => {
                 if let Some(records) = &*self.records.borrow() {
                     records.take(&record, bytes);

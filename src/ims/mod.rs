@@ -22,6 +22,7 @@ use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
 use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User, UserEvent};
+use crate::trunk::ping;
 use crate::wire::{Effects, Flow};
 
 use reg_event::RegEvent;
@@ -339,6 +340,9 @@ impl Ims {
     ) {
         match user {
             User::None | User::Exchange { .. } | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
+            User::Ping { slot, generation } => {
+                ping::on_answer(stack, slot, generation, Some(response.status));
+            }
             User::Branch { slot, generation } => {
                 self.calls
                     .on_response(stack, BranchId::new(slot, generation), response, now, out);
@@ -355,6 +359,7 @@ impl Ims {
     pub fn on_user_event(&mut self, stack: &mut Stack, event: UserEvent, now: Instant, out: &mut Effects) {
         match event.user {
             User::None | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
+            User::Ping { slot, generation } => ping::on_answer(stack, slot, generation, None),
             User::Branch { slot, generation } => {
                 self.calls
                     .on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);
@@ -391,7 +396,13 @@ impl Ims {
                 .on_call_timer(stack, CallId::new(slot, generation), now, out),
             TimerKind::Binding | TimerKind::Aor => register::on_timer(self, stack, timer, now, out),
             TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
-            TimerKind::Transaction | TimerKind::Context | TimerKind::Stream => {}
+            TimerKind::Transaction
+            | TimerKind::Context
+            | TimerKind::Stream
+            | TimerKind::Question
+            | TimerKind::Address
+            | TimerKind::Ping
+            | TimerKind::TrunkCall => {}
         }
     }
 }

@@ -169,7 +169,13 @@ impl Rig {
                     | TimerKind::Subscription
                     | TimerKind::Aor
                     | TimerKind::Context
-                    | TimerKind::Stream => self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out),
+                    | TimerKind::Stream
+                    | TimerKind::Question
+                    | TimerKind::Address
+                    | TimerKind::Ping
+                    | TimerKind::TrunkCall => {
+                        self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out)
+                    }
                 }
             }
             sent.append(&mut self.sent());

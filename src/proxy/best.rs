@@ -106,6 +106,7 @@ impl Proxy {
                     // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
                     q: 1_000,
                     prefer: Flow { conn: None, ..flow },
+                    destination: None,
                 });
         }
         let kept = is_followed.then(|| out.pool.put(targets.as_bytes())).flatten();

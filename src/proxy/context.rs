@@ -8,6 +8,7 @@ use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind};
 use crate::transaction::{Stack, TxId, User};
+use crate::trunk::DestinationId;
 use crate::wire::{Effects, Flow};
 
 use super::{MAX_BREADTH, Policy, Proxy};
@@ -46,6 +47,8 @@ pub struct Context {
     pub(super) is_answered: bool,
     /// A CANCEL or a 6xx has come: no further place is tried.
     pub(super) is_cancelled: bool,
+    /// A 2xx has come.
+    pub(super) is_accepted: bool,
 }
 
 /// The best final response so far that is not a 2xx: §16.7 step 6.
@@ -72,6 +75,10 @@ pub struct Branch {
     /// It is to be cancelled as soon as something has come back, or has been (§9.1).
     pub(super) is_cancelled: bool,
     pub(super) breadth: u8,
+    /// Of a trunk.
+    pub(super) destination: Option<DestinationId>,
+    /// It kept silent for too long, and another has been tried.
+    pub(super) is_given_up: bool,
     /// Where the request went.
     pub(super) flow: Flow,
     /// The message and the length of its block, where it went over TCP for its size alone: it goes over UDP if TCP is refused.
@@ -130,6 +137,7 @@ impl Context {
             timer: None,
             is_answered: false,
             is_cancelled: false,
+            is_accepted: false,
         }
     }
 }
@@ -183,6 +191,7 @@ impl Proxy {
         let (mut is_open, mut breadth) = (false, 0_u8);
         while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
             match branch.phase {
+                BranchPhase::Sent if branch.is_given_up => {}
                 BranchPhase::Sent | BranchPhase::Provisional => {
                     is_open = true;
                     breadth = breadth.saturating_add(branch.breadth);
@@ -211,6 +220,7 @@ impl Proxy {
 
     /// A final response has gone back: what only served to find one is given up.
     pub(super) fn settle(&mut self, stack: &mut Stack, id: ContextId, out: &mut Effects) {
+        self.end_trunk_call(stack, id);
         let Some(context) = self.contexts.get_mut(id) else {
             return;
         };

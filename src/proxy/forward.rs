@@ -20,6 +20,7 @@ use crate::time::Instant;
 use crate::token::{BRANCH_LEN, DIGEST_LEN, TOKEN_LEN, Token, TokenKind, digest_text};
 use crate::transaction::destination::{RouteError, listener_for, route};
 use crate::transaction::{Stack, TxId, User};
+use crate::trunk::{DestinationId, overload};
 use crate::wire::{Effects, Flow, Transport};
 
 use super::context::{Branch, BranchPhase};
@@ -65,6 +66,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
+        let mut silence_max;
         loop {
             let Some(context) = self.contexts.get(id) else {
                 return;
@@ -76,6 +78,7 @@ impl Proxy {
             let Some(first) = targets.iter().next() else {
                 return;
             };
+            silence_max = self.answer_timeout(stack, &first);
             let wanted = match policy.fork {
                 Fork::Parallel => targets.iter().count(),
                 Fork::Serial => 1,
@@ -113,7 +116,8 @@ impl Proxy {
         if let Some(context) = self.contexts.get_mut(id) {
             context.targets = out.pool.put(targets.as_bytes());
             let ring = Duration::from_secs(u64::from(context.policy.ring_s));
-            self.set_timer(stack, id, now + ring);
+            // A destination that rings is not left for another; one that says nothing is, and soon.
+            self.set_timer(stack, id, now + silence_max.unwrap_or(ring));
         }
     }
 
@@ -203,11 +207,14 @@ impl Proxy {
         let len = received_len + BLOCK_BYTES + FORWARD_SLACK + added + 2 * request_uri.len();
         let strict_target = if is_strict { Some(request_uri) } else { None };
         let request_uri = if is_strict { hop_uri.raw } else { request_uri };
+        if let Some(destination) = target.destination {
+            self.enter(stack, id, destination, now)?;
+        }
         let Some(mut draft) = out.pool.draft(len) else {
             stack.metrics.dropped(DropReason::NoBuffer);
             return Err(Refused::with(503, "Buffer Limit Reached"));
         };
-        let tx = match self.open_branch(stack, id, flow, breadth, out) {
+        let tx = match self.open_branch(stack, id, (flow, target.destination), breadth, out) {
             Some(tx) => tx,
             None => {
                 out.pool.discard(draft);
@@ -275,7 +282,7 @@ impl Proxy {
         let Some(branch) = self.branches.get_mut(id) else {
             return false;
         };
-        let (context_id, breadth) = (branch.context, branch.breadth);
+        let (context_id, breadth, destination) = (branch.context, branch.breadth, branch.destination);
         let (Some((kept, block_len)), flow) = (branch.for_udp.take(), branch.flow) else {
             return false;
         };
@@ -287,7 +294,15 @@ impl Proxy {
                     conn: None,
                     peer: flow.peer,
                 };
-                self.resend(stack, context_id, (kept, block_len), flow, breadth, now, out)
+                self.resend(
+                    stack,
+                    context_id,
+                    (kept, block_len),
+                    (flow, destination),
+                    breadth,
+                    now,
+                    out,
+                )
             },
         );
         out.pool.release(kept);
@@ -304,7 +319,7 @@ impl Proxy {
         stack: &mut Stack,
         id: ContextId,
         (kept, block_len): (BufId, u16),
-        flow: Flow,
+        to: (Flow, Option<DestinationId>),
         breadth: u8,
         now: Instant,
         out: &mut Effects,
@@ -312,13 +327,13 @@ impl Proxy {
         let method = self.contexts.get(id)?.method;
         let len = out.pool.get(kept).len();
         let mut draft = out.pool.draft(len + BLOCK_BYTES)?;
-        let Some(tx) = self.open_branch(stack, id, flow, breadth, out) else {
+        let Some(tx) = self.open_branch(stack, id, to, breadth, out) else {
             out.pool.discard(draft);
             return None;
         };
         let mut block = [0; BLOCK_BYTES];
         let mut block_w = Writer::new(&mut block);
-        self.put_block(stack, id, tx, flow, breadth, &mut block_w);
+        self.put_block(stack, id, tx, to.0, breadth, &mut block_w);
         let bytes = out.pool.get(kept);
         let start = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
         let mut w = Writer::new(&mut draft.bytes);
@@ -327,7 +342,7 @@ impl Proxy {
         match w.finish().filter(|_| block_w.finish().is_some()) {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
-                stack.count_request(method, flow.transport);
+                stack.count_request(method, to.0.transport);
                 stack.send_request(tx, buf, now, out);
                 Some(())
             }
@@ -343,7 +358,7 @@ impl Proxy {
         &mut self,
         stack: &mut Stack,
         id: ContextId,
-        flow: Flow,
+        (flow, destination): (Flow, Option<DestinationId>),
         breadth: u8,
         out: &mut Effects,
     ) -> Option<TxId> {
@@ -355,6 +370,8 @@ impl Proxy {
             phase: BranchPhase::Sent,
             is_cancelled: false,
             breadth,
+            destination,
+            is_given_up: false,
             flow,
             for_udp: None,
             next: None,
@@ -385,7 +402,10 @@ impl Proxy {
             slot: tx.slot,
             generation: tx.generation,
         };
-        put_via(stack, flow, token, context.digest, w);
+        let offers = destination_of(self, stack, tx)
+            .is_some_and(|destination| stack.trunks.offers_overload_control(&stack.cfg, destination));
+        let params = if offers { overload::OFFER } else { b"" };
+        put_via(stack, flow, token, context.digest, params, w);
         // RFC 5393 §5.3.3: every request that is forwarded has one.
         w.put(b"Max-Breadth: ").num(u64::from(breadth)).crlf();
         if context.begins_dialog && context.policy.record_route {
@@ -462,8 +482,24 @@ pub fn unreachable(error: RouteError) -> Refused {
     }
 }
 
-/// A Via line of ours: §16.6 step 8.
-pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, w: &mut Writer<'_>) {
+/// The destination that the branch of `tx` goes to.
+fn destination_of(proxy: &Proxy, stack: &Stack, tx: TxId) -> Option<DestinationId> {
+    match stack.user_of(tx)? {
+        User::ProxyBranch { slot, generation } => {
+            let branch = proxy.branches.get(super::BranchId::new(slot, generation))?;
+            branch.destination
+        }
+        User::None
+        | User::Branch { .. }
+        | User::Exchange { .. }
+        | User::ProxyContext { .. }
+        | User::Ping { .. }
+        | User::Subscription { .. } => None,
+    }
+}
+
+/// A Via line of ours, with `params` behind its branch: §16.6 step 8.
+pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, params: &[u8], w: &mut Writer<'_>) {
     w.put(VIA_NAME)
         .put(b"SIP/2.0/")
         .put(flow.transport.name().as_bytes())
@@ -473,6 +509,7 @@ pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, w: &mut Wri
         .put(&stack.key.branch(token))
         .put(b".")
         .put(&digest_text(digest))
+        .put(params)
         .crlf();
 }
 

@@ -14,10 +14,12 @@ mod forward;
 mod relay;
 mod response;
 mod targets;
+mod trunk;
 mod validate;
 
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::config::route::{Fork, Route, To};
 use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome};
 use crate::msg::build::Writer;
@@ -62,6 +64,8 @@ pub struct Policy {
     pub record_route: bool,
     pub tcp_when_large: bool,
     pub ring_s: u32,
+    /// Whether it goes to a trunk.
+    pub is_trunk: bool,
 }
 
 impl Policy {
@@ -74,23 +78,30 @@ impl Policy {
         record_route: false,
         tcp_when_large: false,
         ring_s: 30,
+        is_trunk: false,
     };
 
     /// What the rule in this place of the present table says.
     pub fn of(stack: &Stack, index: usize, route: &Route) -> Policy {
+        let is_trunk = matches!(route.to, To::Trunk(_));
         Policy {
             route: Some(index),
             config: stack.config_id(),
-            fork: route.fork,
+            // The destinations of a trunk stand for one another.
+            fork: if is_trunk { Fork::Serial } else { route.fork },
             recurse: route.recurse,
             record_route: route.record_route,
             tcp_when_large: route.tcp_when_large,
             ring_s: route.ring_s,
+            is_trunk,
         }
     }
 
     fn rule(self, stack: &Stack) -> Option<&Route> {
-        let cfg = stack.config_of(self.config)?;
+        self.rule_in(stack.config_of(self.config)?)
+    }
+
+    fn rule_in(self, cfg: &Config) -> Option<&Route> {
         self.route.and_then(|index| cfg.routes.get(index))
     }
 }
@@ -168,6 +179,10 @@ impl Proxy {
             refuse_full(stack, request, flow, out);
             return None;
         };
+        if request.method == Method::Bye && !stack.cfg.trunks.is_empty() {
+            let dialog = stack.key.digest(&[request.call_id]);
+            stack.trunks.end_call(&mut stack.wheel, dialog);
+        }
         let digest = validate::digest(stack, request, arrived);
         if let Err(refused) = validate::check(stack, request, arrived, Some(digest)) {
             refused.answer(stack, tx, request, now, out);
@@ -358,7 +373,10 @@ impl Proxy {
             .contexts
             .get(id)
             .map_or(Policy::DIALOG, |context| context.policy);
-        let rule = policy.rule(stack);
+        // Held, for a trunk changes what is known of its destinations while the rule is looked at.
+        let cfg = stack.config_of(policy.config).cloned();
+        let rule = cfg.as_deref().and_then(|cfg| policy.rule_in(cfg));
+        let mut refusal = None;
         let len = rewritten(rule, request, arrived, &mut bytes);
         // What comes from a connection does not go back on it.
         let like = Flow { conn: None, ..flow };
@@ -371,6 +389,7 @@ impl Proxy {
                         is_next_hop: false,
                         q: contact.q,
                         prefer: contact.flow,
+                        destination: None,
                     });
                 }
             }
@@ -381,16 +400,23 @@ impl Proxy {
                         is_next_hop: !place.is_whole,
                         q: place.q,
                         prefer: like,
+                        destination: None,
                     });
                 }
                 targets.set_request_uri(&bytes[..len]);
             }
-            (Some(len), None, None | Some(To::Nowhere | To::Registered | To::RequestUri | To::Trunk(_))) => {
+            (Some(len), None, Some(To::Trunk(name))) => {
+                let chosen = self.trunk_targets(stack, id, name, request, like, now, &mut targets);
+                targets.set_request_uri(&bytes[..len]);
+                refusal = chosen.err();
+            }
+            (Some(len), None, None | Some(To::Nowhere | To::Registered | To::RequestUri)) => {
                 targets.push(&Target {
                     uri: &bytes[..len],
                     is_next_hop: false,
                     q: 1_000,
                     prefer: like,
+                    destination: None,
                 });
             }
         }
@@ -398,6 +424,11 @@ impl Proxy {
         if len.is_none() {
             self.targets = Some(targets);
             self.conclude(stack, id, (414, "Request-URI Too Long"), Some(request), now, out);
+            return;
+        }
+        if let Some(refusal) = refusal {
+            self.targets = Some(targets);
+            self.conclude(stack, id, (503, refusal.reason()), Some(request), now, out);
             return;
         }
         let source = Source::Received { request, arrived };
@@ -419,6 +450,7 @@ impl Proxy {
             self.conclude(stack, id, (503, "Look-up Timed Out"), None, now, out);
             return;
         }
+        self.give_up_silent(stack, id, now);
         self.cancel_branches(stack, id, b"", now, out);
         self.send_next_group(stack, id, now, out);
         self.conclude_if_nothing_is_open(stack, id, None, now, out);

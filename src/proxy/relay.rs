@@ -99,6 +99,7 @@ impl Proxy {
                     to,
                     token_for(stack, flow),
                     branch_digest(stack, request),
+                    b"",
                     &mut w,
                 );
                 if request.to_tag.is_none() && policy.record_route && request.method == Method::Invite {

@@ -33,6 +33,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
+        self.trunk_heard(stack, id, response, now, out);
         let Some(branch) = self.branches.get_mut(id) else {
             return;
         };
@@ -65,6 +66,9 @@ impl Proxy {
                 }
             }
             200..=299 => {
+                if let Some(context) = self.contexts.get_mut(context_id) {
+                    context.is_accepted = true;
+                }
                 let buf = self.write_back(stack, response, None, out);
                 if method == Method::Invite {
                     if let Some(branch) = self.branches.get_mut(id) {
@@ -116,11 +120,15 @@ impl Proxy {
                 stack.cancel_invite(branch.tx, b"", now, out);
             }
             (Notice::Timeout, BranchPhase::Sent | BranchPhase::Provisional) => {
+                if !branch.is_given_up {
+                    self.trunk_failed(stack, id, now);
+                }
                 self.failed(stack, id, Candidate::Own(408), now, out);
             }
             (Notice::Unreachable, BranchPhase::Sent | BranchPhase::Provisional) => {
                 // §16.9: as if a 503 had come.
                 if !self.send_over_udp(stack, id, now, out) {
+                    self.trunk_failed(stack, id, now);
                     self.failed(stack, id, Candidate::Own(503), now, out);
                 }
             }

@@ -2,19 +2,22 @@
 //!
 //! They lie in one flat run of bytes, so that what is not tried at once can wait in a buffer of the pool. Numbers are
 //! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), listener (2),
-//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), and the URI.
+//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), destination index (2) and generation (4), and the
+//! URI.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::trunk::DestinationId;
 use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
 
 /// Bytes that the places of one request may take. Those that no longer fit are left out, the last first.
 const SET_BYTES: usize = 16_384;
-const HEAD_BYTES: usize = 34;
+const HEAD_BYTES: usize = 40;
 
 const FLAG_NEXT_HOP: u8 = 1;
 const FLAG_TCP: u8 = 2;
 const FLAG_CONN: u8 = 4;
+const FLAG_DESTINATION: u8 = 8;
 
 /// One place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +29,8 @@ pub struct Target<'a> {
     pub q: u16,
     /// A flow like the one that is wanted: `transaction::destination::route`.
     pub prefer: Flow,
+    /// The destination of a trunk that this is an address of.
+    pub destination: Option<DestinationId>,
 }
 
 pub struct TargetSet {
@@ -89,6 +94,13 @@ impl TargetSet {
         if flow.conn.is_some() {
             flags |= FLAG_CONN;
         }
+        if target.destination.is_some() {
+            flags |= FLAG_DESTINATION;
+        }
+        let destination = target.destination.unwrap_or(DestinationId {
+            index: 0,
+            generation: 0,
+        });
         let ip = match flow.peer.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
@@ -98,7 +110,7 @@ impl TargetSet {
             slot: 0,
             generation: 0,
         });
-        let parts: [&[u8]; 10] = [
+        let parts: [&[u8]; 12] = [
             &(len as u16).to_be_bytes(),
             &target.q.to_be_bytes(),
             &[flags],
@@ -108,6 +120,8 @@ impl TargetSet {
             &[conn.shard.0],
             &conn.slot.to_be_bytes(),
             &conn.generation.to_be_bytes(),
+            &destination.index.to_be_bytes(),
+            &destination.generation.to_be_bytes(),
             target.uri,
         ];
         for part in parts {
@@ -189,6 +203,10 @@ impl<'a> Iterator for Targets<'a> {
             slot: u32::from_be_bytes(take(&mut at)?),
             generation: u32::from_be_bytes(take(&mut at)?),
         };
+        let destination = DestinationId {
+            index: u16::from_be_bytes(take(&mut at)?),
+            generation: u32::from_be_bytes(take(&mut at)?),
+        };
         Some(Target {
             uri: at,
             is_next_hop: flags & FLAG_NEXT_HOP != 0,
@@ -203,6 +221,7 @@ impl<'a> Iterator for Targets<'a> {
                 peer: SocketAddr::new(ip, port),
                 conn: (flags & FLAG_CONN != 0).then_some(conn),
             },
+            destination: (flags & FLAG_DESTINATION != 0).then_some(destination),
         })
     }
 }
@@ -214,6 +233,10 @@ mod tests {
     fn target<'a>(uri: &'a [u8], q: u16, conn: Option<ConnId>) -> Target<'a> {
         Target {
             uri,
+            destination: conn.map(|conn| DestinationId {
+                index: 300,
+                generation: conn.slot,
+            }),
             is_next_hop: conn.is_none(),
             q,
             prefer: Flow {

@@ -30,6 +30,7 @@ use crate::port::{Ask, Teller, port};
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
+use crate::trunk::board::Board;
 use crate::wire::{Effects, ShardId, Transport};
 
 pub use serve::serve;
@@ -64,6 +65,7 @@ impl Server {
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
         let control_waker = Arc::new(ControlWaker::new().map_err(|error| format!("eventfd: {error}"))?);
+        let board = Arc::new(Board::new(&cfg, None));
         let metrics: Vec<Arc<Metrics>> = (0..cfg.shards).map(|_| Arc::default()).collect();
         let mut threads = Vec::new();
         let mut ports = Vec::new();
@@ -86,6 +88,7 @@ impl Server {
                 metrics: metrics[index].clone(),
                 teller,
                 control_waker: control_waker.clone(),
+                board: board.clone(),
             };
             let ready = ready_in.clone();
             let thread = std::thread::Builder::new()
@@ -228,6 +231,7 @@ struct ShardSetup {
     metrics: Arc<Metrics>,
     teller: Teller,
     control_waker: Arc<ControlWaker>,
+    board: Arc<Board>,
 }
 
 impl ShardSetup {
@@ -257,7 +261,8 @@ impl ShardSetup {
         let now = reactor.now();
         let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
         // The shard alone has the configuration from now on, so that one that it no longer goes by can be given up.
-        let shard = Shard::new(self.cfg, self.metrics, self.id, self.keys, self.mail, now);
+        let mut shard = Shard::new(self.cfg, self.metrics, self.id, self.keys, self.mail, now);
+        shard.start_trunks(self.board, now);
         _ = ready.send(Ok(()));
         out.teller = Some(self.teller);
         turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), || {

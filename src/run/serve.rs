@@ -14,6 +14,7 @@ use crate::control::collect::Collector;
 use crate::control::desk::Order;
 use crate::control::hep_export::HepExport;
 use crate::control::hlog::HlogFiles;
+use crate::control::names::Names;
 use crate::control::ports::Ports;
 use crate::control::records;
 use crate::control::summary::Summary;
@@ -106,7 +107,12 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let names = Names::new(&configured.config().dns);
     let hearing = tokio_uring::spawn(hear(Rc::clone(&server.ports)));
+    let resolving = tokio_uring::spawn({
+        let ports = Rc::clone(&server.ports);
+        async move { names.run(&ports).await }
+    });
     let collecting = tokio_uring::spawn({
         let (ports, collector) = (Rc::clone(&server.ports), Rc::clone(&collector));
         async move { collector.run(&ports).await }
@@ -192,7 +198,10 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         }
     }
     admin.end().await;
-    for task in [Some(hearing), Some(collecting), exporting].into_iter().flatten() {
+    for task in [Some(hearing), Some(resolving), Some(collecting), exporting]
+        .into_iter()
+        .flatten()
+    {
         task.abort();
         let _ = task.await;
     }

@@ -50,6 +50,12 @@ impl Shard {
                 }
             }
             Ask::Config { id, config } => self.configure(config, id, out),
+            Ask::Resolved(resolved) => {
+                let (question, answer) = *resolved;
+                let stack = &mut self.stack;
+                stack.dns.answered(&mut stack.wheel, &question, answer, now);
+                self.finish_look_ups(now, out);
+            }
             Ask::Histograms { request, empty } => {
                 let recorded = std::mem::replace(&mut self.stack.histograms, empty);
                 out.tell(Tell::Histograms { request, recorded }, b"");

@@ -48,6 +48,7 @@ impl Shard {
                     | User::Branch { .. }
                     | User::Exchange { .. }
                     | User::ProxyBranch { .. }
+                    | User::Ping { .. }
                     | User::Subscription { .. },
                 ) => {
                     self.serve(request, key, flow, now, out);

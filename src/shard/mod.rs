@@ -8,6 +8,7 @@ mod dispatch;
 mod door;
 mod listing;
 pub mod mailbox;
+mod names;
 pub mod overload;
 mod receive;
 mod streams;
@@ -36,6 +37,7 @@ use crate::timer::TimerKind;
 use crate::token::TokenKey;
 use crate::transaction::key::Keyer;
 use crate::transaction::{Stack, User, UserEvent};
+use crate::trunk::ping;
 use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
 use door::Memory;
@@ -62,6 +64,12 @@ pub struct Mail {
     pub to: Vec<Option<Sender>>,
     pub from: Vec<Option<Receiver>>,
     pub asks: Option<Asks>,
+}
+
+/// For a shard's own maps, which no peer may aim at.
+fn hasher(keys: &Keys) -> RandomState {
+    let [a, b, c, d, ..] = keys.tables;
+    RandomState::with_seeds(a, b, c, d)
 }
 
 /// What is left of a shard that has ended; all zero when nothing leaked.
@@ -164,10 +172,7 @@ impl Shard {
             )),
             streams: Slots::new(limits.connections_max),
             stack: Stack::new(cfg, metrics, id, keys.token, keyer, now),
-            by_conn: HashMap::with_hasher({
-                let [a, b, c, d, ..] = keys.tables;
-                RandomState::with_seeds(a, b, c, d)
-            }),
+            by_conn: HashMap::with_hasher(hasher(&keys)),
             keys,
             mail,
             table: Some(Box::new(Table::new())),
@@ -240,6 +245,18 @@ impl Shard {
                     self.proxy.on_timer(&mut self.stack, id, now, out);
                 }
                 TimerKind::Stream => self.on_stream_timer(Id::new(timer.slot, timer.generation), now, out),
+                TimerKind::Question => {
+                    self.stack.dns.on_timer(timer, now);
+                    self.finish_look_ups(now, out);
+                }
+                TimerKind::Address => {
+                    let stack = &mut self.stack;
+                    stack
+                        .trunks
+                        .on_address_timer(timer, &mut stack.dns, &mut stack.wheel, now);
+                }
+                TimerKind::Ping => ping::on_timer(&mut self.stack, timer, now, out),
+                TimerKind::TrunkCall => self.stack.trunks.on_call_timer(timer),
                 TimerKind::Call | TimerKind::Binding | TimerKind::Subscription | TimerKind::Aor => {
                     self.ims.on_timer(&mut self.stack, timer, now, out)
                 }
@@ -258,7 +275,11 @@ impl Shard {
             }
             // A proxy's server transaction ends by itself: what was to be sent on it was.
             User::ProxyContext { .. } => {}
-            User::None | User::Branch { .. } | User::Exchange { .. } | User::Subscription { .. } => {
+            User::None
+            | User::Branch { .. }
+            | User::Exchange { .. }
+            | User::Ping { .. }
+            | User::Subscription { .. } => {
                 self.ims.on_user_event(&mut self.stack, event, now, out);
             }
         }
@@ -357,6 +378,7 @@ impl Shard {
         if self.stack.tap.is_some() {
             self.tap_sent(now, out);
         }
+        self.tell_questions(out);
         let own = self.stack.shard;
         if self.stack.shards > 1 {
             for index in 0..out.len() {
@@ -443,6 +465,9 @@ impl Shard {
         self.ims.calls.forget_all(&mut self.stack, out);
         self.proxy.forget_all(&mut self.stack, out);
         self.ims.reg_event.clear(&mut self.stack, out);
+        let stack = &mut self.stack;
+        stack.trunks.clear(&mut stack.wheel);
+        stack.dns.clear(&mut stack.wheel);
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);

@@ -39,8 +39,6 @@ pub struct Weather {
     pub shards: usize,
     /// Seconds into the run at which the server crashes, and for how long it is away.
     pub crashes: Vec<(Duration, Duration)>,
-    /// When the server takes no more calls; ten seconds later it hangs up those that stand.
-    pub drains_at: Option<Duration>,
     /// Limits so low that they are met.
     pub is_scarce: bool,
     /// Phones break the rules.
@@ -107,15 +105,10 @@ impl Weather {
         } else {
             Vec::new()
         };
-        let mut draining = Rng::part(seed, "draining");
-        let drains_at = draining
-            .one_in(10)
-            .then(|| draining.millis(0, span.as_millis() as u64));
         Weather {
             faults,
             shards,
             crashes,
-            drains_at,
             is_scarce: rng.one_in(8),
             is_rude: !mix.polite && rng.one_in(2),
             has_tcp,
@@ -125,11 +118,7 @@ impl Weather {
 
     /// Whether what the parties see can be foretold exactly.
     pub fn is_calm(&self) -> bool {
-        self.faults.is_calm()
-            && self.crashes.is_empty()
-            && !self.is_scarce
-            && !self.faults.any_shard
-            && self.drains_at.is_none()
+        self.faults.is_calm() && self.crashes.is_empty() && !self.is_scarce && !self.faults.any_shard
     }
 
     /// Whether everything sent arrives sooner or later, at a server that has room for it.

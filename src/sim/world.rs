@@ -41,17 +41,6 @@ const QUIET: Duration = Duration::from_secs(900);
 /// The loss up to which eleven transmissions of a message may be trusted, per mille.
 const FAIR_LOSS: u32 = 50;
 
-/// How long calls may go on while the server drains.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// What becomes of the server in the middle of a run.
-#[derive(Clone, Copy, Debug)]
-enum Turn {
-    Crash(Duration),
-    Drain,
-    HangUp,
-}
-
 /// One shard at its place in the loop.
 struct Place {
     shard: ShardLoop,
@@ -202,40 +191,16 @@ impl World {
 
     pub fn run(mut self) -> Outcome {
         let end = self.start + self.weather.span + WIND_DOWN;
-        let mut turns: Vec<(Duration, Turn)> = self
-            .weather
-            .crashes
-            .iter()
-            .map(|(at, away)| (*at, Turn::Crash(*away)))
-            .collect();
-        if let Some(at) = self.weather.drains_at {
-            turns.push((at, Turn::Drain));
-            turns.push((at + DRAIN, Turn::HangUp));
-        }
-        turns.sort_by_key(|(at, _)| *at);
-        for (at, turn) in turns {
-            self.run_until(self.start + at);
-            match turn {
-                Turn::Crash(away) => self.crash(away),
-                Turn::Drain => self.ask_all(|| Ask::Drain),
-                Turn::HangUp => self.ask_all(|| Ask::HangUpAll),
-            }
+        let mut crashes = self.weather.crashes.clone();
+        crashes.sort();
+        for (at, away) in crashes {
+            let at = self.start + at;
+            self.run_until(at);
+            self.crash(away);
         }
         self.run_until(end);
         self.run_until(end + QUIET);
         self.finish()
-    }
-
-    fn ask_all(&mut self, ask: impl Fn() -> Ask) {
-        let mut net = self.net.borrow_mut();
-        net.note(|| format!("the control thread asks {:?}", ask()));
-        for (index, place) in self.server.iter_mut().enumerate() {
-            assert!(
-                place.port.ask(ask(), b"").is_ok(),
-                "a shard listens while it lives"
-            );
-            net.is_woken[index] = true;
-        }
     }
 
     fn crash(&mut self, away: Duration) {

@@ -81,7 +81,8 @@ pub fn flow_to(
     })
 }
 
-fn is_one_host(ip: IpAddr) -> bool {
+/// Not the unspecified address, a broadcast or a multicast address.
+pub fn is_one_host(ip: IpAddr) -> bool {
     let is_broadcast = match ip {
         IpAddr::V4(ip) => ip.is_broadcast(),
         IpAddr::V6(_) => false,

@@ -30,6 +30,11 @@ impl Keyer {
         }
     }
 
+    /// For other tables of the same shard.
+    pub fn hasher(&self) -> RandomState {
+        self.low.clone()
+    }
+
     fn key<const N: usize>(&self, numbers: [u64; 2], parts: [&[u8]; N]) -> Key {
         Key(hash(&self.low, numbers, parts), hash(&self.high, numbers, parts))
     }

@@ -157,6 +157,11 @@ pub enum User {
         slot: u32,
         generation: u32,
     },
+    /// An OPTIONS to a destination of a trunk.
+    Ping {
+        slot: u32,
+        generation: u32,
+    },
     /// One branch of a request that a proxy forwards.
     ProxyBranch {
         slot: u32,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::dns::Resolver;
 use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
@@ -19,6 +20,8 @@ use crate::tap::Tap;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKey, TokenKind};
+use crate::trunk::Trunks;
+use crate::trunk::board::Board;
 use crate::wire::{Effects, Flow, ShardId, Transport, TxOp};
 
 use super::key::{Key, KeyIndex, Keyer};
@@ -58,6 +61,9 @@ pub struct Stack {
     pub key: TokenKey,
     pub keyer: Keyer,
     pub wheel: Wheel<Timer>,
+    /// Host names.
+    pub dns: Resolver,
+    pub trunks: Trunks,
     txs: Slots<Transaction>,
     by_key: KeyIndex,
     /// For a message of ours that is read again while a received one is still in the shard's own table.
@@ -79,7 +85,11 @@ impl Stack {
     ) -> Stack {
         let shards = cfg.shards;
         let transactions_max = cfg.limits.transactions_max.div_ceil(shards);
+        let hasher = keyer.hasher();
+        let board = Arc::new(Board::new(&cfg, None));
         Stack {
+            dns: Resolver::new(&cfg, hasher.clone()),
+            trunks: Trunks::new(&cfg, board, hasher.clone(), hasher.hash_one(shard)),
             txs: Slots::new(transactions_max),
             by_key: KeyIndex::new(transactions_max),
             cfg,
@@ -115,10 +125,10 @@ impl Stack {
     }
 
     /// The present configuration or one of the last few; `None` for an older one.
-    pub fn config_of(&self, id: ConfigId) -> Option<&Config> {
+    pub fn config_of(&self, id: ConfigId) -> Option<&Arc<Config>> {
         match self.config_id.0.wrapping_sub(id.0) {
             0 => Some(&self.cfg),
-            age => self.former.get(age as usize - 1)?.as_deref(),
+            age => self.former.get(age as usize - 1)?.as_ref(),
         }
     }
 
@@ -791,10 +801,6 @@ impl Stack {
         }
         if let Some(timer) = tx.timer {
             self.wheel.cancel(timer);
-        }
-        // The response to a CANCEL is found through its INVITE: without that it would go out again for 64*T1, whatever came back.
-        if let Some(cancel) = tx.cancel {
-            self.abandon(cancel, out);
         }
         if let Some(key) = tx.key {
             self.by_key.remove(key, id.slot);

@@ -19,6 +19,7 @@ use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
 use ringway::token::TokenKey;
+use ringway::trunk::board::Board;
 use ringway::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
 
 pub const SERVER: &str = "127.0.0.1:5060";
@@ -29,6 +30,7 @@ pub struct World {
     configs: Vec<Arc<Config>>,
     effects: Vec<Effects>,
     ports: Vec<ControlPort>,
+    pub board: Arc<Board>,
     pub metrics: Vec<Arc<Metrics>>,
     now: Instant,
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
@@ -44,8 +46,6 @@ pub struct World {
     pub age: Duration,
     /// What goes over TCP to somebody who has no connection does not arrive.
     pub refuses_connections: bool,
-    /// Requests over UDP can't be sent.
-    pub refuses_datagrams: bool,
     /// How many buffers each step of a shard finds free, rather than all.
     pub buffers_per_step: Option<usize>,
 }
@@ -118,20 +118,24 @@ impl World {
             ports.push(control);
             effects.push(out);
         }
+        let board = Arc::new(Board::new(&cfg, None));
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
-            Shard::new(
+            let mut shard = Shard::new(
                 cfg.clone(),
                 metrics.clone(),
                 ShardId(index as u8),
                 keys.clone(),
                 mail,
                 now,
-            )
+            );
+            shard.start_trunks(board.clone(), now);
+            shard
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
             configs: vec![cfg],
+            board: board.clone(),
             effects,
             ports,
             metrics,
@@ -144,7 +148,6 @@ impl World {
             pongs: 0,
             age: Duration::ZERO,
             refuses_connections: false,
-            refuses_datagrams: false,
             buffers_per_step: None,
         }
     }
@@ -253,10 +256,9 @@ impl World {
                             flow,
                             buf,
                             op: Some(op),
-                        }) if match flow.transport {
-                            Transport::Tcp => self.refuses_connections && flow.conn.is_none(),
-                            Transport::Udp => self.refuses_datagrams,
-                        } =>
+                        }) if self.refuses_connections
+                            && flow.transport == Transport::Tcp
+                            && flow.conn.is_none() =>
                         {
                             out.pool.release(buf);
                             failed.push(op);
@@ -328,6 +330,15 @@ impl World {
     #[track_caller]
     pub fn silent(&self) {
         assert!(self.waiting().is_empty(), "{:?}", self.waiting());
+    }
+
+    /// The next message for `to` if it is a request of this method.
+    pub fn take_request(&mut self, to: &str, method: &str) -> Option<Message> {
+        let waiting = self.inbox.get_mut(&addr(to))?;
+        if !waiting.front()?.is_request(method) {
+            return None;
+        }
+        waiting.pop_front()
     }
 
     /// Any message that waits, with whom it was sent to.

@@ -90,8 +90,7 @@ fn on_schedule(ledger: &Ledger<'_>, served: &Served<'_>, end: Option<&Step>, fou
     for step in repeated(served) {
         let after = step.at.since(first.at);
         // What is sent at the end of its time is that of another rule.
-        let is_due = schedule_to_t2().any(|at| is_on_time(step, at, after));
-        if ledger.terms.is_whole && !is_due && after <= TIMEOUT {
+        if !schedule_to_t2().any(|at| is_on_time(step, at, after)) && after <= TIMEOUT {
             found.at(step, || format!("repeated after {after:?}"));
             return;
         }

@@ -283,10 +283,9 @@ impl Phone {
 
     /// No ACK for a 2xx: RFC 3261 §13.3.1.4 has the call end with a BYE.
     pub(super) fn never_acknowledged(&mut self, leg: usize, cx: &mut Cx<'_>) {
-        // Who has heard a BYE meanwhile misses nothing.
+        cx.book
+            .never_acknowledged(self.legs[leg].call, self.index, cx.net.now);
         if self.legs[leg].standing == Standing::Up {
-            cx.book
-                .never_acknowledged(self.legs[leg].call, self.index, cx.net.now);
             self.act(leg, Act::Bye, cx);
         }
     }

@@ -164,11 +164,6 @@ impl Phone {
                 self.respond(key, response, cx);
             }
             _ => {
-                if self.habits.is_rude && self.rng.one_in(3) {
-                    // RFC 4320 §4.1: as no phone should.
-                    let progress = self.answer(packet, 183, "Session Progress", "");
-                    self.respond(key, progress, cx);
-                }
                 let response = self.answer(packet, 200, "OK", "").with("X-Done", &packet.method);
                 let response = if packet.method == "UPDATE" {
                     response.with("Contact", self.own_contact())

@@ -194,8 +194,6 @@ impl Phone {
         let version = attribute(&body, "<reginfo", "version").and_then(|text| text.parse::<u32>().ok());
         if let (Some(before), Some(version)) = (subscription.version, version)
             && version <= before
-            // A server that has crashed counts anew.
-            && cx.net.counts.crashes == 0
         {
             cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                 format!(

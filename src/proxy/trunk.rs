@@ -1,0 +1,168 @@
+//! Requests that go to a trunk: its destinations are tried one after another, and what becomes of each is told to the trunk.
+
+use std::time::Duration;
+
+use crate::msg::lex;
+use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::request::{Request, Response};
+use crate::time::Instant;
+use crate::transaction::Stack;
+use crate::trunk::overload::Feedback;
+use crate::trunk::{DestinationId, Entry, Refusal, Trunks};
+use crate::wire::{Effects, Flow};
+
+use super::context::BranchPhase;
+use super::targets::{Target, TargetSet};
+use super::validate::Refused;
+use super::{BranchId, ContextId, Proxy};
+
+impl Proxy {
+    /// The addresses of the trunk's destinations, in the order in which they are tried. A call is counted from here on.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn trunk_targets(
+        &self,
+        stack: &mut Stack,
+        id: ContextId,
+        name: &str,
+        request: &Request<'_>,
+        like: Flow,
+        now: Instant,
+        targets: &mut TargetSet,
+    ) -> Result<(), Refusal> {
+        let cfg = &stack.cfg;
+        let index = Trunks::index_of(cfg, name).ok_or(Refusal::Gone)?;
+        let context = self.contexts.get(id).ok_or(Refusal::Gone)?;
+        if counts(request) {
+            stack
+                .trunks
+                .begin_call(cfg, &mut stack.wheel, index, context.dialog, now)?;
+        }
+        stack
+            .trunks
+            .choose(cfg, index, request.call_id, now, |destination, hop| {
+                targets.push(&Target {
+                    uri: hop.uri.as_bytes(),
+                    is_next_hop: true,
+                    q: 1_000,
+                    prefer: like,
+                    destination: Some(destination),
+                });
+            })
+    }
+
+    /// Whether the request may be sent to this destination now.
+    pub(super) fn enter(
+        &self,
+        stack: &mut Stack,
+        id: ContextId,
+        destination: DestinationId,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let Some(context) = self.contexts.get(id) else {
+            return Ok(());
+        };
+        if context.tried > 0 {
+            stack.trunks.failed_over(destination);
+        }
+        match stack.trunks.enter(&stack.cfg, destination, context.dialog, now) {
+            Entry::Sent => Ok(()),
+            Entry::Full => Err(Refused::with(503, "Destination Full")),
+            // RFC 7339 §5.8: a 503 of our own goes back where nobody else takes it.
+            Entry::Throttled => Err(Refused::with(503, "Destination Overloaded")),
+        }
+    }
+
+    /// A response has come from a destination: any ends the wait for it. After a final one that the trunk does not fail over
+    /// on, no other destination is tried.
+    pub(super) fn trunk_heard(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        response: &Response<'_>,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(branch) = self.branches.get(id) else {
+            return;
+        };
+        let (Some(destination), context_id) = (branch.destination, branch.context) else {
+            return;
+        };
+        stack.trunks.heard(destination);
+        if let Some(feedback) = Feedback::of(&response.via) {
+            stack.trunks.feedback(destination, feedback, now);
+        }
+        let Some(context) = self.contexts.get_mut(context_id) else {
+            return;
+        };
+        if let Some(timer) = context.timer.take() {
+            stack.wheel.cancel(timer);
+        }
+        if response.status < 300 {
+            return;
+        }
+        let retry_after = response.msg.value(Name::RetryAfter).and_then(seconds);
+        let fails_over = stack
+            .trunks
+            .answered(&stack.cfg, destination, response.status, retry_after, now);
+        if !fails_over && let Some(targets) = context.targets.take() {
+            out.pool.release(targets);
+        }
+    }
+
+    /// A destination kept silent, or there is no way to it.
+    pub(super) fn trunk_failed(&self, stack: &mut Stack, id: BranchId, now: Instant) {
+        if let Some(destination) = self.branches.get(id).and_then(|branch| branch.destination) {
+            stack.trunks.failed(&stack.cfg, destination, now);
+        }
+    }
+
+    /// The time is over in which a destination must say something: its branch is no longer waited for, although a 2xx that
+    /// comes late after all still goes back.
+    pub(super) fn give_up_silent(&mut self, stack: &mut Stack, id: ContextId, now: Instant) {
+        let mut next = self.contexts.get(id).and_then(|context| context.first_branch);
+        while let Some((id, following)) = self.next_branch(next) {
+            next = following;
+            let is_silent = self.branches.get(id).is_some_and(|branch| {
+                branch.phase == BranchPhase::Sent && branch.destination.is_some() && !branch.is_given_up
+            });
+            if is_silent {
+                self.trunk_failed(stack, id, now);
+                if let Some(branch) = self.branches.get_mut(id) {
+                    branch.is_given_up = true;
+                }
+            }
+        }
+    }
+
+    /// How long a destination may keep silent before the next is tried; `None` where the request is for no trunk.
+    pub(super) fn answer_timeout(&self, stack: &Stack, target: &Target<'_>) -> Option<Duration> {
+        stack.trunks.answer_timeout(&stack.cfg, target.destination?)
+    }
+
+    /// A request has been answered for good: a call that failed, or whose BYE will not pass here, is counted no more.
+    pub(super) fn end_trunk_call(&self, stack: &mut Stack, id: ContextId) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        let goes_on = context.is_accepted && context.policy.record_route;
+        if context.policy.is_trunk && context.begins_dialog && !goes_on {
+            stack.trunks.end_call(&mut stack.wheel, context.dialog);
+        }
+    }
+}
+
+/// Whether the request begins a call that limits count.
+fn counts(request: &Request<'_>) -> bool {
+    request.method == Method::Invite && request.to_tag.is_none()
+}
+
+/// RFC 3261 §20.33: seconds, then perhaps a comment and parameters.
+fn seconds(value: &[u8]) -> Option<Duration> {
+    let end = value
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(value.len());
+    lex::number(&value[..end]).map(|seconds| Duration::from_secs(u64::from(seconds)))
+}

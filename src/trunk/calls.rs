@@ -1,0 +1,170 @@
+//! The calls that a shard has brought to trunks: counted from the INVITE to the failure, the BYE, or the longest time that a
+//! call may last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ahash::RandomState;
+
+use crate::config::Config;
+use crate::slots::{Id, Slots};
+use crate::time::Instant;
+use crate::timer::{Timer, TimerId, TimerKind, Wheel};
+
+use super::board::{DestinationState, TrunkState};
+use super::{DestinationId, Entry, Refusal, Trunks};
+
+pub struct Call {
+    /// The digest of its Call-ID: which INVITE, BYE or failure is of this call.
+    digest: u64,
+    trunk: Arc<TrunkState>,
+    destination: Option<Arc<DestinationState>>,
+    timer: TimerId,
+}
+
+pub struct Calls {
+    slots: Slots<Call>,
+    by_digest: HashMap<u64, Id<Call>, RandomState>,
+}
+
+impl Calls {
+    pub fn new(calls_max: usize, hasher: RandomState) -> Calls {
+        Calls {
+            slots: Slots::new(calls_max),
+            by_digest: HashMap::with_hasher(hasher),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn remove(&mut self, id: Id<Call>) -> Option<Call> {
+        let call = self.slots.remove(id)?;
+        self.by_digest.remove(&call.digest);
+        call.trunk.release();
+        if let Some(destination) = &call.destination {
+            destination.release();
+        }
+        Some(call)
+    }
+}
+
+impl Trunks {
+    /// An INVITE outside any dialog is for the trunk at `index`: counts its call, if the limits let it. The same call again (with
+    /// credentials now, say) counts once.
+    pub fn begin_call(
+        &mut self,
+        cfg: &Config,
+        wheel: &mut Wheel<Timer>,
+        index: usize,
+        digest: u64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.calls.by_digest.contains_key(&digest) {
+            return Ok(());
+        }
+        let (Some(settings), Some(trunk)) = (cfg.trunks.get(index), self.board.trunks.get(index)) else {
+            return Err(Refusal::Gone);
+        };
+        if !trunk.admit(settings, now) {
+            trunk.calls_refused.fetch_add(1, Relaxed);
+            return Err(Refusal::Full);
+        }
+        let trunk = trunk.clone();
+        let next = self.calls.slots.next_id();
+        let timer = wheel.insert(
+            now + cfg.limits.call_duration_max,
+            Timer {
+                kind: TimerKind::TrunkCall,
+                slot: next.slot,
+                generation: next.generation,
+            },
+        );
+        let call = Call {
+            digest,
+            trunk: trunk.clone(),
+            destination: None,
+            timer,
+        };
+        match self.calls.slots.insert(call) {
+            Some(id) => {
+                self.calls.by_digest.insert(digest, id);
+                Ok(())
+            }
+            None => {
+                wheel.cancel(timer);
+                trunk.release();
+                trunk.calls_refused.fetch_add(1, Relaxed);
+                Err(Refusal::Full)
+            }
+        }
+    }
+
+    /// Whether a request may be sent to a destination: for a call that is counted, its place there.
+    pub fn enter(&mut self, cfg: &Config, id: DestinationId, digest: u64, now: Instant) -> Entry {
+        let drawn = self.random.next_u64();
+        let (Some(state), Some(own)) = (self.state(id).cloned(), self.get(id)) else {
+            return Entry::Sent;
+        };
+        let Some(limits) = cfg
+            .trunks
+            .get(usize::from(own.trunk))
+            .and_then(|trunk| trunk.destinations.get(usize::from(own.place)))
+        else {
+            return Entry::Sent;
+        };
+        if !state.throttle.admits(drawn, now) {
+            state.calls_throttled.fetch_add(1, Relaxed);
+            return Entry::Throttled;
+        }
+        let Some(call) = self.calls.by_digest.get(&digest).copied() else {
+            return Entry::Sent;
+        };
+        let Some(call) = self.calls.slots.get_mut(call) else {
+            return Entry::Sent;
+        };
+        if call
+            .destination
+            .as_ref()
+            .is_some_and(|before| Arc::ptr_eq(before, &state))
+        {
+            // Another address of the same destination.
+            return Entry::Sent;
+        }
+        if !state.admit(limits.calls_max, limits.calls_per_second_max, now) {
+            return Entry::Full;
+        }
+        match call.destination.replace(state.clone()) {
+            Some(before) => before.release(),
+            None => _ = call.trunk.calls_started.fetch_add(1, Relaxed),
+        }
+        state.calls_started.fetch_add(1, Relaxed);
+        Entry::Sent
+    }
+
+    /// The call has failed, or a BYE has gone by.
+    pub fn end_call(&mut self, wheel: &mut Wheel<Timer>, digest: u64) {
+        let Some(id) = self.calls.by_digest.get(&digest).copied() else {
+            return;
+        };
+        if let Some(call) = self.calls.remove(id) {
+            wheel.cancel(call.timer);
+        }
+    }
+
+    /// A call has lasted for as long as one may: nobody saw its BYE.
+    pub fn on_call_timer(&mut self, timer: Timer) {
+        self.calls.remove(Id::new(timer.slot, timer.generation));
+    }
+
+    /// The server stops.
+    pub fn forget_calls(&mut self, wheel: &mut Wheel<Timer>) {
+        for slot in 0..self.calls.slots.slots() {
+            if let Some(call) = self.calls.slots.id_at(slot).and_then(|id| self.calls.remove(id)) {
+                wheel.cancel(call.timer);
+            }
+        }
+    }
+}
