@@ -11,7 +11,7 @@ use bench_harness::links::Transport::Tcp;
 use bench_harness::seed;
 use serde_json::Value;
 
-use crate::support::{Scene, Setup, register, registered, scene};
+use crate::support::{Scene, Setup, register, registered, scene, wait_until};
 
 /// A server that can be asked: its own socket and its own port.
 fn setup() -> (Setup, String) {
@@ -238,12 +238,14 @@ fn a_reload_says_what_came_of_it_and_who_wanted_it() {
         assert_eq!(status, 422, "{body}");
         assert_eq!(http(s, "GET /api/v1/reload HTTP/1.1").0, 405);
 
-        let log = s.server.log();
         let by_whom = |by: &str| {
+            let log = s.server.log();
             log.lines()
                 .any(|line| line.contains("reloaded: ") && line.contains(by))
         };
-        assert!(by_whom("by=\"uid ") && by_whom("by=\"127.0.0.1:"), "{log}");
+        for by in ["by=\"uid ", "by=\"127.0.0.1:"] {
+            wait_until(by, || by_whom(by));
+        }
 
         // While it drains nothing is read, and the call in progress keeps it there to say so.
         printed(&socket, &["drain"]);

@@ -289,8 +289,8 @@ impl Server {
         let deadline = Instant::now() + SERVER_PATIENCE;
         loop {
             let log = self.log();
-            let found = log.lines().find(|line| line.contains(words));
-            if let Some(value) = found.and_then(|line| field(line, name)) {
+            let mut lines = log.lines().filter(|line| line.contains(words));
+            if let Some(value) = lines.find_map(|line| field(line, name)) {
                 return value.to_owned();
             }
             assert!(Instant::now() < deadline, "{words}: never logged");
@@ -300,6 +300,15 @@ impl Server {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+}
+
+/// Waits for what comes soon or never.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SERVER_PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

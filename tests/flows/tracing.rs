@@ -15,7 +15,7 @@ use ringway::capture::Captured;
 use ringway::control::capture::pcapng;
 use ringway::wire::Transport;
 
-use crate::support::{Scene, Setup, on_every_server, registered};
+use crate::support::{Scene, Setup, on_every_server, registered, wait_until};
 
 /// How long a datagram may take. Only a broken server needs as long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -242,14 +242,6 @@ fn waiting_at(addr: SocketAddr) -> Option<u64> {
         let (_, received) = words.nth(2)?.split_once(':')?;
         is_it.then(|| u64::from_str_radix(received, 16).expect("a number"))
     })
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
