@@ -25,7 +25,7 @@ use super::history::{History, percentiles};
 use super::prometheus;
 use super::status::Facts;
 use super::watch::Wanted;
-use super::{desk, hlog};
+use super::{desk, hlog, page};
 
 /// What a request can be answered from.
 #[derive(Clone)]
@@ -102,6 +102,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/drain", post(drain))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/log", post(log))
+        .merge(page::router())
         .fallback(|| async { not_found("such path; see ringway help admin") })
         .with_state(api)
 }

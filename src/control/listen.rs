@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::desk::By;
+use super::{origin, page};
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -32,6 +33,14 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Accepting rests for so long when it fails, for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who may ask over a listener.
+struct Access {
+    /// What must be presented; empty: nothing.
+    token: String,
+    /// Browsers reach it, and through them the pages of anybody.
+    is_http: bool,
+}
+
 /// Serves HTTP at `addr`. `token`: what must be presented; empty: nothing.
 ///
 /// # Errors
@@ -41,7 +50,7 @@ pub async fn http(addr: SocketAddr, token: String, router: Router) -> io::Result
     let addr = listener.local_addr()?;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::task::spawn_local(async move {
-        let token: Arc<str> = token.into();
+        let access = Arc::new(Access { token, is_http: true });
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
@@ -49,7 +58,7 @@ pub async fn http(addr: SocketAddr, token: String, router: Router) -> io::Result
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let by = By(peer.to_string().into());
-                    serve(stream, by, router.clone(), token.clone(), permit);
+                    serve(stream, by, router.clone(), access.clone(), permit);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -93,7 +102,10 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::task::spawn_local(async move {
-        let token: Arc<str> = "".into();
+        let access = Arc::new(Access {
+            token: String::new(),
+            is_http: false,
+        });
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
@@ -101,7 +113,7 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let by = user_of(&stream);
-                    serve(stream, by, router.clone(), token.clone(), permit);
+                    serve(stream, by, router.clone(), access.clone(), permit);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -129,14 +141,14 @@ fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     by: By,
     router: Router,
-    token: Arc<str>,
+    access: Arc<Access>,
     permit: OwnedSemaphorePermit,
 ) {
     tokio::task::spawn_local(async move {
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(by.clone());
-            let (router, token) = (router.clone(), token.clone());
-            async move { answer(request, router, &token).await }
+            let (router, access) = (router.clone(), access.clone());
+            async move { answer(request, router, &access).await }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -152,9 +164,14 @@ fn serve(
 async fn answer(
     request: Request<Incoming>,
     router: Router,
-    token: &str,
+    access: &Access,
 ) -> Result<Response<Body>, std::convert::Infallible> {
-    if !is_allowed(&request, token) {
+    if access.is_http
+        && let Some(objection) = origin::objection(&request, access.token.is_empty())
+    {
+        return Ok((StatusCode::FORBIDDEN, objection).into_response());
+    }
+    if !is_allowed(&request, &access.token) {
         let refusal = (
             StatusCode::UNAUTHORIZED,
             [(header::WWW_AUTHENTICATE, "Bearer")],
@@ -164,12 +181,19 @@ async fn answer(
     }
     use tower_service::Service;
     let mut router = router;
-    router.call(request.map(Body::new)).await
+    let mut response = router.call(request.map(Body::new)).await?;
+    let nosniff = header::HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    Ok(response)
 }
 
-/// Whether a request bears the token. Health tells nothing, and those who look after health have no token.
+/// Whether a request bears the token. Health and the page's files tell nothing: those who look after health have no token, and the
+/// page asks for it.
 fn is_allowed<B>(request: &Request<B>, token: &str) -> bool {
-    if token.is_empty() || matches!(request.uri().path(), "/healthz" | "/readyz") {
+    let path = request.uri().path();
+    if token.is_empty() || matches!(path, "/healthz" | "/readyz") || page::has(path) {
         return true;
     }
     let borne = request
@@ -205,6 +229,9 @@ mod tests {
             ("/metrics", "secret", "secret", false),
             ("/metrics", "", "secret", false),
             ("/healthz", "", "secret", true),
+            ("/", "", "secret", true),
+            ("/page.js", "", "secret", true),
+            ("/api/v1/status", "", "secret", false),
         ] {
             assert_eq!(
                 is_allowed(&request(path, authorization), token),

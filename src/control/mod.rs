@@ -11,6 +11,8 @@ pub mod hlog;
 pub mod ladder;
 pub mod listen;
 pub mod names;
+pub mod origin;
+pub mod page;
 pub mod ports;
 pub mod prometheus;
 pub mod records;
