@@ -20,6 +20,8 @@ mod forking;
 mod histograms;
 #[path = "flows/messages.rs"]
 mod messages;
+#[path = "flows/page.rs"]
+mod page;
 #[path = "flows/proxy.rs"]
 mod proxy;
 #[path = "flows/records.rs"]
