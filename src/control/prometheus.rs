@@ -40,6 +40,16 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
             page.line(name, &format!("{{shard=\"{shard}\"}}"), pick(metrics).get());
         }
     }
+    let loss = "overload_loss_ratio";
+    page.family(
+        loss,
+        "gauge",
+        "Share of the new requests that are refused because of overload, by shard.",
+    );
+    for (shard, metrics) in facts.metrics.iter().enumerate() {
+        let share = metrics.overload_loss_permille.get() as f64 / 1_000.0;
+        page.line(loss, &format!("{{shard=\"{shard}\"}}"), share);
+    }
     for &(name, pick) in TOTALS {
         let family = format!("{name}_total");
         page.family(

@@ -1,5 +1,6 @@
 //! The running server as those see it who run it: the command line, the HTTP API and the metrics.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
@@ -156,6 +157,7 @@ fn times_counts_and_the_log_can_be_asked_for() {
             "{page}"
         );
         checked_by_promtool(&page);
+        dashboard_and_alerts_speak_of_what_there_is(&page);
         assert_eq!(http(s, "GET /readyz HTTP/1.1").0, 200);
         assert_eq!(http(s, "GET /api/v1/nothing HTTP/1.1").0, 404);
         assert_eq!(http(s, "GET /api/v1/histograms/x HTTP/1.1").0, 404);
@@ -186,6 +188,43 @@ fn seed_options(s: &mut Scene) -> bench_harness::failure::Outcome {
     let options = s.ue1.request("OPTIONS", &format!("sip:{}", seed::DOMAIN), Tcp);
     s.ue1.ask_for(&options, Tcp, 200)?;
     Ok(())
+}
+
+/// Every metric that the dashboard and the alerts name is one of the page.
+fn dashboard_and_alerts_speak_of_what_there_is(page: &str) {
+    let named_in = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("ringway_"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let there = named_in(page);
+    for text in [
+        include_str!("../../packaging/grafana/ringway.json"),
+        include_str!("../../packaging/prometheus/ringway.rules.yml"),
+    ] {
+        let named = named_in(text);
+        assert!(named.len() > 5, "{named:?}");
+        let unknown: Vec<_> = named.difference(&there).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+#[test]
+fn the_alerts_are_rules_of_prometheus_and_fire_when_they_should() {
+    for args in [
+        ["check", "rules", "ringway.rules.yml"],
+        ["test", "rules", "ringway.rules.test.yml"],
+    ] {
+        let output = Command::new("promtool")
+            .args(args)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus"))
+            .output()
+            .expect("promtool is installed (Debian package prometheus)");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+    }
 }
 
 /// What Prometheus itself thinks of the page.
