@@ -33,10 +33,20 @@ pub enum Asker {
     Context { slot: u32, generation: u32 },
 }
 
-/// What a transaction user needs from outside the shard before it can go on: who is this subscriber?
+/// Whom a transaction user needs to know of before it can go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whom {
+    Subscriber(AorKey),
+    /// The phone on the other side of the dialog that the request names; where no such dialog is known, the subscriber `or`.
+    Dialog {
+        or: Option<AorKey>,
+    },
+}
+
+/// What a transaction user needs from outside the shard before it can go on: who is this?
 #[derive(Clone, Copy, Debug)]
 pub struct LookUp {
-    pub aor: AorKey,
+    pub whom: Whom,
     /// Whom to tell.
     pub asker: Asker,
 }

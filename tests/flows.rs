@@ -32,6 +32,8 @@ mod reg_event;
 mod registrar;
 #[path = "flows/reload.rs"]
 mod reload;
+#[path = "flows/replaces.rs"]
+mod replaces;
 #[path = "flows/retransmissions.rs"]
 mod retransmissions;
 #[path = "flows/runs.rs"]

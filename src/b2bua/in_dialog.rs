@@ -18,7 +18,7 @@ use super::asked::Asked;
 use super::call::{Exchange, KeptAck, Phase, Side};
 use super::session::Refresh;
 use super::setup::RETRY_AFTER;
-use super::write::{FORWARD_SLACK, rack_cseq};
+use super::write::{FORWARD_SLACK, Mentions, rack_cseq};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
 impl B2bua {
@@ -230,7 +230,10 @@ impl B2bua {
             from_tag,
             cseq,
             branch,
-            rack,
+            Mentions {
+                rack_cseq: rack,
+                dialog: None,
+            },
             &out.pool,
             &mut draft.bytes,
         ) {

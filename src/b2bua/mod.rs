@@ -9,6 +9,7 @@ mod asked;
 mod call;
 mod end;
 mod in_dialog;
+mod other_side;
 mod record;
 mod session;
 mod setup;
@@ -17,6 +18,7 @@ mod write;
 
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
+use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
 use crate::pool::{BufId, CLASS_BYTES, Pool, Written};
@@ -34,7 +36,7 @@ pub use view::{CallView, LegView};
 
 use call::{Branch, BranchPhase, Call, Exchange, Leg};
 use record::Notes;
-use write::Outgoing;
+use write::{Mentions, Outgoing};
 
 /// Requests under way at once in one call; more get 503.
 pub const EXCHANGES_PER_CALL_MAX: u16 = 64;
@@ -120,17 +122,27 @@ impl B2bua {
 
     /// The leg that an in-dialog request came on and the one that it goes to: RFC 3261 §12.2.2.
     fn find_dialog(&self, stack: &Stack, request: &Request<'_>, pool: &Pool) -> Option<(LegId, LegId)> {
-        let (from_tag, to_tag) = (request.from_tag?, request.to_tag?);
-        if let Some(token) = stack.key.parse(request.call_id) {
+        let names = NamedDialog {
+            call_id: request.call_id,
+            local_tag: request.to_tag?,
+            remote_tag: request.from_tag?,
+        };
+        self.find_named(stack, &names, pool)
+    }
+
+    /// The leg of the dialog with these names, and the one on the other side.
+    fn find_named(&self, stack: &Stack, names: &NamedDialog<'_>, pool: &Pool) -> Option<(LegId, LegId)> {
+        let (call_id, from_tag, to_tag) = (names.call_id, names.remote_tag, names.local_tag);
+        if let Some(token) = stack.key.parse(call_id) {
             let id = self.leg_by_token(token)?;
             let call = self.calls.get(self.legs.get(id)?.call)?;
             // The phone may have answered with more than one tag: each is a leg of its own under one Call-ID.
-            let id = self.callee_with_tag(call, from_tag, Some(request.call_id), pool)?;
+            let id = self.callee_with_tag(call, from_tag, Some(call_id), pool)?;
             let leg = self.legs.get(id)?;
             let is_ours = leg.dialog.parts(pool).local_tag == to_tag;
             return is_ours.then_some((id, call.caller));
         }
-        let call = self.call_by_key(stack.keyer.dialog(request.call_id, from_tag))?;
+        let call = self.call_by_key(stack.keyer.dialog(call_id, from_tag))?;
         let callee = self.callee_with_tag(call, to_tag, None, pool)?;
         Some((call.caller, callee))
     }
@@ -450,7 +462,7 @@ impl B2bua {
         from_tag: &[u8],
         cseq: u32,
         branch: Token,
-        rack_cseq: Option<u32>,
+        mentions: Mentions<'_>,
         pool: &Pool,
         dst: &mut [u8],
     ) -> Option<Written> {
@@ -462,7 +474,7 @@ impl B2bua {
             cseq,
             flow: leg.flow,
             branch,
-            rack_cseq,
+            mentions,
         };
         write::write_request(stack, request, &outgoing, dst)
     }

@@ -24,7 +24,7 @@ use crate::wire::{Effects, Flow, Transport};
 use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
 use super::session::Refresh;
-use super::write::{FORWARD_SLACK, put_contact};
+use super::write::{FORWARD_SLACK, Mentions, put_contact};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
 /// What became of a request that may begin a call.
@@ -337,10 +337,16 @@ impl B2bua {
         let refusal = match contacts.outcome() {
             Outcome::Unknown => Some((404, "Not Found")),
             Outcome::Offline => Some((480, "Temporarily Unavailable")),
-            Outcome::Contacts => {
+            // RFC 3891 §3, RFC 3911 §4.
+            Outcome::NoDialog => Some((481, "No Such Dialog")),
+            Outcome::Contacts | Outcome::Dialog => {
+                let mentions = Mentions {
+                    rack_cseq: None,
+                    dialog: contacts.dialog(),
+                };
                 let mut refusal = Some((480, "No Contact Can Be Reached"));
                 for contact in contacts.iter().take(stack.cfg.limits.forks_max) {
-                    match self.ring(stack, id, &contact, request, kept, now, out) {
+                    match self.ring(stack, id, &contact, mentions, request, kept, now, out) {
                         Ok(()) => refusal = None,
                         Err(Failed::Route(RouteError::Ourselves)) => {
                             refusal = refusal.map(|_| (482, "Loop Detected"));
@@ -400,6 +406,7 @@ impl B2bua {
         stack: &mut Stack,
         id: ExchangeId,
         contact: &Contact<'_>,
+        mentions: Mentions<'_>,
         request: Option<&Request<'_>>,
         kept: Option<BufId>,
         now: Instant,
@@ -435,7 +442,9 @@ impl B2bua {
         let branch = token_of(stack, tx);
         let (pool, dst) = (&out.pool, &mut draft.bytes[..]);
         let written = match (request, kept) {
-            (Some(request), _) => self.write_forward(stack, request, leg, b"", 1, branch, None, pool, dst),
+            (Some(request), _) => {
+                self.write_forward(stack, request, leg, b"", 1, branch, mentions, pool, dst)
+            }
             (None, Some(kept)) => {
                 let mut table = self.table.take().expect("whoever takes the table puts it back");
                 let bytes = pool.get(kept);
@@ -443,7 +452,7 @@ impl B2bua {
                     .and_then(|()| Request::check(Message { bytes, table: &table }))
                     .ok()
                     .and_then(|request| {
-                        self.write_forward(stack, &request, leg, b"", 1, branch, None, pool, dst)
+                        self.write_forward(stack, &request, leg, b"", 1, branch, mentions, pool, dst)
                     });
                 self.table = Some(table);
                 written

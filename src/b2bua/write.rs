@@ -9,8 +9,9 @@ use crate::msg::lex::Elements;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
+use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::{Request, Response};
-use crate::msg::scan::LINES_MAX;
+use crate::msg::scan::{LINES_MAX, Line};
 use crate::pool::Written;
 use crate::token::Token;
 use crate::transaction::Stack;
@@ -35,8 +36,16 @@ pub struct Outgoing<'a> {
     pub cseq: u32,
     pub flow: Flow,
     pub branch: Token,
+    pub mentions: Mentions<'a>,
+}
+
+/// What a request says of others than itself, as that is called on the leg that it goes out on.
+#[derive(Clone, Copy, Default)]
+pub struct Mentions<'a> {
     /// The CSeq number for a PRACK's RAck (RFC 3262 §7.2).
     pub rack_cseq: Option<u32>,
+    /// The dialog for Replaces, Join and Target-Dialog.
+    pub dialog: Option<NamedDialog<'a>>,
 }
 
 /// Writes the received `request` as it goes out to `dst`; returns its length. `None`: it is longer, or has more lines, than
@@ -92,8 +101,13 @@ pub fn write_request(
             }
             Name::Contact => write_contact(&mut out, stack, line.value, msg.bytes, outgoing.flow),
             Name::RAck => {
-                if let Some(cseq) = outgoing.rack_cseq {
+                if let Some(cseq) = outgoing.mentions.rack_cseq {
                     write_rack(&mut out, line.value, msg.bytes, cseq);
+                }
+            }
+            Name::Replaces | Name::Join | Name::TargetDialog => {
+                if let Some(dialog) = &outgoing.mentions.dialog {
+                    write_named_dialog(&mut out, line, msg.bytes, dialog);
                 }
             }
             Name::SessionExpires | Name::MinSE => onward.rewrite(line, msg, &mut out),
@@ -241,6 +255,28 @@ fn write_rack(out: &mut Rewrite<'_, '_>, value: Span, bytes: &[u8], cseq: u32) {
             end: start + number.len() as u32,
         })
         .num(u64::from(cseq));
+    }
+}
+
+/// Puts other names in the place of those that a header has for a dialog; what else it says, as `early-only`, stays.
+fn write_named_dialog(out: &mut Rewrite<'_, '_>, line: &Line, bytes: &[u8], names: &NamedDialog<'_>) {
+    let value = line.value.of(bytes);
+    let Some(named) = NamedDialog::parse(line.name, value) else {
+        return;
+    };
+    let place = |part: &[u8]| {
+        let start = line.value.start + (part.as_ptr() as usize - value.as_ptr() as usize) as u32;
+        let end = start + part.len() as u32;
+        Span { start, end }
+    };
+    let mut tags = [
+        (named.local_tag, names.local_tag),
+        (named.remote_tag, names.remote_tag),
+    ];
+    tags.sort_by_key(|(old, _)| old.as_ptr());
+    out.replace(place(named.call_id)).call_id(names.call_id);
+    for (old, new) in tags {
+        out.replace(place(old)).put(new);
     }
 }
 

@@ -10,10 +10,11 @@ mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
-use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp};
+use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp, Whom};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
+use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::{Request, Response};
 use crate::msg::uri::{Scheme, Uri};
 use crate::pool::Pool;
@@ -80,22 +81,27 @@ impl Ims {
             );
             return None;
         };
-        match self.check(stack, request, tx, now, out) {
-            Verdict::Done => None,
+        let (whom, is_near) = match self.check(stack, request, tx, now, out) {
+            Verdict::Done => return None,
             Verdict::Subscriber(aor) => {
                 let aor = self.aors.key(&aor);
-                let is_near = aor.shard(stack.shards) == stack.shard;
-                match self.calls.begin(stack, request, tx, is_near, now, out) {
-                    Begun::Waiting(exchange) => {
-                        let asker = Asker::Exchange {
-                            slot: exchange.slot,
-                            generation: exchange.generation,
-                        };
-                        Some(LookUp { aor, asker })
-                    }
-                    Begun::Answered => None,
-                }
+                (Whom::Subscriber(aor), aor.shard(stack.shards) == stack.shard)
             }
+            // It may take two look-ups, of which the second comes without the request.
+            Verdict::Dialog { or } => {
+                let or = or.map(|aor| self.aors.key(&aor));
+                (Whom::Dialog { or }, false)
+            }
+        };
+        match self.calls.begin(stack, request, tx, is_near, now, out) {
+            Begun::Waiting(exchange) => {
+                let asker = Asker::Exchange {
+                    slot: exchange.slot,
+                    generation: exchange.generation,
+                };
+                Some(LookUp { whom, asker })
+            }
+            Begun::Answered => None,
         }
     }
 
@@ -108,7 +114,11 @@ impl Ims {
     pub fn owns(&self, stack: &Stack, request: &Request<'_>, pool: &Pool) -> bool {
         let token = |text| stack.key.parse(text).map(|token| token.kind);
         match request.to_tag {
-            None => token(request.call_id) == Some(TokenKind::Leg),
+            // A call that takes the place of one of ours belongs where that is.
+            None => [Some(request.call_id), named_call_id(request)]
+                .into_iter()
+                .flatten()
+                .any(|call_id| token(call_id) == Some(TokenKind::Leg)),
             Some(tag) => {
                 token(tag) == Some(TokenKind::Subscription)
                     || token(request.call_id) == Some(TokenKind::Leg)
@@ -208,7 +218,7 @@ impl Ims {
                         b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
                     );
                     w.put(
-                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces\r\nAllow-Events: reg\r\n",
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog\r\nAllow-Events: reg\r\n",
                     );
                 };
                 stack.respond(tx, request, 200, None, extra, now, out);
@@ -225,7 +235,36 @@ impl Ims {
             | Method::Publish
             | Method::Other => {}
         }
-        match Aor::from_uri(uri, &stack.cfg) {
+        let aor = Aor::from_uri(uri, &stack.cfg);
+        match NamedDialog::to_act_on(&request.msg) {
+            Ok(None) => {}
+            // RFC 3891 §3 and §4: it is for the phone that has the dialog, whatever the Request-URI.
+            Ok(Some(_)) if request.method == Method::Invite => return Verdict::Dialog { or: None },
+            Ok(Some(_)) => {
+                stack.respond_because(
+                    tx,
+                    request,
+                    (400, "Replaces Or Join Outside INVITE"),
+                    None,
+                    |_| {},
+                    now,
+                    out,
+                );
+                return Verdict::Done;
+            }
+            Err(Name::Join) => {
+                stack.respond_because(tx, request, (400, "Bad Join"), None, |_| {}, now, out);
+                return Verdict::Done;
+            }
+            Err(_) => {
+                stack.respond_because(tx, request, (400, "Bad Replaces"), None, |_| {}, now, out);
+                return Verdict::Done;
+            }
+        }
+        if NamedDialog::to_prove(&request.msg).is_some() {
+            return Verdict::Dialog { or: aor.ok() };
+        }
+        match aor {
             Ok(aor) => Verdict::Subscriber(aor),
             // The server itself takes neither calls nor messages.
             Err(AorError::NoUser) => {
@@ -410,6 +449,10 @@ impl Ims {
 enum Verdict {
     Done,
     Subscriber(Aor),
+    /// For the phone that has a dialog, or else for a subscriber.
+    Dialog {
+        or: Option<Aor>,
+    },
 }
 
 /// The subscriber whose shard answers this request, for REGISTER and the `reg` event: RFC 3261 §10.3, RFC 3680 §4.
@@ -420,6 +463,12 @@ pub fn owner_aor(request: &Request<'_>, cfg: &Config) -> Option<Aor> {
         _ => return None,
     };
     Aor::from_uri(&uri, cfg).ok()
+}
+
+/// The Call-ID of the dialog that an INVITE is to replace or to join.
+fn named_call_id<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    let named = NamedDialog::to_act_on(&request.msg).ok()??;
+    Some(named.call_id)
 }
 
 fn is_reg(event: &[u8]) -> bool {

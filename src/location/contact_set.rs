@@ -1,12 +1,13 @@
 //! Where a subscriber can be reached: what [`super::Location::look_up`] finds, in one flat run of bytes that can cross to
 //! another shard as it is.
 //!
-//! Encoding, numbers big-endian: outcome (1), then for each contact q (2), flags (1), listener (2), peer address (16) and
+//! Encoding, numbers big-endian: outcome (1), for a dialog the length (2) and text of its names, then for each contact q (2), flags (1), listener (2), peer address (16) and
 //! port (2), connection shard (1), slot (4) and generation (4), length of URI (2) and of parameters (2), URI, parameters.
 //! An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6 alone.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::msg::named_dialog::NamedDialog;
 use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
 
 /// Capacity of a set, bytes. Contacts that no longer fit are left out, the least preferred first.
@@ -22,6 +23,10 @@ pub enum Outcome {
     Offline = 1,
     /// At least one contact.
     Contacts = 2,
+    /// The one phone on the other side of a dialog, with the names that the dialog has there.
+    Dialog = 3,
+    /// No such dialog.
+    NoDialog = 4,
 }
 
 /// One contact of a subscriber.
@@ -73,6 +78,8 @@ impl ContactSet {
         match self.bytes[0] {
             1 => Outcome::Offline,
             2 => Outcome::Contacts,
+            3 => Outcome::Dialog,
+            4 => Outcome::NoDialog,
             _ => Outcome::Unknown,
         }
     }
@@ -80,10 +87,45 @@ impl ContactSet {
     /// The most preferred first; among equals the one that registered last.
     pub fn iter(&self) -> Contacts<'_> {
         let contacts = match self.outcome() {
-            Outcome::Unknown | Outcome::Offline => &[],
+            Outcome::Unknown | Outcome::Offline | Outcome::NoDialog => &[],
             Outcome::Contacts => &self.bytes[1..self.len],
+            Outcome::Dialog => self.dialog_parts().map_or(&[][..], |(_, contact)| contact),
         };
         Contacts { rest: contacts }
+    }
+
+    /// The names that the dialog has on the side of the contact found, for [`Outcome::Dialog`].
+    pub fn dialog(&self) -> Option<NamedDialog<'_>> {
+        match self.outcome() {
+            Outcome::Unknown | Outcome::Offline | Outcome::Contacts | Outcome::NoDialog => None,
+            Outcome::Dialog => NamedDialog::from_text(self.dialog_parts()?.0),
+        }
+    }
+
+    fn dialog_parts(&self) -> Option<(&[u8], &[u8])> {
+        let (len, rest) = self.bytes[1..self.len].split_first_chunk()?;
+        rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+    }
+
+    /// The answer to [`super::Whom::Dialog`]: the phone on the other side and the names that the dialog has there.
+    pub fn set_dialog(&mut self, found: Option<(&NamedDialog<'_>, &Contact<'_>)>) {
+        self.reset(Outcome::NoDialog);
+        let Some((names, contact)) = found else { return };
+        let text_len = names.text_len();
+        let Some((len, text)) = self.bytes[1..].split_first_chunk_mut() else {
+            return;
+        };
+        let (Ok(len_16), Some(text)) = (u16::try_from(text_len), text.get_mut(..text_len)) else {
+            return;
+        };
+        *len = len_16.to_be_bytes();
+        names.put_text(text);
+        self.len = 3 + text_len;
+        if self.push(contact) {
+            self.bytes[0] = Outcome::Dialog as u8;
+        } else {
+            self.reset(Outcome::NoDialog);
+        }
     }
 
     /// What crosses to another shard.

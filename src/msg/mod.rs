@@ -17,6 +17,7 @@ pub mod message;
 pub mod method;
 pub mod name;
 pub mod name_addr;
+pub mod named_dialog;
 pub mod params;
 pub mod request;
 pub mod scan;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::route::{Fork, Route, To};
-use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome};
+use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome, Whom};
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
 use crate::msg::method::Method;
@@ -242,7 +242,8 @@ impl Proxy {
                         slot: id.slot,
                         generation: id.generation,
                     };
-                    return Some(LookUp { aor, asker });
+                    let whom = Whom::Subscriber(aor);
+                    return Some(LookUp { whom, asker });
                 }
                 (503, "Buffer Limit Reached")
             }
@@ -335,12 +336,12 @@ impl Proxy {
             return;
         }
         let refusal = match contacts.map(|contacts| (contacts, contacts.outcome())) {
-            Some((contacts, Outcome::Contacts)) => {
+            Some((contacts, Outcome::Contacts | Outcome::Dialog)) => {
                 let arrived = preprocess(stack, request);
                 self.start(stack, id, request, &arrived, flow, Some(contacts), now, out);
                 return;
             }
-            Some((_, Outcome::Unknown)) => (404, "Not Found"),
+            Some((_, Outcome::Unknown | Outcome::NoDialog)) => (404, "Not Found"),
             Some((_, Outcome::Offline)) => (480, "Temporarily Unavailable"),
             None => (503, "Look-up Failed"),
         };

@@ -4,7 +4,6 @@
 //! everything else by the routing table.
 
 use crate::config::route::{Action, Route, To};
-use crate::location::{Asker, LookUp};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
@@ -132,7 +131,7 @@ impl Shard {
             .ims
             .on_new_request(&mut self.stack, request, key, flow, now, out);
         if let Some(look_up) = look_up {
-            self.look_up(look_up, request, flow, now, out);
+            self.look_up(look_up, Some((request, flow)), now, out);
         }
     }
 
@@ -160,7 +159,7 @@ impl Shard {
             out,
         );
         if let Some(look_up) = look_up {
-            self.look_up(look_up, request, flow, now, out);
+            self.look_up(look_up, Some((request, flow)), now, out);
         }
     }
 
@@ -254,55 +253,4 @@ fn put_answer_lines(route: &Route, w: &mut Writer<'_>) {
         w.header_num(Name::RetryAfter, u64::from(route.retry_after_s));
     }
     rewrite::put_added(&route.rewrite, w);
-}
-
-impl Shard {
-    /// Asks who a subscriber is: here, or at the shard that owns it.
-    pub(super) fn look_up(
-        &mut self,
-        look_up: LookUp,
-        request: &Request<'_>,
-        flow: Flow,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let LookUp { aor, asker } = look_up;
-        let owner = aor.shard(self.stack.shards);
-        if owner == self.stack.shard {
-            let Some(mut contacts) = self.contacts.take() else {
-                return;
-            };
-            self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-            self.found(asker, Some(&contacts), Some((request, flow)), now, out);
-            self.contacts = Some(contacts);
-            return;
-        }
-        let from = self.stack.shard;
-        let letter = super::mailbox::Letter::LookUp { from, asker, aor };
-        if !self.post(owner, letter, b"") {
-            self.found(asker, None, None, now, out);
-        }
-    }
-
-    /// Tells who asked what was found; `None` when the look-up could not be made.
-    pub(super) fn found(
-        &mut self,
-        asker: Asker,
-        contacts: Option<&crate::location::ContactSet>,
-        request: Option<(&Request<'_>, Flow)>,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        match asker {
-            Asker::Exchange { slot, generation } => {
-                let id = crate::b2bua::ExchangeId::new(slot, generation);
-                let request = request.map(|(request, _)| request);
-                self.ims.found(&mut self.stack, id, contacts, request, now, out);
-            }
-            Asker::Context { slot, generation } => {
-                let id = ContextId::new(slot, generation);
-                self.proxy.found(&mut self.stack, id, contacts, request, now, out);
-            }
-        }
-    }
 }

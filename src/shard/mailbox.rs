@@ -2,7 +2,7 @@
 //! with it are a message or a set of contacts.
 
 use crate::channel::{self, channel};
-use crate::location::{AorKey, Asker};
+use crate::location::{Asker, Whom};
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Flow, ShardId, TxOp};
 
@@ -21,14 +21,10 @@ pub enum Letter {
     SendFailed { op: TxOp, reason: CloseReason },
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },
-    /// Who is this subscriber of yours?
-    LookUp {
-        from: ShardId,
-        asker: Asker,
-        aor: AorKey,
-    },
-    /// The answer. Bytes: a set of contacts.
-    Found { asker: Asker },
+    /// Who is this? Bytes: the names of the dialog where it is for one.
+    LookUp { from: ShardId, asker: Asker, whom: Whom },
+    /// The answer to a question for `whom`. Bytes: a set of contacts.
+    Found { asker: Asker, whom: Whom },
 }
 
 /// Letters that can wait in one mailbox, besides the limit of bytes.

@@ -7,6 +7,7 @@ mod asks;
 mod dispatch;
 mod door;
 mod listing;
+mod look_up;
 pub mod mailbox;
 mod names;
 pub mod overload;
@@ -23,7 +24,7 @@ use crate::b2bua::B2bua;
 use crate::config::Config;
 use crate::ims::Ims;
 use crate::ims::reg_event::RegEvent;
-use crate::location::{AorHasher, ContactSet, Location};
+use crate::location::{AorHasher, ContactSet, Location, LookUp};
 use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
 use crate::msg::edit::Edits;
 use crate::msg::scan::Table;
@@ -329,22 +330,10 @@ impl Shard {
             },
             Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
-            Letter::LookUp { from, asker, aor } => {
-                let Some(mut contacts) = self.contacts.take() else {
-                    return;
-                };
-                self.ims.location.look_up(aor, &out.pool, now, &mut contacts);
-                self.post(from, Letter::Found { asker }, contacts.as_bytes());
-                self.contacts = Some(contacts);
+            Letter::LookUp { from, asker, whom } => {
+                self.answer_look_up(from, LookUp { whom, asker }, bytes, now, out);
             }
-            Letter::Found { asker } => {
-                let Some(mut contacts) = self.contacts.take() else {
-                    return;
-                };
-                contacts.set_from_bytes(bytes);
-                self.found(asker, Some(&contacts), None, now, out);
-                self.contacts = Some(contacts);
-            }
+            Letter::Found { asker, whom } => self.on_found(LookUp { whom, asker }, bytes, now, out),
         }
     }
 
