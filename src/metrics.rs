@@ -72,6 +72,8 @@ named_enum! {
         SendError = "send_error",
         /// The connection to send on could not be had, or its queue was full.
         ConnectionLost = "connection_lost",
+        /// A message for a connection while all send queues together were full: `limits.send_queue_bytes_sum_max`.
+        SendQueuesFull = "send_queues_full",
         /// What we forward would be larger than the transport takes.
         TooLarge = "too_large",
         /// A connection refused: `limits.connections_max`.
@@ -193,6 +195,8 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     pub connections_opened: Counter,
     pub connections_closed: Counter,
+    /// Closed because the peer took nothing of what waited for it.
+    pub connections_stalled: Counter,
     pub datagrams_in: Counter,
     pub datagrams_out: Counter,
     /// Sends of several datagrams to one peer at once (UDP_SEGMENT), and the datagrams in them.
@@ -220,6 +224,8 @@ pub struct Metrics {
     pub bindings: Counter,
     pub subscriptions: Counter,
     pub connections: Counter,
+    /// What waits to be sent on connections.
+    pub send_queue_bytes: Counter,
     pub buffers: Counter,
     pub timers: Counter,
     /// Share of the new requests that are refused for overload, thousandths (RFC 7339 calls it `oc` in hundredths).

@@ -88,6 +88,8 @@ pub enum CloseReason {
     ConnectFailed,
     /// The bounded send queue is full: the peer reads too slowly.
     SendQueueFull,
+    /// The peer took nothing of what waited for it for too long, or for longer than all others when send queues were full together.
+    SendStalled,
     /// Nothing was received for the idle time-out.
     Idle,
     /// A message was begun and not finished in time.

@@ -90,6 +90,10 @@ pub struct Limits {
     pub connections_per_source_max: usize,
     /// Unsent bytes of one TCP connection.
     pub send_queue_bytes_max: usize,
+    /// Unsent bytes of all TCP connections together.
+    pub send_queue_bytes_sum_max: usize,
+    /// A connection whose peer took nothing of what waits for it for so long is closed.
+    pub send_stalled: Duration,
     /// A connection that received nothing for so long is closed.
     pub connection_idle: Duration,
     /// A message that was begun on a connection must be whole after so long.
@@ -335,6 +339,8 @@ impl Default for Config {
                 connections_max: 100_000,
                 connections_per_source_max: 10_000,
                 send_queue_bytes_max: 1 << 20,
+                send_queue_bytes_sum_max: 256 << 20,
+                send_stalled: Duration::from_secs(30),
                 connection_idle: Duration::from_secs(3_600),
                 message_partial: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(5),

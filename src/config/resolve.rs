@@ -415,6 +415,7 @@ impl Resolver<'_> {
         self.at_most("timers", "t1_ms", "t2_ms");
         self.at_most("limits", "body_bytes_max", "message_bytes_max");
         self.at_most("limits", "message_bytes_max", "send_queue_bytes_max");
+        self.at_most("limits", "send_queue_bytes_max", "send_queue_bytes_sum_max");
         self.at_most("limits", "connections_per_source_max", "connections_max");
         for section in ["registrar", "reg_event"] {
             self.at_most(section, "expires_min_s", "expires_default_s");
@@ -522,6 +523,20 @@ impl Resolver<'_> {
                 self.derived(format!(
                     "limits.buffer_bytes_max is {} instead of {}: {shards} shards on {} of memory",
                     number(self.config.limits.buffer_bytes_max as u64),
+                    number(default),
+                    gib(memory)
+                ));
+            }
+        }
+        if self.settings.is_default("limits", "send_queue_bytes_sum_max") {
+            let limits = &mut self.config.limits;
+            let default = limits.send_queue_bytes_sum_max as u64;
+            let fits = (memory / 16).max(limits.send_queue_bytes_max as u64);
+            if fits < default {
+                limits.send_queue_bytes_sum_max = fits as usize;
+                self.derived(format!(
+                    "limits.send_queue_bytes_sum_max is {} instead of {}: a sixteenth of {} of memory",
+                    number(fits),
                     number(default),
                     gib(memory)
                 ));

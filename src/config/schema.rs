@@ -624,6 +624,20 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         section: "limits",
+        name: "send_queue_bytes_sum_max",
+        unit: "bytes",
+        kind: count!(limits.send_queue_bytes_sum_max, 65_536, BUFFER_BYTES_MAX),
+        meaning: "What may wait to be sent on all TCP connections together. Beyond it those whose peers have taken nothing for longest are closed, and where there is none a message is dropped, counted, and its sender told. Unless it is set, at most a sixteenth of the machine's memory.",
+    },
+    Key {
+        section: "limits",
+        name: "send_stalled_ms",
+        unit: "milliseconds",
+        kind: millis!(limits.send_stalled, 1, HOUR_MS),
+        meaning: "A TCP connection whose peer takes nothing of what waits for it for so long is closed.",
+    },
+    Key {
+        section: "limits",
         name: "connection_idle_s",
         unit: "seconds",
         kind: seconds!(limits.connection_idle, 1, YEAR_S),

@@ -151,6 +151,7 @@ impl Gauges {
         ("registrations", |m| &m.bindings),
         ("subscriptions", |m| &m.subscriptions),
         ("connections", |m| &m.connections),
+        ("send_queue_bytes", |m| &m.send_queue_bytes),
         ("buffers", |m| &m.buffers),
         ("timers", |m| &m.timers),
     ];
@@ -189,6 +190,7 @@ pub const TOTALS: &[(&str, Pick)] = &[
     ("connections_accepted", |m| &m.connections_accepted),
     ("connections_opened", |m| &m.connections_opened),
     ("connections_closed", |m| &m.connections_closed),
+    ("connections_stalled", |m| &m.connections_stalled),
     ("mailbox_letters_sent", |m| &m.mailbox_sent),
     ("mailbox_letters_received", |m| &m.mailbox_received),
     ("datagrams_received", |m| &m.datagrams_in),

@@ -29,6 +29,7 @@ mod ring;
 mod send_queue;
 pub mod socket;
 mod socket_options;
+mod stalled;
 pub mod steer;
 mod steer_asm;
 mod steer_kernel;

@@ -1,5 +1,5 @@
 //! What one connection has yet to send. Bytes of one turn are gathered and leave in one SEND; while that is on the ring, what
-//! comes after gathers for the next.
+//! comes after gathers for the next. One queue has a limit, and all queues of the shard have one together.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,40 @@ const SPARE_BYTES_MAX: usize = 64 << 10;
 /// How many of them.
 const SPARES_MAX: usize = 256;
 
-/// Empty buffers and lists of the shard, so that nothing is allocated once warm, and idle connections own none.
+/// What all send queues of the shard hold together, and empty buffers and lists for them, so that nothing is allocated once
+/// warm, and idle connections own none.
 #[derive(Default)]
-pub(super) struct Spares {
+pub(super) struct Store {
+    /// What one queue may hold, and all of them.
+    bytes_max_each: usize,
+    bytes_max: usize,
+    /// What all of them hold.
+    bytes: usize,
     buffers: Vec<Vec<u8>>,
     lists: Vec<VecDeque<Message>>,
 }
 
-impl Spares {
+/// Why a message was not queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Full {
+    /// The connection has as much as one may have.
+    Queue,
+    /// All connections together have.
+    Store,
+}
+
+impl Store {
+    /// What one queue may hold from now on, and all of them. What is beyond it already stays.
+    pub(super) fn set_limits(&mut self, bytes_max_each: usize, bytes_max: usize) {
+        self.bytes_max_each = bytes_max_each;
+        self.bytes_max = bytes_max;
+    }
+
+    /// Bytes that all queues hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn give_buffer(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() != 0 && buffer.capacity() <= SPARE_BYTES_MAX && self.buffers.len() < SPARES_MAX {
             buffer.clear();
@@ -53,6 +79,8 @@ pub(super) struct SendQueue {
     /// What is being sent: `leaving[sent..]`. Not touched while a SEND is on the ring.
     leaving: Vec<u8>,
     sent: usize,
+    /// What the queue counts for in the store.
+    held: usize,
     /// What goes next.
     gathering: Vec<u8>,
     /// Messages not yet sent whole, in order.
@@ -80,6 +108,7 @@ impl SendQueue {
             sending: Sending::Idle,
             leaving: Vec::new(),
             sent: 0,
+            held: 0,
             gathering: Vec::new(),
             messages: VecDeque::new(),
             queued_total: 0,
@@ -88,26 +117,23 @@ impl SendQueue {
         }
     }
 
-    /// Appends a message. `false`, with nothing changed, if more than `bytes_max` would then wait.
-    #[must_use]
-    pub(super) fn push(
-        &mut self,
-        bytes: &[u8],
-        op: Option<TxOp>,
-        bytes_max: usize,
-        spares: &mut Spares,
-    ) -> bool {
-        if self.unsent() + bytes.len() > bytes_max {
-            return false;
-        }
+    /// Appends a message, or changes nothing where that would be more than may wait.
+    pub(super) fn push(&mut self, bytes: &[u8], op: Option<TxOp>, store: &mut Store) -> Result<(), Full> {
         if bytes.is_empty() {
-            return true;
+            return Ok(());
+        }
+        // What is known of a message counts too: it is more than the two bytes of an answer to a ping.
+        if self.unsent() + self.messages_bytes() + bytes.len() > store.bytes_max_each {
+            return Err(Full::Queue);
+        }
+        if store.bytes + bytes.len() + size_of::<Message>() > store.bytes_max {
+            return Err(Full::Store);
         }
         if self.gathering.capacity() == 0 {
-            self.gathering = spares.buffers.pop().unwrap_or_default();
+            self.gathering = store.buffers.pop().unwrap_or_default();
         }
         if self.messages.capacity() == 0 {
-            self.messages = spares.lists.pop().unwrap_or_default();
+            self.messages = store.lists.pop().unwrap_or_default();
         }
         self.gathering.extend_from_slice(bytes);
         self.queued_total += bytes.len() as u64;
@@ -115,7 +141,19 @@ impl SendQueue {
             end: self.queued_total,
             op,
         });
-        true
+        self.account(store);
+        Ok(())
+    }
+
+    fn messages_bytes(&self) -> usize {
+        self.messages.len() * size_of::<Message>()
+    }
+
+    /// Has the store count what the queue holds now. Bytes that were sent are held until all that was begun is.
+    fn account(&mut self, store: &mut Store) {
+        let held = self.leaving.len() + self.gathering.len() + self.messages_bytes();
+        store.bytes = store.bytes - self.held + held;
+        self.held = held;
     }
 
     /// Bytes that wait.
@@ -140,7 +178,7 @@ impl SendQueue {
     }
 
     /// The kernel took `count` bytes. Gives whether that was all that was asked for.
-    pub(super) fn sent(&mut self, count: usize, spares: &mut Spares) -> bool {
+    pub(super) fn sent(&mut self, count: usize, store: &mut Store) -> bool {
         debug_assert!(self.sending != Sending::Submitted);
         let count = count.min(self.leaving.len() - self.sent);
         self.sent += count;
@@ -158,12 +196,13 @@ impl SendQueue {
         let whole = self.sent == self.leaving.len();
         if whole {
             self.sent = 0;
-            spares.give_buffer(std::mem::take(&mut self.leaving));
+            store.give_buffer(std::mem::take(&mut self.leaving));
         }
         if self.is_empty() {
-            spares.give_buffer(std::mem::take(&mut self.gathering));
-            spares.give_list(std::mem::take(&mut self.messages));
+            store.give_buffer(std::mem::take(&mut self.gathering));
+            store.give_list(std::mem::take(&mut self.messages));
         }
+        self.account(store);
         whole
     }
 
@@ -183,12 +222,16 @@ impl SendQueue {
         std::mem::take(&mut self.unheard)
     }
 
-    /// Gives the buffers back: nothing is on the ring any more.
-    pub(super) fn release(self, spares: &mut Spares) {
-        debug_assert!(self.sending != Sending::Submitted);
-        spares.give_buffer(self.leaving);
-        spares.give_buffer(self.gathering);
-        spares.give_list(self.messages);
+    /// Gives back what is held, unless the kernel may still read it: the connection has ended.
+    pub(super) fn release(&mut self, store: &mut Store) {
+        if self.sending == Sending::Submitted {
+            return;
+        }
+        store.give_buffer(std::mem::take(&mut self.leaving));
+        store.give_buffer(std::mem::take(&mut self.gathering));
+        store.give_list(std::mem::take(&mut self.messages));
+        self.sent = 0;
+        self.account(store);
     }
 }
 
@@ -204,30 +247,45 @@ mod tests {
         })
     }
 
+    fn store(bytes_max_each: usize, bytes_max: usize) -> Store {
+        let mut store = Store::default();
+        store.set_limits(bytes_max_each, bytes_max);
+        store
+    }
+
+    const EACH: usize = size_of::<Message>();
+
     #[test]
     fn what_gathers_during_a_send_leaves_in_one_piece_after_it() {
-        let (mut queue, mut spares) = (SendQueue::new(), Spares::default());
-        assert!(queue.push(b"one", op(1), 100, &mut spares));
+        let (mut queue, mut store) = (SendQueue::new(), store(1_000, 1_000));
+        assert_eq!(queue.push(b"one", op(1), &mut store), Ok(()));
         assert_eq!(queue.next(), b"one");
-        assert!(queue.push(b"two", op(2), 100, &mut spares));
-        assert!(queue.push(b"three", op(3), 100, &mut spares));
-        assert!(!queue.sent(2, &mut spares), "a byte is left");
+        assert_eq!(queue.push(b"two", op(2), &mut store), Ok(()));
+        assert_eq!(queue.push(b"three", op(3), &mut store), Ok(()));
+        assert!(!queue.sent(2, &mut store), "a byte is left");
         assert_eq!(queue.next(), b"e");
-        assert!(queue.sent(1, &mut spares));
+        assert!(queue.sent(1, &mut store));
         assert_eq!(queue.next(), b"twothree");
-        assert!(!queue.sent(4, &mut spares));
+        assert!(!queue.sent(4, &mut store));
+        assert_eq!(
+            store.bytes(),
+            8 + EACH,
+            "what is being sent is held until all of it is"
+        );
         assert_eq!(queue.take_failed(), Some(op(3)), "the only one not sent whole");
         assert_eq!(queue.take_failed(), None);
+        queue.release(&mut store);
+        assert_eq!(store.bytes(), 0);
     }
 
     #[test]
     fn a_queue_takes_exactly_its_limit_and_an_empty_one_owns_nothing() {
-        let (mut queue, mut spares) = (SendQueue::new(), Spares::default());
-        assert!(queue.push(&[1; 60], None, 100, &mut spares));
-        assert!(!queue.push(&[2; 41], None, 100, &mut spares));
-        assert!(queue.push(&[3; 40], None, 100, &mut spares));
+        let (mut queue, mut store) = (SendQueue::new(), store(100 + EACH, 1_000));
+        assert_eq!(queue.push(&[1; 60], None, &mut store), Ok(()));
+        assert_eq!(queue.push(&[2; 41], None, &mut store), Err(Full::Queue));
+        assert_eq!(queue.push(&[3; 40], None, &mut store), Ok(()));
         assert_eq!((queue.unsent(), queue.next().len()), (100, 100));
-        assert!(queue.sent(100, &mut spares));
+        assert!(queue.sent(100, &mut store));
         assert!(queue.is_empty());
         assert_eq!(
             (
@@ -238,16 +296,48 @@ mod tests {
             (0, 0, 0)
         );
         assert_eq!(
-            (spares.buffers.len(), spares.lists.len()),
-            (1, 1),
+            (store.buffers.len(), store.lists.len(), store.bytes()),
+            (1, 1, 0),
             "the next connection gets them"
         );
     }
 
     #[test]
+    fn many_small_messages_meet_the_limit_by_what_is_kept_of_each() {
+        let (mut queue, mut store) = (SendQueue::new(), store(100 * EACH, 1_000_000));
+        let taken = (0..).find(|_| queue.push(b"\r\n", None, &mut store) == Err(Full::Queue));
+        assert!(taken.is_some_and(|taken| taken <= 100), "{taken:?}");
+        assert!(store.bytes() <= 101 * EACH);
+    }
+
+    #[test]
+    fn all_queues_together_have_a_limit() {
+        let mut store = store(1_000, 250 + 3 * EACH);
+        let mut queues = [SendQueue::new(), SendQueue::new(), SendQueue::new()];
+        for queue in &mut queues[..2] {
+            assert_eq!(queue.push(&[0; 100], None, &mut store), Ok(()));
+        }
+        assert_eq!(queues[2].push(&[0; 51], None, &mut store), Err(Full::Store));
+        assert_eq!(queues[2].push(&[0; 50], None, &mut store), Ok(()));
+        assert_eq!(store.bytes(), 250 + 3 * EACH);
+        queues[0].release(&mut store);
+        assert_eq!(queues[2].push(&[0; 100], None, &mut store), Ok(()));
+        // What the kernel may still read is held until it has been.
+        queues[1].next();
+        queues[1].sending = Sending::Submitted;
+        queues[1].release(&mut store);
+        assert_eq!(store.bytes(), 250 + 3 * EACH);
+        queues[1].sending = Sending::Idle;
+        for queue in &mut queues {
+            queue.release(&mut store);
+        }
+        assert_eq!(store.bytes(), 0);
+    }
+
+    #[test]
     fn an_empty_message_counts_as_sent() {
-        let (mut queue, mut spares) = (SendQueue::new(), Spares::default());
-        assert!(queue.push(b"", op(1), 100, &mut spares));
+        let (mut queue, mut store) = (SendQueue::new(), store(100, 100));
+        assert_eq!(queue.push(b"", op(1), &mut store), Ok(()));
         assert!(queue.is_empty());
         assert_eq!(queue.take_failed(), None);
     }

@@ -22,7 +22,8 @@ use super::connections::{Connections, Seat};
 use super::looks::Looks;
 use super::notices::Notices;
 use super::ring::Ring;
-use super::send_queue::{SendQueue, Sending, Spares};
+use super::send_queue::{SendQueue, Sending, Store};
+use super::stalled::Stalled;
 use super::tag::{Op, Tag};
 use super::tcp_receive::Receiver;
 use crate::config::Limits;
@@ -57,10 +58,13 @@ pub(super) struct Tcp {
     pub(super) half_closed: Vec<ConnId>,
     idle: Looks,
     closing: Looks,
-    pub(super) spares: Spares,
+    pub(super) store: Store,
+    /// Connections with something to send whose peers take nothing.
+    pub(super) stalled: Stalled,
     pub(super) connection_idle: Duration,
     pub(super) connect_timeout: Duration,
-    pub(super) send_queue_bytes_max: usize,
+    send_stalled: Duration,
+    shards: usize,
     pub(super) shared: Arc<Connections>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -130,13 +134,14 @@ impl Connection {
 impl Tcp {
     pub(super) fn new(
         shard: ShardId,
+        shards: usize,
         limits: &Limits,
         acceptors: Vec<Option<Acceptor>>,
         receiver: Receiver,
         shared: Arc<Connections>,
         metrics: Arc<Metrics>,
     ) -> Tcp {
-        Tcp {
+        let mut tcp = Tcp {
             shard,
             acceptors,
             connections: Slab::new(),
@@ -147,13 +152,22 @@ impl Tcp {
             half_closed: Vec::new(),
             idle: Looks::new(limits.connection_idle / IDLE_LOOKS),
             closing: Looks::new(CLOSING_MAX / 5),
-            spares: Spares::default(),
+            store: Store::default(),
+            stalled: Stalled::default(),
             connection_idle: limits.connection_idle,
             connect_timeout: limits.connect_timeout,
-            send_queue_bytes_max: limits.send_queue_bytes_max,
+            send_stalled: limits.send_stalled,
+            shards,
             shared,
             metrics,
-        }
+        };
+        tcp.limit_store(limits);
+        tcp
+    }
+
+    fn limit_store(&mut self, limits: &Limits) {
+        let share = limits.send_queue_bytes_sum_max.div_ceil(self.shards);
+        self.store.set_limits(limits.send_queue_bytes_max, share);
     }
 
     /// Goes by `limits` from now on. Connections beyond them stay; one that is being looked at is looked at as before.
@@ -161,7 +175,8 @@ impl Tcp {
         self.idle.set_interval(limits.connection_idle / IDLE_LOOKS);
         self.connection_idle = limits.connection_idle;
         self.connect_timeout = limits.connect_timeout;
-        self.send_queue_bytes_max = limits.send_queue_bytes_max;
+        self.limit_store(limits);
+        self.send_stalled = limits.send_stalled;
         self.shared.set_limits(limits);
     }
 
@@ -244,10 +259,11 @@ impl Tcp {
         retries
             .chain(self.idle.next_due())
             .chain(self.closing.next_due())
+            .chain(self.stalled.longest().map(|(_, since)| since + self.send_stalled))
             .min()
     }
 
-    /// Closes what has been idle or closing for too long, and accepts again after a pause.
+    /// Closes what has been idle, stalled or closing for too long, and accepts again after a pause.
     pub(super) fn tick(&mut self, cx: &mut Cx<'_>) {
         while let Some(slot) = self.idle.pop_due(cx.now) {
             let idle = self.connection_idle;
@@ -275,7 +291,19 @@ impl Tcp {
                 Some(Phase::Connecting | Phase::Open | Phase::Gone) | None => {}
             }
         }
+        while let Some((slot, since)) = self.stalled.longest()
+            && cx.now.since(since) >= self.send_stalled
+        {
+            self.give_up_stalled(slot, cx);
+        }
         self.retry_accepts(cx);
+    }
+
+    /// Ends a connection whose peer takes nothing of what waits for it.
+    pub(super) fn give_up_stalled(&mut self, slot: u32, cx: &mut Cx<'_>) {
+        self.metrics.connections_stalled.inc();
+        self.stalled.take_out(slot);
+        self.abort(slot, CloseReason::SendStalled, cx);
     }
 
     /// Closes our side of the connections whose peers closed theirs in an earlier turn.
@@ -370,6 +398,8 @@ impl Tcp {
         self.metrics.connections_closed.inc();
         connection.seat = None;
         connection.phase = Phase::Gone;
+        connection.queue.release(&mut self.store);
+        self.stalled.take_out(slot);
         if connection.connecting.is_some() {
             cx.ring.cancel(connection.tag(Op::Connect, slot));
         }
@@ -386,8 +416,8 @@ impl Tcp {
             .connection(slot)
             .is_some_and(|connection| connection.phase == Phase::Gone && !connection.is_on_ring());
         if done {
-            let connection = self.connections.remove(slot as usize);
-            connection.queue.release(&mut self.spares);
+            let mut connection = self.connections.remove(slot as usize);
+            connection.queue.release(&mut self.store);
         }
     }
 

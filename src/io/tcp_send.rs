@@ -9,7 +9,7 @@ use io_uring::types::Timespec;
 
 use super::addr::RawAddr;
 use super::ring::{Completion, Ring};
-use super::send_queue::Sending;
+use super::send_queue::{Full, Sending};
 use super::socket;
 use super::tag::Op;
 use super::tcp::{ConnectArgs, Cx, Phase, Tcp};
@@ -23,19 +23,37 @@ impl Tcp {
             Ok(slot) => slot,
             Err(reason) => return self.not_sent(op, reason, cx),
         };
-        let bytes_max = self.send_queue_bytes_max;
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        if connection.queue.push(bytes, op, bytes_max, &mut self.spares) {
-            if !connection.dirty {
-                connection.dirty = true;
-                self.dirty.push(slot);
+        loop {
+            let Some(connection) = self.connections.get_mut(slot as usize) else {
+                return;
+            };
+            match connection.queue.push(bytes, op, &mut self.store) {
+                Ok(()) => {
+                    if !connection.dirty {
+                        connection.dirty = true;
+                        self.dirty.push(slot);
+                    }
+                    return;
+                }
+                // The peer reads too slowly. It costs this connection, nobody else.
+                Err(Full::Queue) => {
+                    self.abort(slot, CloseReason::SendQueueFull, cx);
+                    return self.not_sent(op, CloseReason::SendQueueFull, cx);
+                }
+                // Whoever has taken nothing for longest makes room.
+                Err(Full::Store) => match self.stalled.longest() {
+                    Some((longest, _)) => {
+                        self.give_up_stalled(longest, cx);
+                        if longest == slot {
+                            return self.not_sent(op, CloseReason::SendStalled, cx);
+                        }
+                    }
+                    None => {
+                        self.metrics.dropped(DropReason::SendQueuesFull);
+                        return cx.notices.send_failed(op, CloseReason::Limit);
+                    }
+                },
             }
-        } else {
-            // The peer reads too slowly. It costs this connection, nobody else.
-            self.abort(slot, CloseReason::SendQueueFull, cx);
-            self.not_sent(op, CloseReason::SendQueueFull, cx);
         }
     }
 
@@ -94,6 +112,8 @@ impl Tcp {
                 );
             }
             connection.connecting = Some(args);
+            // It takes nothing until it is there.
+            self.stalled.put(slot, cx.now);
         }
         Ok(slot)
     }
@@ -110,6 +130,7 @@ impl Tcp {
                 connection.phase = Phase::Open;
                 connection.heard_at = cx.now;
                 cx.notices.opened(connection.flow);
+                self.stalled.take_out(slot);
                 self.metrics.connections_opened.inc();
                 self.start_receive(slot, cx.ring);
                 self.start_send(slot, cx.ring);
@@ -173,7 +194,10 @@ impl Tcp {
         let whole = match usize::try_from(completion.result) {
             Ok(count) => {
                 self.metrics.stream_bytes_out.add(count as u64);
-                connection.queue.sent(count, &mut self.spares)
+                if count > 0 {
+                    self.stalled.take_out(slot);
+                }
+                connection.queue.sent(count, &mut self.store)
             }
             Err(_) => match -completion.result {
                 libc::EAGAIN => false,
@@ -183,6 +207,7 @@ impl Tcp {
         };
         if !whole {
             // The socket is full.
+            self.stalled.put(slot, cx.now);
             connection.queue.sending = Sending::AwaitRoom;
             let tag = connection.tag(Op::SendReady, slot);
             cx.ring.poll(connection.socket.as_raw_fd(), libc::POLLOUT, tag);

@@ -120,6 +120,7 @@ impl Uring {
         )?;
         let tcp = Tcp::new(
             shard,
+            cfg.shards,
             &cfg.limits,
             acceptors,
             receiver,
@@ -312,6 +313,7 @@ impl Reactor for Uring {
         self.notices.deliver(sink, self.now);
         self.tcp.receiver.end_turn();
         self.metrics.connections.set(self.tcp.len() as u64);
+        self.metrics.send_queue_bytes.set(self.tcp.store.bytes() as u64);
         Ok(self.now)
     }
 

@@ -55,14 +55,14 @@ pub fn serve(cfg: Config, source: Source) -> ExitCode {
     tokio_uring::start(supervise(server, Configured::new(source, cfg)))
 }
 
-/// The sums that memory for messages may reach. Send queues have no sum of their own: each connection has its limit.
+/// The sums that memory for messages may reach.
 fn log_memory(cfg: &Config) {
     let (shards, limits) = (cfg.shards, &cfg.limits);
     tracing::info!(
         message_buffer_bytes_max = shards * limits.buffer_bytes_max,
         mailbox_bytes = shards * (shards - 1) * limits.mailbox_bytes,
         connections_max = limits.connections_max,
-        send_queue_bytes_max_each = limits.send_queue_bytes_max,
+        send_queue_bytes_max = limits.send_queue_bytes_sum_max,
         "memory for messages"
     );
 }

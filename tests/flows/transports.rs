@@ -2,18 +2,19 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use bench_harness::call::{self, invite_reply};
 use bench_harness::dialog::Dialog;
-use bench_harness::failure::no_faults;
+use bench_harness::failure::{Outcome, no_faults};
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::{Account, Phone};
 use bench_harness::sip::{self, Message};
 use bench_harness::{contract, seed};
 
 use crate::support::{
-    Setup, alive, nothing_more, on_every_server, register, register_contact, register_for_tcp, registered,
-    scene,
+    Scene, Setup, alive, nothing_more, on_every_server, register, register_contact, register_for_tcp,
+    registered, scene,
 };
 
 on_every_server![
@@ -337,26 +338,46 @@ fn connections_beyond_the_limit_of_one_source_are_closed() {
     });
 }
 
+/// The callee as a phone that registers over TCP and then reads nothing more: not one of ours, those always read.
+fn stalled_callee(s: &mut Scene) -> Outcome<TcpStream> {
+    let mut stalled = TcpStream::connect(s.server.tcp)?;
+    let contact = format!("<sip:{}@{};transport=tcp>", seed::CALLEE, stalled.local_addr()?);
+    let register = seed::register(&mut s.ue2, Tcp).setting("Contact", contact);
+    stalled.write_all(&register.to_bytes())?;
+    let mut answer = [0; 12];
+    stalled.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"SIP/2.0 200 ");
+    Ok(stalled)
+}
+
+/// Reads what a stalled phone has been sent, to the end of its connection, and gives how much that was.
+fn read_to_the_end(mut stalled: TcpStream, patience: Duration) -> Outcome<usize> {
+    stalled.set_read_timeout(Some(patience))?;
+    let mut rest = Vec::new();
+    match stalled.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the connection is still there: {error}"),
+    }
+    Ok(rest.len())
+}
+
+fn large_message(s: &mut Scene) -> Message {
+    s.ue1
+        .request("MESSAGE", &s.ue2.aor(), Udp)
+        .with_body("application/octet-stream", vec![b'x'; 60_000])
+}
+
 #[test]
 fn a_phone_that_stops_reading_costs_one_connection() {
     let setup = Setup::new().key("limits", "send_queue_bytes_max", "65536");
     scene(setup, |s| {
         register(&mut s.ue1, Udp)?;
-        // Not one of ours: those always read.
-        let mut stalled = TcpStream::connect(s.server.tcp)?;
-        let contact = format!("<sip:{}@{};transport=tcp>", seed::CALLEE, stalled.local_addr()?);
-        let register = seed::register(&mut s.ue2, Tcp).setting("Contact", contact);
-        stalled.write_all(&register.to_bytes())?;
-        let mut answer = [0; 12];
-        stalled.read_exact(&mut answer)?;
-        assert_eq!(&answer, b"SIP/2.0 200 ");
+        let stalled = stalled_callee(s)?;
         // Far more than the kernel's own buffers of the connection take.
         let mut sent = Vec::new();
         for _ in 0..400 {
-            let message = s
-                .ue1
-                .request("MESSAGE", &s.ue2.aor(), Udp)
-                .with_body("application/octet-stream", vec![b'x'; 60_000]);
+            let message = large_message(s);
             s.ue1.send(&message, Udp)?;
             alive(&mut s.ue1, Udp)?;
             sent.push(message);
@@ -365,14 +386,62 @@ fn a_phone_that_stops_reading_costs_one_connection() {
             let end = s.ue1.final_response(message)?;
             assert!(end.status() >= Some(400), "{}", end.message);
         }
-        stalled.set_read_timeout(Some(s.ue1.patience))?;
-        let mut rest = Vec::new();
-        match stalled.read_to_end(&mut rest) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => panic!("the connection is still there: {error}"),
+        let read = read_to_the_end(stalled, s.ue1.patience)?;
+        assert!(read < 400 * 60_000, "everything was kept for it");
+        Ok(())
+    });
+}
+
+#[test]
+fn phones_that_stop_reading_have_one_limit_together_and_others_are_served() {
+    let setup = Setup::new()
+        .flags(&["--shards", "1"])
+        .key("limits", "send_queue_bytes_max", "400_000")
+        .key("limits", "send_queue_bytes_sum_max", "400_000");
+    scene(setup, |s| {
+        register(&mut s.ue1, Udp)?;
+        let stalled = [stalled_callee(s)?, stalled_callee(s)?, stalled_callee(s)?];
+        let mut sent = Vec::new();
+        for _ in 0..400 {
+            let message = large_message(s);
+            s.ue1.send(&message, Udp)?;
+            // Whoever reads its connection is answered, although the queues of the others are full.
+            alive(&mut s.ue1, Tcp)?;
+            sent.push(message);
         }
-        assert!(rest.len() < 400 * 60_000, "everything was kept for it");
+        for message in &sent {
+            let end = s.ue1.final_response(message)?;
+            assert!(end.status() >= Some(400), "{}", end.message);
+        }
+        for stalled in stalled {
+            read_to_the_end(stalled, s.ue1.patience)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_phone_does_not_take_in_time_costs_its_connection() {
+    // Much may wait, but not for long.
+    let setup = Setup::new()
+        .key("limits", "send_queue_bytes_max", "100_000_000")
+        .key("limits", "send_stalled_ms", "300");
+    scene(setup, |s| {
+        register(&mut s.ue1, Udp)?;
+        let stalled = stalled_callee(s)?;
+        let mut sent = Vec::new();
+        for _ in 0..400 {
+            let message = large_message(s);
+            s.ue1.send(&message, Udp)?;
+            alive(&mut s.ue1, Udp)?;
+            sent.push(message);
+        }
+        for message in &sent {
+            let end = s.ue1.final_response(message)?;
+            assert!(end.status() >= Some(400), "{}", end.message);
+        }
+        let read = read_to_the_end(stalled, s.ue1.patience)?;
+        assert!(read < 400 * 60_000, "everything was kept for it");
         Ok(())
     });
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use ringway::metrics::DropReason;
 use ringway::wire::{CloseReason, Effects, Event, Flow, Transport};
@@ -20,6 +21,8 @@ at_every_level!(
     an_address_without_a_route_fails_cleanly,
     a_connection_to_ourselves_works_like_any_other,
     a_stalled_reader_costs_only_its_own_connection,
+    stalled_readers_together_have_a_limit_and_the_longest_stalled_goes_first,
+    a_reader_that_stalls_for_too_long_loses_its_connection,
     a_peer_that_closes_its_side_still_gets_its_answer,
     a_reset_closes_the_connection_and_fails_what_was_queued,
     what_a_closing_peer_may_not_have_read_fails,
@@ -320,6 +323,88 @@ fn a_stalled_reader_costs_only_its_own_connection(level: Level) {
     let mut got = [0; 5];
     other.read_exact(&mut got).expect("the other connection lives");
     assert_eq!(server.metrics(0).connections_closed.get(), 1);
+    server.stop();
+}
+
+fn stalled_readers_together_have_a_limit_and_the_longest_stalled_goes_first(level: Level) {
+    let mut cfg = config(LOOPBACK);
+    cfg.limits.send_queue_bytes_max = 2_000_000;
+    cfg.limits.send_queue_bytes_sum_max = 1_000_000;
+    let server = Server::start(level, &cfg, listen);
+    let clients = [0; 3].map(|_| tcp_client(&server));
+    let flows = [0; 3].map(|_| server.opened(0));
+    let metrics = server.metrics(0);
+    // Two are given what they don't take, in turn: each stays far below what one may have.
+    let message = pattern(20_000, 5);
+    let (mut reader, mut sent) = (&clients[2], 0u32);
+    while metrics.connections_stalled.get() == 0 {
+        sent += 1;
+        assert!(sent < 10_000, "400 MB without an end");
+        server.order(
+            0,
+            vec![
+                send(flows[0], &message, None),
+                send(flows[1], &message, None),
+                send(flows[2], &sent.to_be_bytes(), None),
+            ],
+        );
+        let mut got = [0; 4];
+        reader.read_exact(&mut got).expect("who reads has never noticed");
+        assert_eq!(u32::from_be_bytes(got), sent);
+    }
+    let (gone, reason) = server.closed(0);
+    assert_eq!(reason, CloseReason::SendStalled);
+    let stays = match Some(gone) {
+        first if first == flows[0].conn => flows[1],
+        second if second == flows[1].conn => flows[0],
+        other => panic!("{other:?} was to blame for nothing"),
+    };
+    let dropped = &metrics.drops[DropReason::SendQueuesFull as usize];
+    assert_eq!(dropped.get(), 0);
+    server.order(
+        0,
+        vec![Order::Close(
+            stays.conn.expect("a connection"),
+            CloseReason::Shutdown,
+        )],
+    );
+    server.closed(0);
+
+    // In one turn nobody has had a chance to take anything, so nobody is to blame: what doesn't fit is dropped.
+    let burst = (0..60).map(|number| send(flows[2], &message, Some(op(number))));
+    server.order(0, burst.collect());
+    assert_eq!(server.send_failed(0), (op(49), CloseReason::Limit), "49 fit");
+    let fitted = 49 * message.len();
+    reader.read_exact(&mut vec![0; fitted]).expect("what did fit");
+    server.until("sent", |server| server.metrics(0).send_queue_bytes.get() == 0);
+    assert_eq!(dropped.get(), 11);
+    assert_eq!(metrics.connections_stalled.get(), 1);
+    server.stop();
+}
+
+fn a_reader_that_stalls_for_too_long_loses_its_connection(level: Level) {
+    let mut cfg = config(LOOPBACK);
+    cfg.limits.send_stalled = Duration::from_millis(200);
+    cfg.limits.send_queue_bytes_max = 64 << 20;
+    let server = Server::start(level, &cfg, listen);
+    let stalled = tcp_client(&server);
+    let flow = server.opened(0);
+    let message = pattern(60_000, 3);
+    // More than the kernel takes, less than may wait.
+    for _ in 0..16 {
+        server.order(0, (0..40).map(|_| send(flow, &message, None)).collect());
+    }
+    server.order(0, vec![send(flow, &message, Some(op(1)))]);
+    assert_eq!(server.send_failed(0), (op(1), CloseReason::SendStalled));
+    assert_eq!(
+        server.closed(0),
+        (flow.conn.expect("a connection"), CloseReason::SendStalled)
+    );
+    assert_eq!(server.metrics(0).connections_stalled.get(), 1);
+    drop(stalled);
+    server.until("nothing waits", |server| {
+        server.metrics(0).send_queue_bytes.get() == 0
+    });
     server.stop();
 }
 
