@@ -24,6 +24,8 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 /// gives up after 3.2 s.
 #[derive(Clone)]
 pub struct Setup {
+    /// A whole file, which says itself where to listen and for which domains.
+    file: Option<String>,
     flags: Vec<String>,
     keys: BTreeMap<(String, String), String>,
     tables: String,
@@ -35,6 +37,7 @@ impl Setup {
     /// The defaults, as in production; calls that are still up may take 20 s to end.
     pub fn of_production() -> Setup {
         let setup = Setup {
+            file: None,
             flags: Vec::new(),
             keys: BTreeMap::new(),
             tables: String::new(),
@@ -56,6 +59,29 @@ impl Setup {
             .key("timers", "timer_d_ms", "3200")
             .key("registrar", "expires_min_s", "1")
             .key("reg_event", "expires_min_s", "1")
+    }
+
+    /// A file as somebody wrote it. It may not have an `[admin]` table of its own.
+    #[allow(dead_code)] // Not every suite has whole files.
+    pub fn of_file(text: &str) -> Setup {
+        let mut setup = Setup::of_production();
+        // A key without a table would have to come before those of the file.
+        setup.keys.retain(|(section, _), _| !section.is_empty());
+        setup.file = Some(text.to_owned());
+        setup
+    }
+
+    /// The domain that its subscribers belong to.
+    #[allow(dead_code)]
+    pub fn domain(&self) -> String {
+        let line = |text: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix("domains = [\""))?;
+            Some(value.split_once('"')?.0.to_owned())
+        };
+        self.file
+            .as_deref()
+            .and_then(line)
+            .unwrap_or_else(|| seed::DOMAIN.to_owned())
     }
 
     /// What follows all keys in the configuration file: tables such as `[[route]]`.
@@ -88,6 +114,17 @@ impl Setup {
         self
     }
 
+    /// Where to listen and for whom, unless a file says so.
+    fn flags_without_file(&self) -> Vec<String> {
+        if self.file.is_some() {
+            return Vec::new();
+        }
+        let listen = SocketAddr::new(self.ip, 0).to_string();
+        ["--listen", &listen, "--domain", seed::DOMAIN]
+            .map(str::to_owned)
+            .into()
+    }
+
     /// Flags and values from `RINGWAY_TEST_FLAGS`, without those that this test decides itself.
     fn flags_of_all(&self) -> Vec<String> {
         let all = std::env::var("RINGWAY_TEST_FLAGS").unwrap_or_default();
@@ -100,7 +137,7 @@ impl Setup {
 
     /// Its keys as a file; tables may be added at the end.
     pub fn toml(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.file.clone().unwrap_or_default();
         let mut last = "";
         for ((section, key), value) in &self.keys {
             if section != last {
@@ -133,9 +170,9 @@ impl Server {
         std::fs::write(&config, setup.toml()).expect("the configuration is written");
         let more = setup.flags_of_all();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringway"))
-            .args(["run", "--listen", &SocketAddr::new(setup.ip, 0).to_string()])
-            .args(["--domain", seed::DOMAIN, "-c"])
+            .args(["run", "-c"])
             .arg(&config)
+            .args(setup.flags_without_file())
             .args(&setup.flags)
             .args(more)
             .env("NO_COLOR", "1")

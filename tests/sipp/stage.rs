@@ -3,7 +3,7 @@
 // Processes are waited for in real time; each suite takes what it needs.
 #![allow(clippy::disallowed_methods, dead_code)]
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -48,6 +48,8 @@ impl Over {
 /// A server, a directory for what SIPp writes, and a pair of users for each call.
 pub struct Stage {
     pub server: Server,
+    /// Stands in scenarios for the domain that they are written for.
+    domain: String,
     out: PathBuf,
     users: PathBuf,
     calls: usize,
@@ -72,6 +74,7 @@ pub fn play(name: &str, setup: &Setup, calls: usize, story: impl FnOnce(&Stage))
     fs::write(&users, lines).expect("the users are written");
     let stage = Stage {
         server: Server::start(setup),
+        domain: setup.domain(),
         out,
         users,
         calls,
@@ -82,117 +85,162 @@ pub fn play(name: &str, setup: &Setup, calls: usize, story: impl FnOnce(&Stage))
 impl Stage {
     /// Binds every callee to `contact_port` on this machine, to be reached over `contact`.
     pub fn register(&self, over: Over, contact_port: u16, contact: Over) {
-        let port = contact_port.to_string();
-        let keys = [
-            "-key",
-            "contact_port",
-            &port,
-            "-key",
-            "contact_params",
-            contact.contact_params(),
-        ];
-        self.sipp("register", over, free_port(), &keys).succeeds();
+        self.part("register")
+            .over(over)
+            .key("contact_port", &contact_port.to_string())
+            .key("contact_params", contact.contact_params())
+            .start()
+            .succeeds();
     }
 
     /// A SIPp that is called, then one that calls it.
     pub fn calls(&self, [caller, callee]: [&str; 2], from: Over, to: Over) {
         let callee_port = free_port();
         self.register(Over::Tcp, callee_port, to);
-        let called = self.sipp(callee, to, callee_port, &[]);
+        let called = self.part(callee).over(to).at(callee_port).start();
         called.wait_listening();
-        self.sipp(caller, from, free_port(), &[]).succeeds();
+        self.part(caller).over(from).start().succeeds();
         called.succeeds();
     }
 
-    pub fn sipp(&self, scenario: &str, over: Over, port: u16, more: &[&str]) -> Sipp {
-        let server: SocketAddr = match over {
-            Over::Udp => self.server.udp,
-            Over::Tcp => self.server.tcp,
-        };
-        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp");
-        let path = scenarios.join(format!("{scenario}.xml"));
-        self.sipp_with(
-            server,
-            scenario,
-            ["-sf".as_ref(), path.as_ref()],
-            over,
-            port,
-            more,
-        )
+    /// One of our scenarios: over UDP to the stage's server, from a port of its own, unless something else is said.
+    pub fn part(&self, scenario: &str) -> Part<'_> {
+        Part {
+            stage: self,
+            scenario: scenario.to_owned(),
+            name: scenario.to_owned(),
+            is_built_in: false,
+            edits: vec![("one.att.net".to_owned(), self.domain.clone())],
+            server: None,
+            over: Over::Udp,
+            port: None,
+            calls: Some(self.calls),
+            more: Vec::new(),
+        }
     }
 
-    /// The same with the status that the scenario leaves to the test, over UDP.
-    pub fn sipp_of_status(&self, server: SocketAddr, scenario: &str, status: u16, port: u16) -> Sipp {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sipp/{scenario}.xml"));
-        let text = fs::read_to_string(source).expect("the scenario is there");
-        let path = self.out.join(format!("{scenario}.xml"));
-        // The first is in its comment.
-        fs::write(&path, text.replace("STATUS", &status.to_string())).expect("the scenario is written");
-        self.sipp_with(
-            server,
-            scenario,
-            ["-sf".as_ref(), path.as_ref()],
-            Over::Udp,
-            port,
-            &[],
-        )
+    /// One of SIPp's own.
+    pub fn built_in(&self, scenario: &str) -> Part<'_> {
+        Part {
+            is_built_in: true,
+            ..self.part(scenario)
+        }
+    }
+}
+
+/// A SIPp that has not started yet.
+pub struct Part<'a> {
+    stage: &'a Stage,
+    scenario: String,
+    name: String,
+    is_built_in: bool,
+    edits: Vec<(String, String)>,
+    server: Option<SocketAddr>,
+    over: Over,
+    port: Option<u16>,
+    calls: Option<usize>,
+    more: Vec<String>,
+}
+
+impl Part<'_> {
+    /// Its files are called so: for parts that play one scenario.
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self
     }
 
-    /// One of SIPp's own scenarios, over UDP.
-    pub fn sipp_built_in(&self, scenario: &str, port: u16) -> Sipp {
-        let built_in = ["-sn".as_ref(), scenario.as_ref()];
-        self.sipp_with(self.server.udp, scenario, built_in, Over::Udp, port, &[])
+    /// A text of the scenario stands for another.
+    pub fn with(mut self, from: &str, to: &str) -> Self {
+        self.edits.push((from.to_owned(), to.to_owned()));
+        self
     }
 
-    pub fn sipp_with(
-        &self,
-        server: SocketAddr,
-        scenario: &str,
-        source: [&OsStr; 2],
-        over: Over,
-        port: u16,
-        more: &[&str],
-    ) -> Sipp {
-        let file = |what: &str| self.out.join(format!("{scenario}.{what}"));
-        let screen = File::create(file("screen")).expect("a file for SIPp's screen");
+    /// The status that the scenario leaves to the test.
+    pub fn of_status(self, status: u16) -> Self {
+        self.with("STATUS", &status.to_string())
+    }
+
+    /// Another server than the stage's.
+    pub fn to(mut self, server: SocketAddr) -> Self {
+        self.server = Some(server);
+        self
+    }
+
+    pub fn over(mut self, over: Over) -> Self {
+        self.over = over;
+        self
+    }
+
+    pub fn at(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    pub fn calls(mut self, calls: usize) -> Self {
+        self.calls = Some(calls);
+        self
+    }
+
+    /// It takes calls until it is stopped.
+    pub fn endless(mut self) -> Self {
+        self.calls = None;
+        self
+    }
+
+    /// So many of its calls at once.
+    pub fn at_once(self, calls: usize) -> Self {
+        self.more(&["-l", &calls.to_string()])
+    }
+
+    /// What `[name]` stands for in the scenario.
+    pub fn key(self, name: &str, value: &str) -> Self {
+        self.more(&["-key", name, value])
+    }
+
+    fn more(mut self, flags: &[&str]) -> Self {
+        self.more.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    pub fn start(self) -> Sipp {
+        let stage = self.stage;
+        let file = |what: &str| stage.out.join(format!("{}.{what}", self.name));
+        let mut command = Command::new("sipp");
+        let server = self.server.unwrap_or(match self.over {
+            Over::Udp => stage.server.udp,
+            Over::Tcp => stage.server.tcp,
+        });
+        command.current_dir(&stage.out).arg(server.to_string());
+        if self.is_built_in {
+            command.args(["-sn", &self.scenario]);
+        } else {
+            let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp");
+            let source = scenarios.join(format!("{}.xml", self.scenario));
+            let mut text = fs::read_to_string(source).expect("the scenario is there");
+            for (from, to) in &self.edits {
+                text = text.replace(from, to);
+            }
+            let edited = file("xml");
+            fs::write(&edited, text).expect("the scenario is written");
+            command.arg("-sf").arg(edited);
+        }
+        command.arg("-inf").arg(&stage.users);
+        let port = self.port.unwrap_or_else(free_port);
+        let at = ["-i", "127.0.0.1", "-bind_local", "-p", &port.to_string()];
+        command.args(["-t", self.over.flag()]).args(at);
+        if let Some(calls) = self.calls {
+            command.args(["-m", &calls.to_string()]);
+        }
+        let rate = CALLS_PER_SECOND.to_string();
+        command.args(["-r", &rate, "-l", &stage.calls.to_string()]);
         let seconds = format!("{}s", PATIENCE.as_secs());
-        let process = Command::new("sipp")
-            .current_dir(&self.out)
-            .arg(server.to_string())
-            .args(source)
-            .arg("-inf")
-            .arg(&self.users)
-            .args([
-                "-t",
-                over.flag(),
-                "-i",
-                "127.0.0.1",
-                "-bind_local",
-                "-p",
-                &port.to_string(),
-            ])
-            .args([
-                "-m",
-                &self.calls.to_string(),
-                "-r",
-                &CALLS_PER_SECOND.to_string(),
-                "-l",
-                &self.calls.to_string(),
-            ])
-            .args([
-                "-timeout",
-                &seconds,
-                "-timeout_error",
-                "-nostdin",
-                "-trace_stat",
-                "-fd",
-                "1",
-                "-stf",
-            ])
-            .arg(file("csv"))
-            .args(["-trace_err", "-error_file"])
-            .arg(file("errors"))
-            .args(more)
+        command.args(["-timeout", &seconds, "-timeout_error", "-nostdin"]);
+        command.args(["-trace_stat", "-fd", "1", "-stf"]).arg(file("csv"));
+        command.args(["-trace_err", "-error_file"]).arg(file("errors"));
+        // SIPp goes by the last of two.
+        command.args(&self.more);
+        let screen = File::create(file("screen")).expect("a file for SIPp's screen");
+        let process = command
             .env("TERM", "dumb")
             .stdin(Stdio::null())
             .stderr(screen.try_clone().expect("a second handle"))
@@ -202,10 +250,17 @@ impl Stage {
         Sipp {
             process,
             port,
-            scenario: scenario.to_owned(),
+            name: self.name,
             calls: self.calls,
-            out: self.out.clone(),
+            out: stage.out.clone(),
         }
+    }
+
+    /// Starts it and waits until it can be called.
+    pub fn listens(self) -> Sipp {
+        let sipp = self.start();
+        sipp.wait_listening();
+        sipp
     }
 }
 
@@ -213,8 +268,9 @@ impl Stage {
 pub struct Sipp {
     process: Child,
     port: u16,
-    scenario: String,
-    calls: usize,
+    name: String,
+    /// How many it makes or takes, where that is known.
+    calls: Option<usize>,
     out: PathBuf,
 }
 
@@ -238,7 +294,21 @@ impl Sipp {
     }
 
     /// Waits for its end; every call went as its scenario says and nothing else came.
-    pub fn succeeds(mut self) {
+    pub fn succeeds(self) {
+        self.ends();
+    }
+
+    /// Asks it to end once no call is up, which must all have gone well; what it counted.
+    pub fn stop(self) -> Counted {
+        let killed = Command::new("sh")
+            .args(["-c", "kill -USR1 \"$0\"", &self.process.id().to_string()])
+            .status();
+        assert!(killed.is_ok_and(|s| s.success()), "sipp was still there");
+        self.ends()
+    }
+
+    /// The same at the end that it comes to by itself.
+    pub fn ends(mut self) -> Counted {
         let deadline = Instant::now() + PATIENCE + Duration::from_secs(10);
         let status = loop {
             match self.process.try_wait().expect("a child can be waited for") {
@@ -255,8 +325,14 @@ impl Sipp {
         let (Some(names), Some(last)) = (lines.next(), lines.last()) else {
             self.fails("wrote no statistics");
         };
-        let mut succeeded = None;
-        for (name, value) in names.split(';').zip(last.split(';')) {
+        let counted = Counted {
+            by_name: names
+                .split(';')
+                .zip(last.split(';'))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        };
+        for (name, value) in &counted.by_name {
             // (C) counts from the beginning, (P) the last period.
             let is_bad = ["Failed", "OutOfCall", "DeadCall"]
                 .iter()
@@ -265,17 +341,16 @@ impl Sipp {
             if wrong && value != "0" {
                 self.fails(&format!("counted {value} for {name}"));
             }
-            if name == "SuccessfulCall(C)" {
-                succeeded = value.parse().ok();
-            }
         }
-        if succeeded != Some(self.calls) {
-            self.fails(&format!("counted {succeeded:?} successful calls"));
+        let succeeded = counted.get("SuccessfulCall(C)");
+        if self.calls.is_some_and(|calls| calls != succeeded) {
+            self.fails(&format!("counted {succeeded} successful calls"));
         }
+        counted
     }
 
     fn file(&self, what: &str) -> String {
-        let bytes = fs::read(self.out.join(format!("{}.{what}", self.scenario))).unwrap_or_default();
+        let bytes = fs::read(self.out.join(format!("{}.{what}", self.name))).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -292,8 +367,26 @@ impl Sipp {
             .collect();
         panic!(
             "sipp {} {how}\n---- errors ----\n{errors}\n---- screen ----\n{screen}",
-            self.scenario
+            self.name
         );
+    }
+}
+
+/// What a SIPp counted from its beginning to its end.
+pub struct Counted {
+    by_name: BTreeMap<String, String>,
+}
+
+impl Counted {
+    /// A column of its statistics.
+    fn get(&self, name: &str) -> usize {
+        let value = self.by_name.get(name).and_then(|value| value.parse().ok());
+        value.unwrap_or_else(|| panic!("sipp counts no {name}: {:?}", self.by_name.keys()))
+    }
+
+    /// Messages at which the scenario says `counter="NUMBER"`.
+    pub fn counter(&self, number: u8) -> usize {
+        self.get(&format!("GenericCounter{number}(C)"))
     }
 }
 
