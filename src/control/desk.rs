@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::capture::Filter;
