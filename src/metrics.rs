@@ -84,7 +84,7 @@ named_enum! {
         PartialMessage = "partial_message",
         /// A stream that is not SIP.
         Framing = "framing",
-        /// A transaction table at its limit, where no 503 could be sent.
+        /// A transaction table at its limit: a request that got 503 without one, or one of ours that was not sent.
         TransactionsFull = "transactions_full",
         /// A rule of the routing table said so.
         Rule = "rule",
@@ -156,6 +156,20 @@ impl Messages {
 }
 
 named_enum! {
+    /// Limits that refuse something, by the key that sets them. Where something arrives and is dropped instead there is a
+    /// [`DropReason`].
+    Limit {
+        Calls = "limits.calls_max",
+        /// Transactions, and what the proxy keeps of a request that it forwards.
+        Transactions = "limits.transactions_max",
+        Aors = "limits.aors_max",
+        ContactsPerAor = "limits.contacts_per_aor_max",
+        Subscriptions = "limits.subscriptions_max",
+        SubscriptionsPerAor = "limits.subscriptions_per_aor_max",
+    }
+}
+
+named_enum! {
     /// What a shard tells the control thread.
     TellKind {
         Histograms = "histograms",
@@ -176,6 +190,9 @@ pub struct Metrics {
     pub drops: [Counter; DropReason::COUNT],
     /// What the control thread was not told because it had not yet read so much.
     pub tells_dropped: [Counter; TellKind::COUNT],
+    pub limits_reached: [Counter; Limit::COUNT],
+    /// Buffers that were wanted while the pool was at `limits.buffer_bytes_max`; set once a turn.
+    pub buffers_refused: Counter,
     /// Requests answered by us with 4xx to 6xx, by the hundreds digit less 4.
     pub rejected: [Counter; 3],
     pub retransmissions_sent: Counter,
@@ -235,5 +252,9 @@ pub struct Metrics {
 impl Metrics {
     pub fn dropped(&self, reason: DropReason) {
         self.drops[reason as usize].inc();
+    }
+
+    pub fn limit_reached(&self, limit: Limit) {
+        self.limits_reached[limit as usize].inc();
     }
 }

@@ -94,6 +94,7 @@ pub struct Pool {
     allocated_bytes: usize,
     limit_bytes: usize,
     in_use: usize,
+    refused: u64,
 }
 
 impl Pool {
@@ -104,6 +105,7 @@ impl Pool {
             allocated_bytes: 0,
             limit_bytes,
             in_use: 0,
+            refused: 0,
         }
     }
 
@@ -133,7 +135,12 @@ impl Pool {
                 continue;
             }
             // At the limit a free buffer of a larger class serves rather than none.
-            class_index = (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty())?;
+            let larger = (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty());
+            let Some(larger) = larger else {
+                self.refused += 1;
+                return None;
+            };
+            class_index = larger;
         }
     }
 
@@ -237,6 +244,11 @@ impl Pool {
         self.in_use
     }
 
+    /// How often there was no buffer because the pool was at its limit.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     pub fn allocated_bytes(&self) -> usize {
         self.allocated_bytes
     }
@@ -301,11 +313,13 @@ mod tests {
         let large = pool.put(&[7; 1_000]).expect("room");
         let small = pool.put(b"x").expect("room");
         assert!(pool.put(b"y").is_none());
+        assert_eq!(pool.refused(), 1);
         pool.release(large);
         // A larger buffer that is free stands in for a small one.
         let stand_in = pool.put(b"y").expect("room");
         assert_eq!(pool.get(stand_in), b"y");
         assert!(pool.put(&[0; 100_000]).is_none(), "no class is so large");
+        assert_eq!(pool.refused(), 1, "that is not the limit's doing");
         pool.release(small);
         pool.release(stand_in);
         assert_eq!(

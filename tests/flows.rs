@@ -18,6 +18,8 @@ mod errors;
 mod forking;
 #[path = "flows/histograms.rs"]
 mod histograms;
+#[path = "flows/logs.rs"]
+mod logs;
 #[path = "flows/messages.rs"]
 mod messages;
 #[path = "flows/page.rs"]

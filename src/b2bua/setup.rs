@@ -3,7 +3,7 @@
 
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Limit};
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -185,6 +185,7 @@ impl B2bua {
         out: &mut Effects,
     ) -> Option<(CallId, ExchangeId)> {
         if self.calls.is_full() {
+            stack.metrics.limit_reached(Limit::Calls);
             return None;
         }
         let mut room;
@@ -519,6 +520,7 @@ impl B2bua {
         out: &mut Effects,
     ) -> Option<LegId> {
         if self.legs.is_full() {
+            stack.metrics.limit_reached(Limit::Calls);
             return None;
         }
         let id = self.legs.next_id();

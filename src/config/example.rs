@@ -119,11 +119,20 @@ pub fn in_one_line(config: &Config) -> String {
     for key in KEYS {
         let _ = write!(line, "{}={} ", key.path(), key.shown(&settings));
     }
+    let mut put = |name: &str, keys: Vec<&str>| write!(line, "{name}={{ {} }} ", keys.join(", "));
+    let hosts: Vec<String> = config.hosts.iter().map(|entry| entry.toml()).collect();
+    if !hosts.is_empty() {
+        let _ = put(HOSTS.0, hosts.iter().map(String::as_str).collect());
+    }
+    for (index, trunk) in config.trunks.iter().enumerate() {
+        let mut table = String::new();
+        row(&mut table, TRUNK_TABLE.0, TRUNK_KEYS, trunk, &["name"]);
+        let _ = put(&format!("trunk.{}", index + 1), table.lines().skip(2).collect());
+    }
     for (index, route) in config.routes.iter().enumerate() {
         let mut table = String::new();
         row(&mut table, TABLE.0, ROUTE_KEYS, route, &["action"]);
-        let keys: Vec<&str> = table.lines().skip(2).collect();
-        let _ = write!(line, "route.{}={{ {} }} ", index + 1, keys.join(", "));
+        let _ = put(&format!("route.{}", index + 1), table.lines().skip(2).collect());
     }
     line.truncate(line.trim_end().len());
     line
@@ -148,8 +157,9 @@ mod tests {
 
     #[test]
     fn one_line_holds_every_key_and_rule_and_no_secret() {
-        let text =
-            "[admin]\ntoken = \"hush-hush-hush-hush\"\n[[route]]\naction = \"drop\"\nmethod = [\"INFO\"]";
+        let text = "[admin]\ntoken = \"hush-hush-hush-hush\"\n[hosts]\n\"gw.example\" = [\"127.0.0.9\"]\n\
+             [[trunk]]\nname = \"carriers\"\ndestinations = [\"sip:127.0.0.9\"]\n\
+             [[route]]\naction = \"drop\"\nmethod = [\"INFO\"]";
         let config = load(Some(("r.toml".as_ref(), text)), &[], &Machine::read())
             .expect("a good file")
             .config;
@@ -157,6 +167,12 @@ mod tests {
         assert!(line.lines().count() == 1 && !line.contains("hush"), "{line}");
         for key in KEYS {
             assert!(line.contains(&format!("{}=", key.path())), "{}", key.path());
+        }
+        for part in [
+            "hosts={ \"gw.example\" = ",
+            "trunk.1={ name = \"carriers\", destinations = ",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
         }
         let (_, rule) = line.split_once("route.1={ ").expect("the rule");
         assert!(

@@ -9,6 +9,7 @@ pub mod hep_export;
 pub mod history;
 pub mod hlog;
 pub mod ladder;
+pub mod limits;
 pub mod listen;
 pub mod names;
 pub mod origin;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, TellKind, Timed};
 use crate::wire::Transport;
 
+use super::limits;
 use super::status::{Facts, Gauges, TOTALS};
 
 /// Upper bounds of the buckets, microseconds: close enough together from 10 µs to 60 s that percentiles can be drawn.
@@ -77,6 +78,14 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
     for &reason in DropReason::ALL {
         let count: u64 = facts.metrics.iter().map(|m| m.drops[reason as usize].get()).sum();
         page.line("drops_total", &format!("{{reason=\"{}\"}}", reason.text()), count);
+    }
+    page.family(
+        "limits_reached_total",
+        "counter",
+        "How often something was refused or dropped at a limit, by the key of the configuration that sets it.",
+    );
+    for (limit, count) in limits::reached(&facts.metrics) {
+        page.line("limits_reached_total", &format!("{{limit=\"{limit}\"}}"), count);
     }
     page.family(
         "not_told_total",

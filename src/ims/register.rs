@@ -1,11 +1,13 @@
 //! REGISTER: names the subscriber, has the registrar do what is asked, answers, and tells who watches (RFC 3261 §10.3).
 
 use crate::location::{Aor, AorError, AorKey, served_domain};
+use crate::metrics::Limit;
 use crate::msg::build::{self, Writer};
 use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::{Scheme, Uri};
 use crate::registrar;
+use crate::registrar::Refusal;
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::transaction::{Stack, TxId};
@@ -41,6 +43,7 @@ pub fn on_register(
     };
     let Some(flow) = stack.flow_of(tx) else { return };
     let key = ims.aors.key(&aor);
+    let buffers_refused = out.pool.refused();
     let done = registrar::process(
         &mut ims.location,
         &stack.cfg,
@@ -54,6 +57,21 @@ pub fn on_register(
     let done = match done {
         Ok(done) => done,
         Err(refusal) => {
+            let limit = match refusal {
+                Refusal::TooManyContacts => Some(Limit::ContactsPerAor),
+                // Else it was a buffer that lacked.
+                Refusal::Full if out.pool.refused() == buffers_refused => Some(Limit::Aors),
+                Refusal::Full
+                | Refusal::ContentEncoding
+                | Refusal::MalformedContact
+                | Refusal::Star
+                | Refusal::ContactTooLong
+                | Refusal::IntervalTooBrief
+                | Refusal::OutOfOrder => None,
+            };
+            if let Some(limit) = limit {
+                stack.metrics.limit_reached(limit);
+            }
             let said = (refusal.status(), refusal.reason());
             let expires_min_s = stack.cfg.registrar.expires_min_s;
             let extra = |w: &mut Writer<'_>| refusal.put_headers(expires_min_s, w);

@@ -1,5 +1,6 @@
 //! The response context: what is known of a request while it is forwarded (RFC 3261 §16.2), and its branches.
 
+use crate::metrics::Limit;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::Request;
@@ -146,7 +147,10 @@ impl Proxy {
     pub(super) fn add_branch(&mut self, stack: &mut Stack, branch: Branch) -> Option<BranchId> {
         let (context_id, tx) = (branch.context, branch.tx);
         let next = self.contexts.get(context_id)?.first_branch;
-        let id = self.branches.insert(Branch { next, ..branch })?;
+        let Some(id) = self.branches.insert(Branch { next, ..branch }) else {
+            stack.metrics.limit_reached(Limit::Transactions);
+            return None;
+        };
         self.contexts.get_mut(context_id)?.first_branch = Some(id);
         let (slot, generation) = (id.slot, id.generation);
         stack.set_user(tx, User::ProxyBranch { slot, generation });

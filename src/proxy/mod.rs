@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::route::{Fork, Route, To};
 use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome, Whom};
+use crate::metrics::{DropReason, Limit};
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
 use crate::msg::method::Method;
@@ -482,9 +483,7 @@ fn rewritten(
 
 /// No room for a transaction: 503 without one.
 fn refuse_full(stack: &mut Stack, request: &Request<'_>, flow: Flow, out: &mut Effects) {
-    stack
-        .metrics
-        .dropped(crate::metrics::DropReason::TransactionsFull);
+    stack.metrics.dropped(DropReason::TransactionsFull);
     let retry_after = |w: &mut Writer<'_>| _ = w.put(RETRY_AFTER);
     stack.respond_stateless(
         request,
@@ -515,9 +514,11 @@ impl Proxy {
         digest: u64,
     ) -> Option<ContextId> {
         let dialog = stack.key.digest(&[request.call_id]);
-        let id = self
-            .contexts
-            .insert(Context::new(request, tx, policy, digest, dialog))?;
+        let context = Context::new(request, tx, policy, digest, dialog);
+        let Some(id) = self.contexts.insert(context) else {
+            stack.metrics.limit_reached(Limit::Transactions);
+            return None;
+        };
         stack.set_user(tx, user_of(id));
         Some(id)
     }

@@ -14,6 +14,7 @@ use crate::control::collect::Collector;
 use crate::control::desk::Order;
 use crate::control::hep_export::HepExport;
 use crate::control::hlog::HlogFiles;
+use crate::control::limits::LimitWatch;
 use crate::control::names::Names;
 use crate::control::ports::Ports;
 use crate::control::records;
@@ -136,6 +137,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     };
     tracing::info!("ready");
     let mut service = Service::new();
+    let mut limits = LimitWatch::default();
     service.ready("serving");
     let by = loop {
         tokio::select! {
@@ -158,6 +160,13 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             break "a shard that ended".to_owned();
         }
         service.alive(server.metrics.iter().map(AsRef::as_ref));
+        for reached in limits.look(&server.metrics, server.clock.now()) {
+            tracing::warn!(
+                limit = reached.limit,
+                times = reached.times,
+                "a limit was reached"
+            );
+        }
     };
     let drain = configured.config().drain;
     let calls = server.calls();

@@ -422,6 +422,7 @@ impl Shard {
         metrics.subscriptions.set(self.ims.reg_event.len() as u64);
         metrics.connections.set(self.streams.len() as u64);
         metrics.buffers.set(pool.in_use() as u64);
+        metrics.buffers_refused.set(pool.refused());
         metrics.timers.set(self.stack.wheel.len() as u64);
         metrics
             .overload_loss_permille

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
+use crate::metrics::{DropReason, Histograms, Limit, MessageKind, Metrics, Timed};
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -217,7 +217,7 @@ impl Stack {
             Method::Invite => Machine::Ist(ist::State::Proceeding),
             _ => Machine::Nist(nist::State::Trying),
         };
-        let id = self.txs.insert(Transaction {
+        let id = self.insert(Transaction {
             machine,
             user: User::None,
             flow: reply_flow(request, flow),
@@ -234,6 +234,14 @@ impl Stack {
         })?;
         self.by_key.insert(key, id.slot);
         Some(id)
+    }
+
+    fn insert(&mut self, transaction: Transaction) -> Option<TxId> {
+        let id = self.txs.insert(transaction);
+        if id.is_none() {
+            self.metrics.limit_reached(Limit::Transactions);
+        }
+        id
     }
 
     /// The INVITE server transaction that a CANCEL is about (RFC 3261 §9.2).
@@ -466,7 +474,7 @@ impl Stack {
             Method::Invite => Machine::Ict(ict::State::Calling),
             _ => Machine::Nict(nict::State::Trying),
         };
-        self.txs.insert(Transaction {
+        self.insert(Transaction {
             machine,
             user,
             flow,

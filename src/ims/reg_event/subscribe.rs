@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Aor, AorError, AorHasher, Location};
+use crate::metrics::Limit;
 use crate::msg::build::{self, Writer};
 use crate::msg::lex;
 use crate::msg::name::Name;
@@ -168,7 +169,13 @@ impl RegEvent {
         }
         let routes_len = w.finish().ok_or(Refusal::TooLong)?;
         let key = aors.key(&aor);
-        if self.watchers(key) >= self.per_aor_max || self.subscriptions.is_full() {
+        let limit = if self.watchers(key) >= self.per_aor_max {
+            Some(Limit::SubscriptionsPerAor)
+        } else {
+            self.subscriptions.is_full().then_some(Limit::Subscriptions)
+        };
+        if let Some(limit) = limit {
+            stack.metrics.limit_reached(limit);
             return Err(Refusal::Full);
         }
         let id = self.subscriptions.next_id();
