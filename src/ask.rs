@@ -55,6 +55,14 @@ pub enum Question {
     Subscriptions(Way),
     /// List the TCP connections
     Connections(Way),
+    /// List the peers that send and get most messages, the busiest first
+    Peers {
+        /// Over the last so many seconds
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=60))]
+        seconds: u8,
+        #[command(flatten)]
+        way: Way,
+    },
     /// Show percentiles of the time in the server of one kind of message, or of another time; without a kind those of all
     Histogram {
         /// A method (INVITE), a status class (2xx), ringing, answer, transaction, turn or mailbox
@@ -136,6 +144,7 @@ impl Question {
             | Question::Reload(way)
             | Question::Drain(way)
             | Question::Registrations { way, .. }
+            | Question::Peers { way, .. }
             | Question::Call { way, .. }
             | Question::Histogram { way, .. }
             | Question::Log { way, .. }
@@ -199,6 +208,9 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
         }
         Question::Subscriptions(_) => asker.listed("/api/v1/subscriptions", tables::SUBSCRIPTIONS),
         Question::Connections(_) => asker.listed("/api/v1/connections", tables::CONNECTIONS),
+        Question::Peers { seconds, .. } => {
+            asker.listed(&format!("/api/v1/peers?seconds={seconds}"), tables::PEERS)
+        }
         Question::Histogram { kind: None, .. } => asker.shown("/api/v1/histograms", tables::histograms),
         Question::Histogram {
             kind: Some(kind),

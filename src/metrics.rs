@@ -2,10 +2,12 @@
 //! so counting costs a load and a store in the shard's own memory and no locked instruction.
 
 mod histograms;
+mod peers;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use histograms::{Histograms, Timed};
+pub use peers::{PEERS_MAX, PeerCount, Peers};
 
 use crate::wire::Transport;
 
@@ -172,12 +174,27 @@ named_enum! {
 named_enum! {
     /// What a shard tells the control thread.
     TellKind {
-        Histograms = "histograms",
+        Recorded = "recorded",
         CallRecord = "call_record",
         Captured = "captured",
         Page = "page",
         Done = "done",
         Resolve = "resolve",
+    }
+}
+
+/// What one shard records for the control thread to take: each time it hands over an empty one for the full one.
+#[derive(Default, Debug)]
+pub struct Recorded {
+    pub histograms: Histograms,
+    pub peers: Peers,
+}
+
+impl Recorded {
+    /// Takes everything out.
+    pub fn reset(&mut self) {
+        self.histograms.reset();
+        self.peers.reset();
     }
 }
 

@@ -11,7 +11,7 @@
 //! - **Answers**: to a question, an ask with a [`RequestId`]. At most [`ANSWERS_MAX`] questions are open at a time
 //!   and so many places are kept free of news, so an answer is never lost.
 //!
-//! What an answer is written in (a page of a listing, a set of histograms) comes with the question: a shard allocates nothing,
+//! What an answer is written in (a page of a listing, a set to record in) comes with the question: a shard allocates nothing,
 //! and what it gives back is freed by the control thread.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::channel::{self, channel};
 use crate::config::Config;
 use crate::domain::{Answer, Question};
 use crate::json::Page;
-use crate::metrics::{Histograms, Metrics, TellKind};
+use crate::metrics::{Metrics, Recorded, TellKind};
 use crate::record::CallRecord;
 
 /// Which question is answered: any number that the control thread likes.
@@ -64,10 +64,10 @@ pub enum Ask {
         id: ConfigId,
         config: Arc<Config>,
     },
-    /// Go on recording in this empty set, and give the other back. A question: [`Tell::Histograms`].
-    Histograms {
+    /// Go on recording in this empty set, and give the other back. A question: [`Tell::Recorded`].
+    Recorded {
         request: RequestId,
-        empty: Box<Histograms>,
+        empty: Box<Recorded>,
     },
     /// Tell what matches, in this slot, in place of what was traced in it before.
     Trace {
@@ -103,9 +103,9 @@ pub enum Ask {
 #[derive(Debug)]
 pub enum Tell {
     /// An answer: what was recorded since the last such answer.
-    Histograms {
+    Recorded {
         request: RequestId,
-        recorded: Box<Histograms>,
+        recorded: Box<Recorded>,
     },
     /// News, where call records are kept: a call is over. With it [`Texts`](crate::record::Texts).
     CallRecord(CallRecord),
@@ -140,7 +140,7 @@ impl Ask {
             | Ask::Resolved(_)
             | Ask::Trace { .. }
             | Ask::EndTrace { .. } => false,
-            Ask::Histograms { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
+            Ask::Recorded { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
         }
     }
 
@@ -148,7 +148,7 @@ impl Ask {
     const fn is_order(&self) -> bool {
         match self {
             Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Config { .. } => true,
-            Ask::Histograms { .. }
+            Ask::Recorded { .. }
             | Ask::List { .. }
             | Ask::Unregister { .. }
             | Ask::HangUp { .. }
@@ -162,7 +162,7 @@ impl Ask {
 impl Tell {
     pub const fn kind(&self) -> TellKind {
         match self {
-            Tell::Histograms { .. } => TellKind::Histograms,
+            Tell::Recorded { .. } => TellKind::Recorded,
             Tell::CallRecord(_) => TellKind::CallRecord,
             Tell::Captured { .. } => TellKind::Captured,
             Tell::Page { .. } => TellKind::Page,
@@ -173,7 +173,7 @@ impl Tell {
 
     pub const fn is_answer(&self) -> bool {
         match self {
-            Tell::Histograms { .. } | Tell::Page { .. } | Tell::Done { .. } => true,
+            Tell::Recorded { .. } | Tell::Page { .. } | Tell::Done { .. } => true,
             Tell::Resolve(_) | Tell::CallRecord(_) | Tell::Captured { .. } => false,
         }
     }
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     fn question(request: u32) -> Ask {
-        Ask::Histograms {
+        Ask::Recorded {
             request: RequestId(request),
             empty: Box::default(),
         }
@@ -297,8 +297,8 @@ mod tests {
         let mut into = vec![0; PORT_BYTES_MAX];
         assert!(!teller.take_has_told());
         while let Some((ask, _)) = asks.pop(&mut into) {
-            if let Ask::Histograms { request, empty } = ask {
-                let answer = Tell::Histograms {
+            if let Ask::Recorded { request, empty } = ask {
+                let answer = Tell::Recorded {
                     request,
                     recorded: empty,
                 };
@@ -307,7 +307,7 @@ mod tests {
         }
         assert!(teller.take_has_told() && !teller.take_has_told());
         let mut answers = 0;
-        while let Some((Tell::Histograms { request, .. }, _)) = control.next_tell(&mut into) {
+        while let Some((Tell::Recorded { request, .. }, _)) = control.next_tell(&mut into) {
             assert_eq!(request, RequestId(answers), "in order");
             answers += 1;
         }

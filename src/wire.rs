@@ -197,6 +197,11 @@ impl Effects {
         self.list.get(index).copied()
     }
 
+    /// All of them, in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = &Effect> {
+        self.list.iter()
+    }
+
     /// Takes one effect out; [`Effect::Nothing`] stays in its place. Its buffer is the caller's.
     pub fn take(&mut self, index: usize) {
         if let Some(effect) = self.list.get_mut(index) {

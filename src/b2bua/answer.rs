@@ -104,6 +104,7 @@ impl B2bua {
         {
             call.has_rung = true;
             stack
+                .recorded
                 .histograms
                 .record(Timed::Ringing, out.received_at.since(call.begun_at));
         }
@@ -250,6 +251,7 @@ impl B2bua {
             call.ends_at = now + stack.cfg.limits.call_duration_max;
             let limit = call.ends_at;
             stack
+                .recorded
                 .histograms
                 .record(Timed::Answer, out.received_at.since(call.begun_at));
             stack.metrics.calls_answered.inc();

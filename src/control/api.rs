@@ -81,6 +81,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/history", get(history))
         .route("/api/v1/histograms", get(histograms))
         .route("/api/v1/histograms/{kind}", get(histogram))
+        .route("/api/v1/peers", get(peers))
         .route(
             "/api/v1/registrations",
             get(|state| listing(state, Listing::Registrations)),
@@ -149,6 +150,35 @@ async fn history(State(api): State<Api>, Query(span): Query<Span>) -> impl IntoR
 async fn histograms(State(api): State<Api>) -> impl IntoResponse {
     let history = lock(&api.history);
     axum::Json(percentiles(history.total()))
+}
+
+/// How many peers are asked for, and over which last seconds.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Most {
+    seconds: usize,
+    count: usize,
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Most {
+            seconds: 10,
+            count: 50,
+        }
+    }
+}
+
+/// The busiest peers, a line each.
+async fn peers(State(api): State<Api>, Query(most): Query<Most>) -> Answer<Response> {
+    let peers = lock(&api.history).busiest.last(most.seconds, most.count);
+    let mut lines = Vec::new();
+    for peer in &peers {
+        serde_json::to_writer(&mut lines, peer)
+            .map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        lines.push(b'\n');
+    }
+    Ok((NDJSON, lines).into_response())
 }
 
 /// One point of a percentile curve.

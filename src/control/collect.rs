@@ -1,4 +1,4 @@
-//! What the shards time, brought together: every second each shard is handed an empty set of histograms for its full one. Sums since the
+//! What the shards record, brought together: every second each shard is handed an empty set to record in for its full one. Sums since the
 //! start are kept for whoever shows them, intervals are written to files.
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ use crate::control::history::History;
 use crate::control::hlog::HlogFiles;
 use crate::control::ports::Ports;
 use crate::io::clock::Clock;
-use crate::metrics::Histograms;
+use crate::metrics::{Histograms, Recorded};
 use crate::port::{Ask, Tell};
 use crate::time::Instant;
 use crate::wire::ShardId;
@@ -34,8 +34,7 @@ pub struct Collector {
     interval_since: Cell<Instant>,
     clock: Clock,
     /// Sets that wait for their turn: as many as there are shards.
-    #[expect(clippy::vec_box, reason = "they travel in their boxes")]
-    spare: RefCell<Vec<Box<Histograms>>>,
+    spare: RefCell<Vec<Box<Recorded>>>,
 }
 
 impl Collector {
@@ -76,7 +75,7 @@ impl Collector {
                     continue;
                 };
                 open.remove(&shard.0);
-                if let Ok(Tell::Histograms { recorded, .. }) = answer {
+                if let Ok(Tell::Recorded { recorded, .. }) = answer {
                     self.add(recorded);
                 }
             }
@@ -93,17 +92,18 @@ impl Collector {
             return;
         }
         let empty = self.spare.borrow_mut().pop().unwrap_or_default();
-        let question = |request| Ask::Histograms { request, empty };
+        let question = |request| Ask::Recorded { request, empty };
         if let Some(answer) = ports.question(shard, question, b"") {
             open.insert(shard.0, answer);
         }
     }
 
-    fn add(&self, mut recorded: Box<Histograms>) {
-        self.second.borrow_mut().add(&recorded);
+    fn add(&self, mut recorded: Box<Recorded>) {
+        self.second.borrow_mut().add(&recorded.histograms);
         if self.files.borrow().is_some() {
-            self.interval.borrow_mut().add(&recorded);
+            self.interval.borrow_mut().add(&recorded.histograms);
         }
+        lock(&self.history).busiest.add(recorded.peers.iter());
         recorded.reset();
         self.spare.borrow_mut().push(recorded);
     }

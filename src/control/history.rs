@@ -1,4 +1,4 @@
-//! What was timed, in all and second by second: made of what the shards hand over.
+//! What was timed, in all and second by second, and who was busy: made of what the shards hand over.
 
 use std::collections::VecDeque;
 
@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::metrics::{Histograms, Timed};
 use crate::time::Instant;
+
+use super::busiest::Busiest;
 
 /// Seconds that are remembered one by one.
 pub const SECONDS_MAX: usize = 600;
@@ -35,12 +37,14 @@ pub struct Second {
 pub struct History {
     total: Histograms<u64>,
     seconds: VecDeque<Second>,
+    pub busiest: Busiest,
 }
 
 impl History {
-    /// Takes in what all shards recorded in the second that ended at `now`.
+    /// Takes in what all shards timed in the second that ended at `now`.
     pub fn add(&mut self, second: &Histograms<u64>, now: Instant) {
         self.total.add(second);
+        self.busiest.end_second(now);
         if self.seconds.len() == SECONDS_MAX {
             self.seconds.pop_front();
         }

@@ -1,6 +1,7 @@
 //! What people see of a server, and what they tell it: never on the packet path.
 
 pub mod api;
+pub mod busiest;
 pub mod capture;
 pub mod client;
 pub mod collect;

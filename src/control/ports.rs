@@ -147,7 +147,7 @@ impl Ports {
 
     fn on_tell(&self, shard: ShardId, tell: Tell, bytes: &[u8]) {
         match tell {
-            Tell::Histograms { request, .. } | Tell::Page { request, .. } | Tell::Done { request, .. } => {
+            Tell::Recorded { request, .. } | Tell::Page { request, .. } | Tell::Done { request, .. } => {
                 self.answered(request, tell);
             }
             // Without anybody to ask, the shard ends the question itself when its time is over.
@@ -188,23 +188,23 @@ mod tests {
         let wakers = Arc::new(Wakers::new(1).expect("an eventfd"));
         let control_waker = Arc::new(ControlWaker::new().expect("an eventfd"));
         let ports = Ports::new(vec![control], wakers, Arc::clone(&control_waker));
-        let question = |request| Ask::Histograms {
+        let question = |request| Ask::Recorded {
             request,
             empty: Box::default(),
         };
         let gone = ports.question(ShardId(0), question, b"");
         drop(gone);
         let asked = ports.question(ShardId(0), question, b"").expect("it has time");
-        while let Some((Ask::Histograms { request, empty }, _)) = asks.pop(&mut []) {
+        while let Some((Ask::Recorded { request, empty }, _)) = asks.pop(&mut []) {
             let recorded = empty;
-            assert!(teller.tell(Tell::Histograms { request, recorded }, b""));
+            assert!(teller.tell(Tell::Recorded { request, recorded }, b""));
         }
         assert!(teller.take_has_told());
         control_waker.wake();
         tokio_uring::start(async {
             tokio::select! {
                 heard = ports.hear() => panic!("{heard:?}"),
-                answer = asked => assert!(matches!(answer, Ok(Tell::Histograms { .. }))),
+                answer = asked => assert!(matches!(answer, Ok(Tell::Recorded { .. }))),
             }
         });
         assert!(ports.open.borrow().is_empty());

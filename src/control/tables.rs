@@ -135,6 +135,38 @@ pub const CONNECTIONS: &[Column] = &[
     },
 ];
 
+pub const PEERS: &[Column] = &[
+    Column {
+        name: "PEER",
+        width: 39,
+        of: |v| text(&v["peer"]),
+    },
+    Column {
+        name: "IN/S",
+        width: 9,
+        of: |v| rate(&v["received_per_s"]),
+    },
+    Column {
+        name: "OUT/S",
+        width: 9,
+        of: |v| rate(&v["sent_per_s"]),
+    },
+    Column {
+        name: "IN",
+        width: 9,
+        of: |v| text(&v["received"]),
+    },
+    Column {
+        name: "OUT",
+        width: 9,
+        of: |v| text(&v["sent"]),
+    },
+];
+
+fn rate(value: &Value) -> String {
+    value.as_f64().map_or(String::new(), |rate| format!("{rate:.1}"))
+}
+
 /// The URI of a name-addr with its parameters.
 fn uri_of(name_addr: &str) -> String {
     let inner = name_addr

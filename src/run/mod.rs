@@ -149,7 +149,7 @@ impl Server {
                 .join()
                 .map_err(|_| "a shard has panicked".to_owned())?
                 .map_err(|error| format!("a shard has failed: {error}"))?;
-            histograms.add(&report.histograms);
+            histograms.add(&report.recorded.histograms);
             leftovers.add(&report.leftovers);
         }
         Ok(Report {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::io::reactor::Reactor;
-use crate::metrics::Histograms;
+use crate::metrics::Recorded;
 use crate::port::Teller;
 use crate::shard::{Leftovers, Shard};
 use crate::time::Instant;
@@ -15,7 +15,8 @@ const IDLE_TURN_MAX: Duration = Duration::from_millis(500);
 
 /// What one shard says when it has ended.
 pub struct ShardReport {
-    pub histograms: Box<Histograms>,
+    /// What the control thread has not taken yet.
+    pub recorded: Box<Recorded>,
     pub leftovers: Leftovers,
 }
 
@@ -80,12 +81,9 @@ impl ShardLoop {
 
     /// Ends the shard in good order.
     pub(crate) fn end(mut self) -> ShardReport {
-        let histograms = self.shard.take_histograms();
+        let recorded = self.shard.take_recorded();
         let leftovers = self.shard.end(&mut self.out);
-        ShardReport {
-            histograms,
-            leftovers,
-        }
+        ShardReport { recorded, leftovers }
     }
 }
 

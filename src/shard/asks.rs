@@ -56,9 +56,9 @@ impl Shard {
                 stack.dns.answered(&mut stack.wheel, &question, answer, now);
                 self.finish_look_ups(now, out);
             }
-            Ask::Histograms { request, empty } => {
-                let recorded = std::mem::replace(&mut self.stack.histograms, empty);
-                out.tell(Tell::Histograms { request, recorded }, b"");
+            Ask::Recorded { request, empty } => {
+                let recorded = std::mem::replace(&mut self.stack.recorded, empty);
+                out.tell(Tell::Recorded { request, recorded }, b"");
             }
             Ask::List {
                 request,

@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::ims::Ims;
 use crate::ims::reg_event::RegEvent;
 use crate::location::{AorHasher, ContactSet, Location, LookUp};
-use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, Timed};
+use crate::metrics::{DropReason, MessageKind, Metrics, Recorded, Timed};
 use crate::msg::edit::Edits;
 use crate::msg::scan::Table;
 use crate::owner::OwnerKey;
@@ -206,6 +206,8 @@ impl Shard {
             } => {
                 out.received_at = received_at;
                 self.overload.datagram(now, now.since(received_at));
+                // Whatever it is: floods of what is no SIP have an origin too.
+                self.stack.recorded.peers.received(flow.peer.ip());
                 self.on_message(bytes, flow, receive::Framed::Datagram, now, out);
             }
             Event::Opened { flow } => self.on_opened(flow, now),
@@ -321,7 +323,10 @@ impl Shard {
                 posted_at,
             } => {
                 out.received_at = received_at;
-                self.stack.histograms.record(Timed::Mailbox, now.since(posted_at));
+                self.stack
+                    .recorded
+                    .histograms
+                    .record(Timed::Mailbox, now.since(posted_at));
                 self.on_message(bytes, flow, receive::Framed::Mail, now, out);
             }
             Letter::Send { flow, op } => match out.pool.put(bytes) {
@@ -361,13 +366,22 @@ impl Shard {
         pushed
     }
 
-    /// Before the effects of a turn are applied: what belongs on a connection of another shard goes there by mail, and
-    /// shards that have mail are woken.
+    /// Before the effects of a turn are applied: what belongs on a connection of another shard goes there by mail, shards that have
+    /// mail are woken, and what leaves here is counted to whom it goes.
     pub fn export(&mut self, now: Instant, out: &mut Effects) {
         if self.stack.tap.is_some() {
             self.tap_sent(now, out);
         }
         self.tell_questions(out);
+        self.export_to_shards(out);
+        for effect in out.iter() {
+            if let Effect::Send { flow, .. } = effect {
+                self.stack.recorded.peers.sent(flow.peer.ip());
+            }
+        }
+    }
+
+    fn export_to_shards(&mut self, out: &mut Effects) {
         let own = self.stack.shard;
         if self.stack.shards > 1 {
             for index in 0..out.len() {
@@ -399,11 +413,10 @@ impl Shard {
 
     /// The effects of the turn that began to work at `woken_at` have been applied: what was handled has left the server.
     pub fn record_handled(&mut self, woken_at: Instant, sent_at: Instant) {
-        self.stack.histograms.record(Timed::Turn, sent_at.since(woken_at));
+        let histograms = &mut self.stack.recorded.histograms;
+        histograms.record(Timed::Turn, sent_at.since(woken_at));
         for (kind, received_at) in self.handled.drain(..) {
-            self.stack
-                .histograms
-                .record(Timed::InServer(kind), sent_at.since(received_at));
+            histograms.record(Timed::InServer(kind), sent_at.since(received_at));
         }
     }
 
@@ -446,8 +459,8 @@ impl Shard {
     }
 
     /// What was recorded since the control thread last asked.
-    pub fn take_histograms(&mut self) -> Box<Histograms> {
-        std::mem::take(&mut self.stack.histograms)
+    pub fn take_recorded(&mut self) -> Box<Recorded> {
+        std::mem::take(&mut self.stack.recorded)
     }
 
     /// Gives back all that the shard holds in good order, and says what is left over then.

@@ -383,6 +383,7 @@ impl Shard {
             match framed {
                 Frame::Message { len } => {
                     stream.searched = 0;
+                    self.stack.recorded.peers.received(flow.peer.ip());
                     self.on_message(&rest[..len], flow, Framed::Stream, now, out);
                     at += len;
                 }

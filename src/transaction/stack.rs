@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::metrics::{DropReason, Histograms, Limit, MessageKind, Metrics, Timed};
+use crate::metrics::{DropReason, Histograms, Limit, MessageKind, Metrics, Peers, Recorded, Timed};
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -53,8 +53,8 @@ pub struct Stack {
     /// Earlier ones, the last first: for what began under them.
     former: [Option<Arc<Config>>; FORMER_MAX],
     pub metrics: Arc<Metrics>,
-    /// What is timed, since the control thread last took it.
-    pub histograms: Box<Histograms>,
+    /// What is timed and who is busy, since the control thread last took it.
+    pub recorded: Box<Recorded>,
     pub shard: ShardId,
     /// Shards in all.
     pub shards: usize,
@@ -96,7 +96,10 @@ impl Stack {
             config_id: ConfigId::FIRST,
             former: [const { None }; FORMER_MAX],
             metrics,
-            histograms: Box::default(),
+            recorded: Box::new(Recorded {
+                histograms: Histograms::default(),
+                peers: Peers::new(hasher),
+            }),
             shard,
             shards,
             key,
@@ -802,7 +805,8 @@ impl Stack {
     /// Ends a transaction at once, whatever its state.
     pub fn abandon(&mut self, id: TxId, out: &mut Effects) {
         let Some(tx) = self.txs.remove(id) else { return };
-        self.histograms
+        self.recorded
+            .histograms
             .record(Timed::Transaction, out.received_at.since(tx.begun_at));
         if let Some(kept) = tx.kept {
             out.pool.release(kept);

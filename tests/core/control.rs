@@ -1,7 +1,7 @@
 //! What the control thread asks of a shard and is told by it, without either thread.
 
 use ringway::json::Page;
-use ringway::metrics::{Histograms, MessageKind, Timed};
+use ringway::metrics::{MessageKind, Recorded, Timed};
 use ringway::port::{Ask, Listing, RequestId, Tell};
 use ringway::wire::Transport;
 
@@ -9,13 +9,13 @@ use crate::messages::*;
 use crate::world::World;
 
 /// What the shard recorded since it was last asked.
-fn recorded(world: &mut World, shard: usize, request: u32) -> Box<Histograms> {
+fn recorded(world: &mut World, shard: usize, request: u32) -> Box<Recorded> {
     let request = RequestId(request);
     let empty = Box::default();
-    world.ask(shard, Ask::Histograms { request, empty }, b"");
+    world.ask(shard, Ask::Recorded { request, empty }, b"");
     match world.told(shard) {
         Some((
-            Tell::Histograms {
+            Tell::Recorded {
                 request: of,
                 recorded,
             },
@@ -33,7 +33,10 @@ fn histograms_are_swapped_for_empty_ones_and_every_message_is_in_one_of_them() {
         let _standing = call(&mut world, &format!("c{round}"));
         for shard in 0..2 {
             let recorded = recorded(&mut world, shard, round * 2 + shard as u32);
-            counts[round as usize] += recorded.get(Timed::InServer(MessageKind::Invite)).len();
+            counts[round as usize] += recorded
+                .histograms
+                .get(Timed::InServer(MessageKind::Invite))
+                .len();
         }
     }
     assert_eq!(counts, [1, 1], "one INVITE a round, on whichever shard owns it");
@@ -49,7 +52,10 @@ fn a_call_is_timed_to_its_ringing_and_its_answer_and_so_are_its_transactions() {
     let standing = call(&mut world, "timed");
     let up = recorded(&mut world, 0, 2);
     assert_eq!(
-        (up.get(Timed::Ringing).len(), up.get(Timed::Answer).len()),
+        (
+            up.histograms.get(Timed::Ringing).len(),
+            up.histograms.get(Timed::Answer).len()
+        ),
         (1, 1)
     );
     world.udp(
@@ -65,11 +71,11 @@ fn a_call_is_timed_to_its_ringing_and_its_answer_and_so_are_its_transactions() {
     let over = recorded(&mut world, 0, 3);
     // INVITE and BYE on either leg, and the REGISTER before them. Timer J keeps the caller's BYE for 64*T1 after its answer (RFC 3261 §17.2.2), and timer M
     // and L what an INVITE was accepted by (RFC 6026): none is shorter than 5 s.
-    let transactions = over.get(Timed::Transaction);
+    let transactions = over.histograms.get(Timed::Transaction);
     assert_eq!(transactions.len(), 5);
     assert!(transactions.min() >= 5_000_000_000 && transactions.max() < 45_000_000_000);
-    assert!(!over.get(Timed::Turn).is_empty());
-    assert_eq!(over.get(Timed::Answer).len(), 0, "counted once");
+    assert!(!over.histograms.get(Timed::Turn).is_empty());
+    assert_eq!(over.histograms.get(Timed::Answer).len(), 0, "counted once");
     let metrics = &world.metrics[0];
     let udp = |kind| {
         (
@@ -130,5 +136,26 @@ fn a_long_listing_comes_in_pages_of_bounded_work_and_holds_everybody_once() {
     }
     assert_eq!(found, expected);
     assert!(pages >= 6);
+    world.end();
+}
+
+#[test]
+fn messages_are_counted_by_the_address_of_the_other_end_on_whichever_shard() {
+    let mut world = with_bob(2);
+    let _standing = call(&mut world, "counted");
+    let mut counts = std::collections::BTreeMap::new();
+    for shard in 0..2 {
+        for count in recorded(&mut world, shard, shard as u32).peers.iter() {
+            let (received, sent) = counts.entry(count.ip.to_string()).or_insert((0, 0));
+            *received += count.received;
+            *sent += count.sent;
+        }
+        let again = recorded(&mut world, shard, 7);
+        assert_eq!(again.peers.iter().count(), 0, "it was taken");
+    }
+    let alice = ("127.0.0.2".to_owned(), (2, 3));
+    let bob = ("127.0.0.3".to_owned(), (4, 3));
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [alice, bob]);
+    world.hang_up_all();
     world.end();
 }

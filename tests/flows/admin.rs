@@ -138,6 +138,16 @@ fn times_counts_and_the_log_can_be_asked_for() {
         while json(&socket, &["histogram", "answer"])[0]["count"].as_u64() == Some(0) {
             std::thread::sleep(Duration::from_millis(100));
         }
+        // Gathered with them.
+        let peers = json(&socket, &["peers", "--seconds", "60"]);
+        for peer in &peers {
+            assert!(
+                peer["received"].as_u64() > Some(0) && peer["sent"].as_u64() > Some(0),
+                "{peer}"
+            );
+        }
+        let peer = peers[0]["peer"].as_str().expect("an address").to_owned();
+        assert!(printed(&socket, &["peers"]).contains(&peer));
         let curve = json(&socket, &["histogram", "invite"]);
         assert_eq!(curve[0]["kind"].as_str(), Some("INVITE"));
         assert!(printed(&socket, &["histogram", "ringing"]).contains("p50"));
