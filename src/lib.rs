@@ -32,6 +32,7 @@ pub mod run;
 pub mod shard;
 pub mod sim;
 pub mod slots;
+pub mod stun;
 pub mod tap;
 pub mod time;
 pub mod timer;

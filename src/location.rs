@@ -197,6 +197,7 @@ impl Location {
             let fits = set.push(&Contact {
                 uri: said.text.uri(pool),
                 params: said.text.params(pool),
+                path: said.text.path(pool),
                 q: said.q,
                 flow: said.flow,
                 tcp: said.tcp,

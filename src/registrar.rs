@@ -4,6 +4,8 @@
 //! all. Bindings are the same when their URIs are (§19.1.4); one that comes from a device (`+sip.instance`) under another
 //! URI takes the place of what that device had before, unless their `reg-id`s say that both are to stay.
 
+mod path;
+
 use std::time::Duration;
 
 use crate::config::Config;
@@ -25,6 +27,11 @@ use crate::timer::{Timer, Wheel};
 use crate::transaction::destination::destination;
 use crate::wire::{Flow, Transport};
 
+pub use path::{PATH_HOPS_MAX, put_path};
+
+/// Option tags that a REGISTER may require.
+pub const EXTENSIONS: &[&[u8]] = &[b"path"];
+
 /// Why a REGISTER changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
@@ -35,6 +42,12 @@ pub enum Refusal {
     Star,
     /// More text than a binding may have.
     ContactTooLong,
+    /// RFC 3327 §5.3: a proxy has put itself into a path that the phone knows nothing of.
+    PathNotSupported,
+    /// A hop that can't be read, or is no loose router.
+    MalformedPath,
+    /// More hops, or more text, than a path may have.
+    PathTooLong,
     /// Below `registrar.expires_min_s`.
     IntervalTooBrief,
     /// A CSeq that is not higher than the one that the binding was last changed with.
@@ -55,7 +68,12 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Refusal::ContentEncoding => 415,
-            Refusal::MalformedContact | Refusal::Star | Refusal::ContactTooLong => 400,
+            Refusal::MalformedContact
+            | Refusal::Star
+            | Refusal::ContactTooLong
+            | Refusal::MalformedPath
+            | Refusal::PathTooLong => 400,
+            Refusal::PathNotSupported => 420,
             Refusal::IntervalTooBrief => 423,
             // §10.3 step 7: the update is aborted and the request fails, with 500 as everything that fails there.
             Refusal::OutOfOrder => 500,
@@ -70,6 +88,9 @@ impl Refusal {
             Refusal::MalformedContact => "Malformed Contact",
             Refusal::Star => "Contact * Needs Expires 0 And No Other Contact",
             Refusal::ContactTooLong => "Contact Too Long",
+            Refusal::PathNotSupported => "Bad Extension",
+            Refusal::MalformedPath => "Malformed Path",
+            Refusal::PathTooLong => "Path Too Long",
             Refusal::IntervalTooBrief => "Interval Too Brief",
             Refusal::OutOfOrder => "CSeq Out Of Order",
             Refusal::TooManyContacts => "Too Many Contacts",
@@ -90,9 +111,14 @@ impl Refusal {
             Refusal::Full => {
                 w.header_num(Name::RetryAfter, RETRY_AFTER_S);
             }
+            Refusal::PathNotSupported => {
+                w.header(Name::Unsupported, b"path");
+            }
             Refusal::MalformedContact
             | Refusal::Star
             | Refusal::ContactTooLong
+            | Refusal::MalformedPath
+            | Refusal::PathTooLong
             | Refusal::OutOfOrder
             | Refusal::TooManyContacts => {}
         }
@@ -122,17 +148,20 @@ pub fn process(
     now: Instant,
 ) -> Result<Committed, Refusal> {
     let mut plan = std::mem::take(&mut location.plan);
-    let planner = Planner {
-        location,
-        plan: &mut plan,
-        request,
-        key,
-        flow,
-        pool,
-        now,
-    };
-    let done = planner
-        .plan(cfg)
+    let done = path::check(request, cfg)
+        .and_then(|path_len| {
+            let planner = Planner {
+                location,
+                plan: &mut plan,
+                request,
+                key,
+                flow,
+                path_len,
+                pool,
+                now,
+            };
+            planner.plan(cfg)
+        })
         .and_then(|()| Ok(location.commit(key, &mut plan, wheel, pool, now)?));
     plan.abandon(pool);
     location.plan = plan;
@@ -172,6 +201,17 @@ pub fn put_contacts(location: &Location, key: AorKey, pool: &Pool, now: Instant,
     }
 }
 
+/// Writes what a phone is to put into the Route of its requests: RFC 3608 §6.2.
+pub fn put_service_route(cfg: &Config, w: &mut Writer<'_>) {
+    for (i, uri) in cfg.registrar.service_route.iter().enumerate() {
+        w.put(if i == 0 { b"Service-Route: <" } else { b">, <" })
+            .put(uri.as_bytes());
+    }
+    if !cfg.registrar.service_route.is_empty() {
+        w.put(b">\r\n");
+    }
+}
+
 /// Bytes that [`put_contacts`] writes at most.
 pub fn contacts_size(location: &Location, key: AorKey, pool: &Pool, now: Instant) -> usize {
     current(location, key, now)
@@ -193,6 +233,8 @@ struct Planner<'p> {
     request: &'p Request<'p>,
     key: AorKey,
     flow: Flow,
+    /// Bytes of the request's path.
+    path_len: usize,
     pool: &'p mut Pool,
     now: Instant,
 }
@@ -309,12 +351,14 @@ impl<'p> Planner<'p> {
             params: Params::new(said.params),
             call_id: self.request.call_id,
             aor: self.request.to.uri,
+            path: self.request.msg.elements(Name::Path),
         };
         // One more than received: a semicolon before the first parameter too.
         let size = said.uri.raw.len()
             + said.params.len()
             + self.request.call_id.len()
             + self.request.to.uri.len()
+            + self.path_len
             + 1;
         let tcp = Transport::Tcp.name().as_bytes();
         Ok(Fresh {

@@ -6,6 +6,8 @@ mod control;
 mod messages;
 #[path = "core/overload.rs"]
 mod overload;
+#[path = "core/paths.rs"]
+mod paths;
 #[path = "core/records.rs"]
 mod records;
 #[path = "core/reload.rs"]

@@ -30,6 +30,8 @@ mod proxy;
 mod records;
 #[path = "flows/reg_event.rs"]
 mod reg_event;
+#[path = "flows/registered.rs"]
+mod registered;
 #[path = "flows/registrar.rs"]
 mod registrar;
 #[path = "flows/reload.rs"]

@@ -47,3 +47,8 @@ fn edits_agree_with_their_model_on_the_corpus() {
 fn frames_do_not_depend_on_how_bytes_arrive_on_the_corpus() {
     replay("frame", Checks::frame);
 }
+
+#[test]
+fn keepalives_are_answered_as_they_should_on_the_corpus() {
+    replay("stun", Checks::stun);
+}

@@ -23,7 +23,7 @@ const LAYERS: &[(&[&str], Rule)] = &[
     (
         &[
             "time", "channel", "json", "port", "domain", "wire", "pool", "slots", "token", "owner", "record",
-            "capture",
+            "capture", "stun",
         ],
         Rule::Together,
     ),

@@ -194,6 +194,17 @@ proptest! {
         data.extend(source);
         Checks::new().edit(&data);
     }
+
+    #[test]
+    fn keepalives_are_answered_as_they_should(kind in 0..0x112_u16, attributes in vec(any::<u8>(), 0..48), flipped in any::<Option<(u8, u8)>>()) {
+        let len = attributes.len() as u16;
+        let mut data = [&kind.to_be_bytes()[..], &len.to_be_bytes(), &[0x21, 0x12, 0xa4, 0x42], b"transaction!", &attributes].concat();
+        if let Some((at, to)) = flipped {
+            let at = usize::from(at) % data.len();
+            data[at] = to;
+        }
+        Checks::new().stun(&data);
+    }
 }
 
 fn token() -> impl Strategy<Value = String> {

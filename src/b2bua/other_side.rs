@@ -35,6 +35,7 @@ impl B2bua {
         let phone = Contact {
             uri: parts.target,
             params: b"",
+            path: b"",
             q: 1_000,
             flow: leg.flow,
             tcp: leg.flow.transport == Transport::Tcp,

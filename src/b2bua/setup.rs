@@ -1,6 +1,7 @@
 //! How a call begins: a request outside any dialog is taken in, the subscriber it is for is looked up, and each contact of
 //! that subscriber is rung on a leg of its own.
 
+use crate::config::Config;
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::{DropReason, Limit};
@@ -16,7 +17,7 @@ use crate::pool::{BufId, Pool};
 use crate::record::Place;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
-use crate::transaction::destination::{RouteError, destination, flow_to, route};
+use crate::transaction::destination::{RouteError, destination, flow_to, path_flow, route};
 use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow, Transport};
@@ -414,27 +415,18 @@ impl B2bua {
         out: &mut Effects,
     ) -> Result<(), Failed> {
         let target = target_of(contact.uri);
-        let destination = if contact.is_at_peer {
-            Ok((Transport::Udp, contact.flow.peer))
-        } else {
-            Uri::parse(target)
-                .map_err(|_| RouteError::Scheme)
-                .and_then(|uri| destination(&uri))
-        };
-        let flow = destination
-            .and_then(|destination| flow_to(&stack.cfg, destination, Some(contact.flow)))
-            .map_err(Failed::Route)?;
+        let flow = flow_of(&stack.cfg, contact, target).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let leg = self
-            .add_callee(stack, call, target, flow, out)
+            .add_callee(stack, call, target, contact.path, flow, out)
             .ok_or(Failed::Full)?;
         let received = match (request, kept) {
             (Some(request), _) => request.msg.len(),
             (None, Some(kept)) => out.pool.get(kept).len(),
             (None, None) => 0,
         };
-        let len = received + FORWARD_SLACK + 4 * target.len();
+        let len = received + FORWARD_SLACK + 4 * target.len() + contact.path.len();
         let mut draft = out.pool.draft(len).ok_or(Failed::Full)?;
         let Some(tx) = self.open_branch(stack, id, leg, method, 1, out) else {
             out.pool.discard(draft);
@@ -510,12 +502,14 @@ impl B2bua {
         }
     }
 
-    /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact.
+    /// The leg to a phone that is about to be rung. Its Call-ID is its own token, From is the caller's, To the contact. `routes`
+    /// leads there until the phone's answer says which route the dialog has (RFC 3261 §12.1.2).
     fn add_callee(
         &mut self,
         stack: &Stack,
         call_id: CallId,
         target: &[u8],
+        routes: &[u8],
         flow: Flow,
         out: &mut Effects,
     ) -> Option<LegId> {
@@ -540,7 +534,7 @@ impl B2bua {
         let remote_len = w.finish();
         let dialog = remote_len.and_then(|remote_len| {
             let caller = &self.legs.get(self.calls.get(call_id)?.caller)?.dialog;
-            let len = caller.parts(&out.pool).len() + TOKEN_LEN + 2 * remote_len;
+            let len = caller.parts(&out.pool).len() + TOKEN_LEN + 2 * remote_len + routes.len();
             let mut draft = out.pool.draft(len)?;
             let caller = caller.parts(&out.pool);
             let parts = Parts {
@@ -550,7 +544,7 @@ impl B2bua {
                 remote: &scratch[..remote_len],
                 remote_tag: b"",
                 target,
-                routes: b"",
+                routes,
             };
             let ends = parts.copy_into(&mut draft.bytes);
             Some(Dialog::commit(draft, ends, &mut out.pool))
@@ -605,6 +599,19 @@ impl B2bua {
         );
         Begun::Answered
     }
+}
+
+/// Where a request to `contact`, whose remote target is `target`, is sent.
+fn flow_of(cfg: &Config, contact: &Contact<'_>, target: &[u8]) -> Result<Flow, RouteError> {
+    if !contact.path.is_empty() {
+        return path_flow(cfg, contact.path, contact.flow);
+    }
+    let to = if contact.is_at_peer {
+        (Transport::Udp, contact.flow.peer)
+    } else {
+        destination(&Uri::parse(target).map_err(|_| RouteError::Scheme)?)?
+    };
+    flow_to(cfg, to, Some(contact.flow))
 }
 
 /// Why a contact could not be rung.

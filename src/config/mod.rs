@@ -130,6 +130,10 @@ pub struct Registrar {
     pub expires_max_s: u32,
     /// How long a subscriber without contacts is still known (480 rather than 404).
     pub offline_memory: Duration,
+    /// RFC 3608: the URIs of the 200's Service-Route, in the order of use.
+    pub service_route: Vec<String>,
+    /// Whether a Path is taken that the phone did not say it supports.
+    pub path_without_support: bool,
 }
 
 /// RFC 4028.
@@ -358,6 +362,8 @@ impl Default for Config {
                 expires_min_s: 60,
                 expires_max_s: 600_000,
                 offline_memory: Duration::from_secs(7 * 86_400),
+                service_route: Vec::new(),
+                path_without_support: false,
             },
             reg_event: RegEvent {
                 notify_body: true,

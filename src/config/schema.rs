@@ -730,6 +730,30 @@ pub static KEYS: &[Key] = &[
         meaning: "How long a subscriber without contacts is still known: calls are answered 480, and later 404.",
     },
     Key {
+        section: "registrar",
+        name: "service_route",
+        unit: "",
+        kind: Kind::Texts {
+            item: value::ROUTER,
+            get: |s| s.config.registrar.service_route.clone(),
+            clear: |s| s.config.registrar.service_route.clear(),
+            push: |s, text, _| {
+                s.config.registrar.service_route.push(value::router(text)?);
+                Ok(())
+            },
+        },
+        meaning: "What phones are told to put into the Route of their requests: the Service-Route of RFC 3608 in the 200 to a \
+                  REGISTER, the first to be visited first. Its hosts count as our own in a Route.",
+    },
+    Key {
+        section: "registrar",
+        name: "path_without_support",
+        unit: "",
+        kind: switch!(registrar.path_without_support),
+        meaning: "Take the Path (RFC 3327) that proxies put into a REGISTER although its phone does not say that it supports it. \
+                  Otherwise such a REGISTER is answered 420, so that the phone learns of the proxy.",
+    },
+    Key {
         section: "reg_event",
         name: "expires_default_s",
         unit: "seconds",
@@ -1024,9 +1048,14 @@ mod tests {
                 }
                 Kind::Texts { clear, push, .. } => {
                     clear(&mut settings);
-                    let other = ["tcp:127.0.0.9:5061", "a.example", "127.0.0.9:53"]
-                        .iter()
-                        .find(|text| push(&mut settings, text, Origin::Default).is_ok());
+                    let other = [
+                        "tcp:127.0.0.9:5061",
+                        "a.example",
+                        "127.0.0.9:53",
+                        "sip:a.example;lr",
+                    ]
+                    .iter()
+                    .find(|text| push(&mut settings, text, Origin::Default).is_ok());
                     assert!(other.is_some(), "{}", key.path());
                 }
             }

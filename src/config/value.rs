@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 
 use super::{KernelLevel, LogFormat, Origin, Segment, Steering};
+use crate::msg::uri::{Scheme, Uri};
 use crate::wire::Transport;
 
 /// Why a text is no value of its kind, as far as there is more to say than what was expected.
@@ -261,6 +262,20 @@ pub fn option_tag(text: &str) -> Result<String, Wrong> {
     (!text.is_empty() && text.bytes().all(token))
         .then(|| text.to_ascii_lowercase())
         .ok_or(None)
+}
+
+pub const ROUTER: &str = r#"the URI of a loose router such as "sip:orig@one.att.net;lr""#;
+
+/// A `sip:` URI as it stands in a Route: with `lr`, without headers.
+pub fn router(text: &str) -> Result<String, Wrong> {
+    let uri = Uri::parse(text.as_bytes()).map_err(|_| None)?;
+    if uri.scheme != Scheme::Sip || !uri.headers.is_empty() {
+        return Err(None);
+    }
+    match uri.param(b"lr") {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(Some("a route to it needs the parameter ;lr".to_owned())),
+    }
 }
 
 pub const LOG_FORMATS: &[&str] = &["human", "json"];

@@ -18,6 +18,7 @@ use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::{Request, Response};
 use crate::msg::uri::{Scheme, Uri};
 use crate::pool::Pool;
+use crate::registrar;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
@@ -218,7 +219,7 @@ impl Ims {
                         b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
                     );
                     w.put(
-                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog\r\nAllow-Events: reg\r\n",
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog, path\r\nAllow-Events: reg\r\n",
                     );
                 };
                 stack.respond(tx, request, 200, None, extra, now, out);
@@ -295,12 +296,11 @@ impl Ims {
         now: Instant,
         out: &mut Effects,
     ) -> bool {
-        let is_unknown = |tag: &&[u8]| {
-            request.method == Method::Register
-                || !END_TO_END_EXTENSIONS
-                    .iter()
-                    .any(|known| known.eq_ignore_ascii_case(tag))
+        let known = match request.method {
+            Method::Register => registrar::EXTENSIONS,
+            _ => END_TO_END_EXTENSIONS,
         };
+        let is_unknown = |tag: &&[u8]| !known.iter().any(|known| known.eq_ignore_ascii_case(tag));
         // RFC 4028 §7.1: who asks that those on the way know timers may be told that we do.
         let keeps_timers = stack.cfg.session_timers.enabled && request.method != Method::Register;
         let is_beyond_proxy = |tag: &&[u8]| !(keeps_timers && tag.eq_ignore_ascii_case(b"timer"));

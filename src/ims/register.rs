@@ -67,6 +67,9 @@ pub fn on_register(
                 | Refusal::Star
                 | Refusal::ContactTooLong
                 | Refusal::IntervalTooBrief
+                | Refusal::PathNotSupported
+                | Refusal::MalformedPath
+                | Refusal::PathTooLong
                 | Refusal::OutOfOrder => None,
             };
             if let Some(limit) = limit {
@@ -139,11 +142,20 @@ fn accept(
 ) {
     let Some(source) = stack.source_of(tx) else { return };
     let contacts_size = registrar::contacts_size(&ims.location, key, &out.pool, now);
-    let size = request.msg.head_end() as usize + contacts_size + OK_OVERHEAD;
+    let service_route_size: usize = stack
+        .cfg
+        .registrar
+        .service_route
+        .iter()
+        .map(|uri| uri.len() + 4)
+        .sum();
+    let size = request.msg.head_end() as usize + contacts_size + service_route_size + OK_OVERHEAD;
     let tag = stack.stateless_tag();
     let buf = stack.write(size, out, |w, pool| {
         build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
         registrar::put_contacts(&ims.location, key, pool, now, w);
+        registrar::put_path(request, w);
+        registrar::put_service_route(&stack.cfg, w);
         w.put(b"Date: ");
         build::http_date(w, now.unix_secs());
         w.crlf();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::msg::build::Writer;
 use crate::msg::params::Params;
+use crate::msg::scan::ElementsOf;
 use crate::pool::{BufId, Pool};
 use crate::slots::Id;
 use crate::time::Instant;
@@ -11,6 +12,8 @@ use crate::wire::Flow;
 
 /// Most bytes of the texts of one binding: URI, parameters and Call-ID. [`super::ContactSet`] holds several such.
 pub const BINDING_TEXT_MAX: usize = 1_536;
+/// Most bytes of the path of one binding (RFC 3327), beside its other texts.
+pub const PATH_BYTES_MAX: usize = 1_024;
 
 pub type BindingId = Id<Binding>;
 
@@ -36,7 +39,8 @@ impl ContactEvent {
     }
 }
 
-/// The texts of a binding, one behind the other in one buffer of the pool, which it holds a reference to.
+/// The texts of a binding, one behind the other in one buffer of the pool, which it holds a reference to. The last is the path,
+/// which ends where the buffer does: a binding without one pays nothing for it.
 #[derive(Debug)]
 pub struct Text {
     buf: BufId,
@@ -50,7 +54,7 @@ pub struct Text {
 }
 
 /// The texts of a binding before they are stored.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Wording<'a> {
     pub uri: &'a [u8],
     /// Parameters with what does not belong to the phone (`expires`) still among them.
@@ -58,6 +62,8 @@ pub struct Wording<'a> {
     pub call_id: &'a [u8],
     /// The address-of-record as the phone writes it, for people to read.
     pub aor: &'a [u8],
+    /// The hops of its path.
+    pub path: ElementsOf<'a>,
 }
 
 impl Text {
@@ -85,7 +91,12 @@ impl Text {
         }
         let params_len = w.len() - wording.uri.len();
         w.put(wording.call_id).put(wording.aor);
-        let Some(len) = w.finish().filter(|&len| len <= BINDING_TEXT_MAX) else {
+        let path_start = w.len();
+        for (i, hop) in wording.path.clone().enumerate() {
+            w.put(if i == 0 { b"" } else { b", " }).put(hop);
+        }
+        let fits = path_start <= BINDING_TEXT_MAX && w.len() - path_start <= PATH_BYTES_MAX;
+        let Some(len) = w.finish().filter(|_| fits) else {
             pool.discard(draft);
             return None;
         };
@@ -125,6 +136,13 @@ impl Text {
     pub fn aor<'p>(&self, pool: &'p Pool) -> &'p [u8] {
         let start = usize::from(self.uri_len) + usize::from(self.params_len) + usize::from(self.call_id_len);
         &pool.get(self.buf)[start..start + usize::from(self.aor_len)]
+    }
+
+    /// RFC 3327 §5.3: the hops on the way to the contact, comma-separated as in a Route; empty when there are none.
+    pub fn path<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        let lens = [self.uri_len, self.params_len, self.call_id_len, self.aor_len];
+        let start: usize = lens.into_iter().map(usize::from).sum();
+        &pool.get(self.buf)[start..]
     }
 
     /// Whether all texts are the same, byte for byte.

@@ -1,8 +1,9 @@
 //! Where a subscriber can be reached: what [`super::Location::look_up`] finds, in one flat run of bytes that can cross to
 //! another shard as it is.
 //!
-//! Encoding, numbers big-endian: outcome (1), for a dialog the length (2) and text of its names, then for each contact q (2), flags (1), listener (2), peer address (16) and
-//! port (2), connection shard (1), slot (4) and generation (4), length of URI (2) and of parameters (2), URI, parameters.
+//! Encoding, numbers big-endian: outcome (1), for a dialog the length (2) and text of its names, then for each contact q (2),
+//! flags (1), listener (2), peer address (16) and port (2), connection shard (1), slot (4) and generation (4), length of URI (2),
+//! of parameters (2) and of path (2), URI, parameters, path.
 //! An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6 alone.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -36,6 +37,8 @@ pub struct Contact<'a> {
     pub uri: &'a [u8],
     /// Header parameters as registered, `expires` left out, each with its semicolon in front.
     pub params: &'a [u8],
+    /// RFC 3327: the hops on the way there, comma-separated as in a Route; empty when there are none.
+    pub path: &'a [u8],
     /// Preference in thousandths, 0 to 1000.
     pub q: u16,
     /// What the phone registered through.
@@ -53,7 +56,7 @@ pub struct ContactSet {
 }
 
 /// Everything of a contact but its texts.
-const HEAD_BYTES: usize = 36;
+const HEAD_BYTES: usize = 38;
 const FLAG_TCP_WANTED: u8 = 1;
 const FLAG_FLOW_IS_TCP: u8 = 2;
 const FLAG_HAS_CONN: u8 = 4;
@@ -150,14 +153,13 @@ impl ContactSet {
 
     /// `false` when the contact doesn't fit any more.
     pub(super) fn push(&mut self, contact: &Contact<'_>) -> bool {
-        let (uri_len, params_len) = (contact.uri.len(), contact.params.len());
-        let end = self.len + HEAD_BYTES + uri_len + params_len;
-        let (Ok(uri_len_16), Ok(params_len_16)) = (u16::try_from(uri_len), u16::try_from(params_len)) else {
-            return false;
-        };
+        let texts = [contact.uri, contact.params, contact.path];
+        let end = self.len + HEAD_BYTES + texts.iter().map(|text| text.len()).sum::<usize>();
+        // What fits the set is shorter than 2^16.
         if end > SET_BYTES {
             return false;
         }
+        let [uri_len, params_len, path_len] = texts.map(|text| text.len() as u16);
         let flow = contact.flow;
         let mut flags = 0;
         if contact.tcp {
@@ -182,7 +184,7 @@ impl ContactSet {
             slot: 0,
             generation: 0,
         });
-        let parts: [&[u8]; 12] = [
+        let parts: [&[u8]; 14] = [
             &contact.q.to_be_bytes(),
             &[flags],
             &flow.listener.0.to_be_bytes(),
@@ -191,10 +193,12 @@ impl ContactSet {
             &[conn.shard.0],
             &conn.slot.to_be_bytes(),
             &conn.generation.to_be_bytes(),
-            &uri_len_16.to_be_bytes(),
-            &params_len_16.to_be_bytes(),
+            &uri_len.to_be_bytes(),
+            &params_len.to_be_bytes(),
+            &path_len.to_be_bytes(),
             contact.uri,
             contact.params,
+            contact.path,
         ];
         for part in parts {
             self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
@@ -241,8 +245,10 @@ impl<'a> Iterator for Contacts<'a> {
         let generation = u32::from_be_bytes(self.take()?);
         let uri_len = u16::from_be_bytes(self.take()?);
         let params_len = u16::from_be_bytes(self.take()?);
+        let path_len = u16::from_be_bytes(self.take()?);
         let uri = self.take_slice(uri_len)?;
         let params = self.take_slice(params_len)?;
+        let path = self.take_slice(path_len)?;
         let conn = ConnId {
             shard: ShardId(shard),
             slot,
@@ -251,6 +257,7 @@ impl<'a> Iterator for Contacts<'a> {
         Some(Contact {
             uri,
             params,
+            path,
             q,
             flow: Flow {
                 transport: if flags & FLAG_FLOW_IS_TCP == 0 {
@@ -276,6 +283,11 @@ mod tests {
         Contact {
             uri,
             params,
+            path: if conn.is_some() {
+                b"<sip:p;lr>, <sip:q;lr>"
+            } else {
+                b""
+            },
             q: 700,
             flow: Flow {
                 transport: if conn.is_some() {

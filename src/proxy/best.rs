@@ -102,6 +102,7 @@ impl Proxy {
             is_followed |= is_uri
                 && targets.push(&Target {
                     uri: contact.uri,
+                    path: b"",
                     is_next_hop: false,
                     // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
                     q: 1_000,

@@ -18,7 +18,7 @@ use crate::pool::BufId;
 use crate::routing::rewrite;
 use crate::time::Instant;
 use crate::token::{BRANCH_LEN, DIGEST_LEN, TOKEN_LEN, Token, TokenKind, digest_text};
-use crate::transaction::destination::{RouteError, listener_for, route};
+use crate::transaction::destination::{RouteError, listener_for, path_flow, route};
 use crate::transaction::{Stack, TxId, User};
 use crate::trunk::{DestinationId, overload};
 use crate::wire::{Effects, Flow, Transport};
@@ -35,7 +35,7 @@ const BLOCK_BYTES: usize = 3 * (256 + BRANCH_LEN + DIGEST_LEN + TOKEN_LEN + 64) 
 /// What a forwarded request gains beside that: `received` and `rport`, Max-Forwards, Content-Length.
 const FORWARD_SLACK: usize = 256;
 /// Header lines that a request may gain, beside those of its rule.
-const LINES_ADDED_MAX: usize = 7;
+const LINES_ADDED_MAX: usize = 8;
 /// RFC 3261 §16.6 step 3, where a request has none.
 const MAX_FORWARDS: u64 = 70;
 /// A Via element that can be completed.
@@ -173,6 +173,8 @@ impl Proxy {
         };
         let mut hop_text = [0; 1_024];
         let hop = match source {
+            // RFC 3327 §5.4: the path comes before whatever route the request has.
+            _ if !target.path.is_empty() => Elements::new(target.path).next().and_then(NameAddr::uri_of),
             Source::Received { request, arrived } => next_route(request, arrived),
             Source::Template => self.template_route(id, &mut hop_text, out),
         };
@@ -182,7 +184,11 @@ impl Proxy {
         if is_strict && matches!(source, Source::Template) {
             return Err(Refused::with(502, "Strict Route Can Not Be Forked"));
         }
-        let mut flow = route(&stack.cfg, &hop_uri, Some(target.prefer)).map_err(unreachable)?;
+        let mut flow = match target.path {
+            b"" => route(&stack.cfg, &hop_uri, Some(target.prefer)),
+            path => path_flow(&stack.cfg, path, target.prefer),
+        }
+        .map_err(unreachable)?;
         let names_udp = hop_uri.transport().is_some();
         // §18.1.1: a large request takes TCP.
         let is_large = received_len + BLOCK_ESTIMATE > UDP_BYTES_MAX;
@@ -204,7 +210,8 @@ impl Proxy {
         let added = policy
             .rule(stack)
             .map_or(0, |rule| rewrite::bytes_added(&rule.rewrite));
-        let len = received_len + BLOCK_BYTES + FORWARD_SLACK + added + 2 * request_uri.len();
+        let len =
+            received_len + BLOCK_BYTES + FORWARD_SLACK + added + target.path.len() + 2 * request_uri.len();
         let strict_target = if is_strict { Some(request_uri) } else { None };
         let request_uri = if is_strict { hop_uri.raw } else { request_uri };
         if let Some(destination) = target.destination {
@@ -241,11 +248,14 @@ impl Proxy {
                     strict_target,
                     policy.rule(stack).map(|rule| &rule.rewrite),
                     block,
+                    target.path,
                 );
                 fits.then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
                     .flatten()
             }
-            Source::Template => self.write_from_template(id, request_uri, block, &mut draft.bytes, out),
+            Source::Template => {
+                self.write_from_template(id, request_uri, block, target.path, &mut draft.bytes, out)
+            }
         };
         let Some(len) = written.filter(|_| block_len.is_some()) else {
             out.pool.discard(draft);
@@ -264,7 +274,7 @@ impl Proxy {
             && context.template.is_none()
         {
             context.template = Some(out.pool.retain(buf));
-            context.block_len = block.len() as u16;
+            context.block_len = (block.len() + path_line_len(target.path)) as u16;
         }
         stack.count_request(method, flow.transport);
         stack.send_request(tx, buf, now, out);
@@ -414,14 +424,19 @@ impl Proxy {
         }
     }
 
-    /// The first Route URI of what was forwarded first.
+    /// The first Route URI of what was forwarded first, apart from the path of the contact that it went to.
     fn template_route<'t>(&mut self, id: ContextId, text: &'t mut [u8], out: &Effects) -> Option<&'t [u8]> {
-        let template = self.contexts.get(id)?.template?;
+        let context = self.contexts.get(id)?;
+        let (template, block_len) = (context.template?, u32::from(context.block_len));
         let mut table = self.table.take().expect("whoever takes the table puts it back");
         let bytes = out.pool.get(template);
         let uri = scan(bytes, &mut table).ok().and_then(|()| {
             let msg = Message::new(bytes, &table);
-            msg.elements(Name::Route).next().and_then(NameAddr::uri_of)
+            let block_end = msg.first_line_start() + block_len;
+            let line = msg.lines_of(Name::Route).find(|line| line.start >= block_end)?;
+            Elements::new(msg.value_of(line))
+                .next()
+                .and_then(NameAddr::uri_of)
         });
         let len = uri.and_then(|uri| {
             text.get_mut(..uri.len())?.copy_from_slice(uri);
@@ -437,6 +452,7 @@ impl Proxy {
         id: ContextId,
         request_uri: &[u8],
         block: &[u8],
+        path: &[u8],
         dst: &mut [u8],
         out: &Effects,
     ) -> Option<usize> {
@@ -450,9 +466,26 @@ impl Proxy {
         w.put(&bytes[..uri_start])
             .put(request_uri)
             .put(&bytes[uri_end..block_start])
-            .put(block)
-            .put(bytes.get(block_start + usize::from(context.block_len)..)?);
+            .put(block);
+        put_path_line(path, &mut w);
+        w.put(bytes.get(block_start + usize::from(context.block_len)..)?);
         w.finish()
+    }
+}
+
+/// The line that leads a request by the path of its contact. It belongs to what differs by branch, and stands behind the lines
+/// that differ by transport too.
+fn put_path_line(path: &[u8], w: &mut Writer<'_>) {
+    if !path.is_empty() {
+        w.header(Name::Route, path);
+    }
+}
+
+const fn path_line_len(path: &[u8]) -> usize {
+    if path.is_empty() {
+        0
+    } else {
+        b"Route: \r\n".len() + path.len()
     }
 }
 
@@ -550,6 +583,7 @@ pub fn edit_received(
     strict_target: Option<&[u8]>,
     change: Option<&crate::config::route::Rewrite>,
     block: &[u8],
+    path: &[u8],
 ) -> bool {
     edits.clear();
     let msg = request.msg;
@@ -562,7 +596,11 @@ pub fn edit_received(
         edits.replace(msg.span_of(request.uri)).put(request_uri);
     }
     let (name, rest) = block.split_at(VIA_NAME.len().min(block.len()));
-    edits.insert(msg.first_line_start()).put(name).padding().put(rest);
+    let mut front = edits.insert(msg.first_line_start());
+    front.put(name).padding().put(rest);
+    if !path.is_empty() {
+        front.put(b"Route: ").put(path).put(b"\r\n");
+    }
     if let Some(peer) = came_from {
         // §18.2.1, RFC 3581 §4: where the request came from, for its answers.
         if build::needs_completion(&request.via, peer) {

@@ -388,6 +388,7 @@ impl Proxy {
                 for contact in contacts.iter() {
                     targets.push(&Target {
                         uri: contact.uri,
+                        path: contact.path,
                         is_next_hop: false,
                         q: contact.q,
                         prefer: contact.flow,
@@ -399,6 +400,7 @@ impl Proxy {
                 for place in places {
                     targets.push(&Target {
                         uri: place.uri.as_bytes(),
+                        path: b"",
                         is_next_hop: !place.is_whole,
                         q: place.q,
                         prefer: like,
@@ -415,6 +417,7 @@ impl Proxy {
             (Some(len), None, None | Some(To::Nowhere | To::Registered | To::RequestUri)) => {
                 targets.push(&Target {
                     uri: &bytes[..len],
+                    path: b"",
                     is_next_hop: false,
                     q: 1_000,
                     prefer: like,

@@ -118,6 +118,7 @@ impl Proxy {
                     strict_target,
                     change,
                     block,
+                    b"",
                 );
                 let added = change.map_or(0, crate::routing::rewrite::bytes_added);
                 let len = request.msg.len() + block.len() + SLACK + added + 2 * request_uri.len();

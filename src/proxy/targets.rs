@@ -2,8 +2,8 @@
 //!
 //! They lie in one flat run of bytes, so that what is not tried at once can wait in a buffer of the pool. Numbers are
 //! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), listener (2),
-//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), destination index (2) and generation (4), and the
-//! URI.
+//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), destination index (2) and generation (4), length
+//! of path (2), path, and the URI.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
 
 /// Bytes that the places of one request may take. Those that no longer fit are left out, the last first.
 const SET_BYTES: usize = 16_384;
-const HEAD_BYTES: usize = 40;
+const HEAD_BYTES: usize = 42;
 
 const FLAG_NEXT_HOP: u8 = 1;
 const FLAG_TCP: u8 = 2;
@@ -23,6 +23,8 @@ const FLAG_DESTINATION: u8 = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target<'a> {
     pub uri: &'a [u8],
+    /// RFC 3327: the hops on the way there, comma-separated as in a Route; empty when there are none.
+    pub path: &'a [u8],
     /// The URI only says where the request is sent; its request URI is that of the set.
     pub is_next_hop: bool,
     /// Preference in thousandths.
@@ -77,7 +79,7 @@ impl TargetSet {
 
     /// `false` when the place doesn't fit any more, or stands there already (§16.5: each URI once).
     pub fn push(&mut self, target: &Target<'_>) -> bool {
-        let len = HEAD_BYTES + target.uri.len();
+        let len = HEAD_BYTES + target.path.len() + target.uri.len();
         let end = self.len + len;
         if end > SET_BYTES || self.iter().any(|own| own.uri == target.uri) {
             return false;
@@ -110,7 +112,7 @@ impl TargetSet {
             slot: 0,
             generation: 0,
         });
-        let parts: [&[u8]; 12] = [
+        let parts: [&[u8]; 14] = [
             &(len as u16).to_be_bytes(),
             &target.q.to_be_bytes(),
             &[flags],
@@ -122,6 +124,8 @@ impl TargetSet {
             &conn.generation.to_be_bytes(),
             &destination.index.to_be_bytes(),
             &destination.generation.to_be_bytes(),
+            &(target.path.len() as u16).to_be_bytes(),
+            target.path,
             target.uri,
         ];
         for part in parts {
@@ -207,8 +211,11 @@ impl<'a> Iterator for Targets<'a> {
             index: u16::from_be_bytes(take(&mut at)?),
             generation: u32::from_be_bytes(take(&mut at)?),
         };
+        let path_len = u16::from_be_bytes(take(&mut at)?);
+        let (path, uri) = at.split_at_checked(usize::from(path_len))?;
         Some(Target {
-            uri: at,
+            uri,
+            path,
             is_next_hop: flags & FLAG_NEXT_HOP != 0,
             q,
             prefer: Flow {
@@ -233,6 +240,7 @@ mod tests {
     fn target<'a>(uri: &'a [u8], q: u16, conn: Option<ConnId>) -> Target<'a> {
         Target {
             uri,
+            path: if conn.is_some() { b"<sip:p;lr>" } else { b"" },
             destination: conn.map(|conn| DestinationId {
                 index: 300,
                 generation: conn.slot,

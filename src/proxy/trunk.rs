@@ -43,6 +43,7 @@ impl Proxy {
             .choose(cfg, index, request.call_id, now, |destination, hop| {
                 targets.push(&Target {
                     uri: hop.uri.as_bytes(),
+                    path: b"",
                     is_next_hop: true,
                     q: 1_000,
                     prefer: like,

@@ -5,7 +5,7 @@ use crate::msg::build::Writer;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
-use crate::msg::uri::Uri;
+use crate::msg::uri::{Uri, same_host};
 use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::token::{BRANCH_COOKIE, DIGEST_LEN, TOKEN_LEN, TokenKind, digest_text};
@@ -86,7 +86,7 @@ fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
     }
 }
 
-/// Whether a URI is that of a listener of ours.
+/// Whether a URI is that of a listener of ours, or one that we told phones to route by (RFC 3608 §6.1).
 fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
     const PORT_DEFAULT: u16 = 5060;
     let port = uri.port.unwrap_or(PORT_DEFAULT);
@@ -102,6 +102,12 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
                 .parse()
                 .map_or(port == PORT_DEFAULT, |own: u16| own == port);
         is_address || is_name
+    }) || is_service_route(cfg, uri)
+}
+
+fn is_service_route(cfg: &Config, uri: &Uri<'_>) -> bool {
+    cfg.registrar.service_route.iter().any(|own| {
+        Uri::parse(own.as_bytes()).is_ok_and(|own| same_host(own.host, uri.host) && own.port == uri.port)
     })
 }
 

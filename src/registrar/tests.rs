@@ -6,6 +6,7 @@ use super::*;
 
 mod limits;
 mod model;
+mod paths;
 
 /// A registrar without anything around it.
 struct Rig {
@@ -136,7 +137,7 @@ impl Rig {
     }
 }
 
-const REFUSED: [(Refusal, u16); 8] = [
+const REFUSED: [(Refusal, u16); 11] = [
     (Refusal::ContentEncoding, 415),
     (Refusal::MalformedContact, 400),
     (Refusal::Star, 400),
@@ -145,6 +146,9 @@ const REFUSED: [(Refusal, u16); 8] = [
     (Refusal::OutOfOrder, 500),
     (Refusal::TooManyContacts, 403),
     (Refusal::Full, 503),
+    (Refusal::PathNotSupported, 420),
+    (Refusal::MalformedPath, 400),
+    (Refusal::PathTooLong, 400),
 ];
 
 #[test]
@@ -156,6 +160,7 @@ fn every_refusal_has_its_status_and_the_headers_that_go_with_it() {
         refusal.put_headers(60, &mut w);
         let headers = match status {
             415 => "Accept-Encoding: identity\r\n",
+            420 => "Unsupported: path\r\n",
             423 => "Min-Expires: 60\r\n",
             503 => "Retry-After: 60\r\n",
             _ => "",

@@ -12,6 +12,7 @@ use crate::msg::status::reason_phrase;
 use crate::msg::stream::{Frame, FrameLimits, frame};
 use crate::pool::Draft;
 use crate::proxy::BranchId;
+use crate::stun;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
@@ -50,6 +51,13 @@ impl Shard {
         // RFC 5626 §3.5.1 is for streams; over UDP phones send CRLF or a lone NUL to keep a NAT open, and want no answer.
         if framed == Framed::Datagram && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0 | b' ')) {
             self.stack.metrics.keepalives.inc();
+            return;
+        }
+        // RFC 5626 §8: no SIP message begins with an octet of 0 or 1, and every STUN message of Binding does.
+        if framed == Framed::Datagram
+            && bytes.first().is_some_and(|first| *first < 2)
+            && self.on_stun(bytes, flow, out)
+        {
             return;
         }
         let Some(mut table) = self.table.take() else {
@@ -206,6 +214,22 @@ impl Shard {
             Some((user, _)) => self.ims.on_response(&mut self.stack, user, response, now, out),
             None => {}
         }
+    }
+
+    /// `false`: it is no STUN message.
+    #[cold]
+    fn on_stun(&mut self, bytes: &[u8], flow: Flow, out: &mut Effects) -> bool {
+        let mut answer = [0; stun::ANSWER_BYTES_MAX];
+        match stun::answer(bytes, flow.peer, &mut answer) {
+            stun::Said::Other => return false,
+            stun::Said::Indication => {}
+            stun::Said::Answer(len) => match out.pool.put(&answer[..len]) {
+                Some(buf) => out.send(flow, buf, None),
+                None => self.stack.metrics.dropped(DropReason::NoBuffer),
+            },
+        }
+        self.stack.metrics.keepalives.inc();
+        true
     }
 
     /// The shard that a request belongs to.

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Listener};
+use crate::msg::lex::Elements;
+use crate::msg::name_addr::NameAddr;
 use crate::msg::uri::{Scheme, Uri};
 use crate::wire::{Flow, ListenerId, Transport};
 
@@ -81,6 +83,25 @@ pub fn flow_to(
     })
 }
 
+/// The flow to a contact behind `path` (RFC 3327 §5.4), which is comma-separated as in a Route: it leads to the first hop.
+/// `came_over` is what the REGISTER with this path came over.
+pub fn path_flow(cfg: &Config, path: &[u8], came_over: Flow) -> Result<Flow, RouteError> {
+    let hop = Elements::new(path).next().and_then(NameAddr::uri_of);
+    let hop = hop
+        .and_then(|uri| Uri::parse(uri).ok())
+        .ok_or(RouteError::Scheme)?;
+    match destination(&hop) {
+        Ok(to) => {
+            // The hop need not be who sent it: then the connection is none to it.
+            let conn = came_over.conn.filter(|_| came_over.peer.ip() == to.1.ip());
+            flow_to(cfg, to, Some(Flow { conn, ..came_over }))
+        }
+        // No name is resolved here, and the nearest hop is mostly who sent the REGISTER.
+        Err(RouteError::HostName) => Ok(came_over),
+        Err(error) => Err(error),
+    }
+}
+
 /// Not the unspecified address, a broadcast or a multicast address.
 pub fn is_one_host(ip: IpAddr) -> bool {
     let is_broadcast = match ip {
@@ -135,6 +156,7 @@ pub fn listener_for(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{ConnId, ShardId};
 
     fn cfg() -> Config {
         let listener = |transport, addr: &str| Listener {
@@ -203,6 +225,44 @@ mod tests {
         ] {
             assert_eq!(to(nobody, None), Err(RouteError::NotOneHost), "{nobody}");
         }
+    }
+
+    #[test]
+    fn a_path_leads_to_its_first_hop() {
+        let came_over = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(3),
+            peer: "127.0.0.9:5060".parse().expect("an address"),
+            conn: Some(ConnId {
+                shard: ShardId(0),
+                slot: 7,
+                generation: 1,
+            }),
+        };
+        let to = |path: &str| {
+            path_flow(&cfg(), path.as_bytes(), came_over)
+                .map(|flow| (flow.transport, flow.peer.to_string(), flow.conn.is_some()))
+        };
+        assert_eq!(
+            to("\"a, b\" <sip:p@127.0.0.8:5099;lr;ob>;x=y, <sip:127.0.0.9;lr>"),
+            Ok((Transport::Udp, "127.0.0.8:5099".into(), false))
+        );
+        assert_eq!(
+            to("<sip:127.0.0.9;transport=tcp;lr>"),
+            Ok((Transport::Tcp, "127.0.0.9:5060".into(), true)),
+            "its own connection"
+        );
+        assert_eq!(
+            to("<sip:127.0.0.8;transport=tcp;lr>"),
+            Ok((Transport::Tcp, "127.0.0.8:5060".into(), false))
+        );
+        assert_eq!(
+            to("<sip:edge.example;lr>"),
+            Ok((Transport::Tcp, "127.0.0.9:5060".into(), true)),
+            "a name is who sent it"
+        );
+        assert_eq!(to("<sip:127.0.0.2:5070;lr>"), Err(RouteError::Ourselves));
+        assert_eq!(to("tel:+49"), Err(RouteError::Scheme));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 // Each test takes what it needs.
 #![allow(dead_code)]
 
-use bench_harness::sip::Message;
+use bench_harness::sip::{Header, Message};
 
 use crate::world::World;
 
@@ -24,6 +24,13 @@ pub fn register(user: &str, at: &str, call_id: &str) -> Message {
         .with("CSeq", "1 REGISTER")
         .with("Contact", format!("<sip:{user}@{at}>;+g.3gpp.smsip;audio"))
         .with("Content-Length", 0)
+}
+
+/// A request as a proxy `at` sends it on.
+pub fn forwarded(mut request: Message, at: &str) -> Message {
+    let branch = format!("fwd{}{}", request.text("Call-ID"), request.cseq().0);
+    request.headers.insert(0, Header::new("Via", via(at, &branch)));
+    request
 }
 
 pub fn invite(from: &str, at: &str, to: &str, call_id: &str) -> Message {

@@ -2,6 +2,7 @@
 
 mod edit;
 mod frame;
+mod stun;
 mod twin;
 mod views;
 
@@ -42,6 +43,11 @@ impl Checks {
     /// A stream is cut in the same places however it arrives, and `scan` agrees with where.
     pub fn frame(&mut self, data: &[u8]) {
         frame::check(data, &mut self.table);
+    }
+
+    /// Only a Binding request is answered, under its own transaction and with the address that it came from.
+    pub fn stun(&mut self, data: &[u8]) {
+        stun::check(data);
     }
 }
 
