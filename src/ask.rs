@@ -63,6 +63,13 @@ pub enum Question {
         #[command(flatten)]
         way: Way,
     },
+    /// Show the trunks: which destinations are up, since when and why, and their calls
+    Trunks {
+        /// One of them alone
+        name: Option<String>,
+        #[command(flatten)]
+        way: Way,
+    },
     /// Show percentiles of the time in the server of one kind of message, or of another time; without a kind those of all
     Histogram {
         /// A method (INVITE), a status class (2xx), ringing, answer, transaction, turn or mailbox
@@ -146,6 +153,7 @@ impl Question {
             | Question::Registrations { way, .. }
             | Question::Peers { way, .. }
             | Question::Call { way, .. }
+            | Question::Trunks { way, .. }
             | Question::Histogram { way, .. }
             | Question::Log { way, .. }
             | Question::Trace { way, .. }
@@ -210,6 +218,19 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
         Question::Connections(_) => asker.listed("/api/v1/connections", tables::CONNECTIONS),
         Question::Peers { seconds, .. } => {
             asker.listed(&format!("/api/v1/peers?seconds={seconds}"), tables::PEERS)
+        }
+        Question::Trunks { name, .. } => {
+            let path = name.as_ref().map_or("/api/v1/trunks".to_owned(), |name| {
+                format!("/api/v1/trunks/{}", segment(name))
+            });
+            let json = asker.json;
+            asker.each(Method::GET, &path, "", |line| {
+                if json {
+                    format!("{line}\n")
+                } else {
+                    tables::trunk(line)
+                }
+            })
         }
         Question::Histogram { kind: None, .. } => asker.shown("/api/v1/histograms", tables::histograms),
         Question::Histogram {

@@ -56,3 +56,5 @@ mod torture;
 mod tracing;
 #[path = "flows/transports.rs"]
 mod transports;
+#[path = "flows/trunks.rs"]
+mod trunks;

@@ -100,6 +100,8 @@ pub fn router(api: Api) -> Router {
             "/api/v1/connections",
             get(|state| listing(state, Listing::Connections)),
         )
+        .route("/api/v1/trunks", get(trunks))
+        .route("/api/v1/trunks/{name}", get(trunk))
         .route("/api/v1/trace", get(trace))
         .route("/api/v1/drain", post(drain))
         .route("/api/v1/reload", post(reload))
@@ -364,6 +366,30 @@ async fn hang_up(
     }
     tracing::info!(call_id, %by, "hung up by an operator");
     Ok(axum::Json(Count { count }).into_response())
+}
+
+/// Lines as of a listing, although they are few and the shards are not asked.
+fn lines_of(entries: impl Iterator<Item = impl Serialize>) -> Answer<Response> {
+    let mut lines = Vec::new();
+    for entry in entries {
+        serde_json::to_writer(&mut lines, &entry)
+            .map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        lines.push(b'\n');
+    }
+    Ok((NDJSON, lines).into_response())
+}
+
+async fn trunks(State(api): State<Api>) -> Answer<Response> {
+    lines_of(api.facts.trunks.view((api.facts.now)()).into_iter())
+}
+
+async fn trunk(State(api): State<Api>, Path(name): Path<String>) -> Answer<Response> {
+    let mut all = api.facts.trunks.view((api.facts.now)());
+    all.retain(|trunk| trunk.trunk == name);
+    if all.is_empty() {
+        return Err(not_found(&format!("trunk {name}")));
+    }
+    lines_of(all.into_iter())
 }
 
 async fn trace(

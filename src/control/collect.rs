@@ -138,6 +138,6 @@ impl Collector {
 }
 
 /// What a panic elsewhere left is whole: it is changed in one step.
-pub fn lock(history: &Mutex<History>) -> MutexGuard<'_, History> {
-    history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
 //! Limits that were reached, as the log tells them: the first time at once, then at most once a second with how often since.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,35 +48,42 @@ struct Seen {
 }
 
 /// One limit that is to be told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reached {
     /// The key of the configuration.
-    pub limit: &'static str,
+    pub limit: String,
     /// How often since it was told last.
     pub times: u64,
 }
 
 #[derive(Default)]
 pub struct LimitWatch {
-    seen: [Seen; OTHERS.len() + Limit::COUNT],
+    seen: HashMap<String, Seen>,
 }
 
 impl LimitWatch {
-    /// What is to be told now.
-    pub fn look(&mut self, shards: &[Arc<Metrics>], now: Instant) -> impl Iterator<Item = Reached> {
-        reached(shards)
-            .zip(&mut self.seen)
-            .filter_map(move |((limit, count), seen)| {
-                let times = count - seen.told;
-                if times == 0 || seen.told_at.is_some_and(|at| now.since(at) < PAUSE) {
-                    return None;
-                }
-                *seen = Seen {
-                    told: count,
-                    told_at: Some(now),
-                };
-                Some(Reached { limit, times })
-            })
+    /// What is to be told now. `counts`: limits by their keys, and how often each has been reached.
+    pub fn look(
+        &mut self,
+        counts: impl Iterator<Item = (impl Into<String>, u64)>,
+        now: Instant,
+    ) -> Vec<Reached> {
+        let mut told = Vec::new();
+        for (limit, count) in counts.filter(|&(_, count)| count > 0) {
+            let limit = limit.into();
+            let seen = self.seen.entry(limit.clone()).or_default();
+            // Fewer than before: a trunk that was taken out has come back.
+            let times = count.checked_sub(seen.told).unwrap_or(count);
+            if times == 0 || seen.told_at.is_some_and(|at| now.since(at) < PAUSE) {
+                continue;
+            }
+            *seen = Seen {
+                told: count,
+                told_at: Some(now),
+            };
+            told.push(Reached { limit, times });
+        }
+        told
     }
 }
 
@@ -87,19 +95,19 @@ mod tests {
     fn a_limit_is_told_at_once_and_then_at_most_once_a_second_with_its_count() {
         let shards: Vec<Arc<Metrics>> = vec![Arc::default(), Arc::default()];
         let mut watch = LimitWatch::default();
-        let mut told = |ms| watch.look(&shards, Instant::from_millis(ms)).collect::<Vec<_>>();
+        let mut told = |ms| watch.look(reached(&shards), Instant::from_millis(ms));
         assert_eq!(told(0), []);
         shards[0].limit_reached(Limit::Calls);
         shards[1].limit_reached(Limit::Calls);
         let calls = |times| Reached {
-            limit: "limits.calls_max",
+            limit: "limits.calls_max".to_owned(),
             times,
         };
         assert_eq!(told(500), [calls(2)]);
         shards[1].limit_reached(Limit::Calls);
         shards[0].buffers_refused.set(1);
         let buffers = Reached {
-            limit: "limits.buffer_bytes_max",
+            limit: "limits.buffer_bytes_max".to_owned(),
             times: 1,
         };
         assert_eq!(told(1_499), [buffers], "calls have their pause");

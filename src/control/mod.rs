@@ -24,4 +24,5 @@ pub mod summary;
 pub mod tables;
 pub mod traces;
 pub mod trial;
+pub mod trunks;
 pub mod watch;

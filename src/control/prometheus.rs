@@ -7,6 +7,8 @@ use crate::wire::Transport;
 
 use super::limits;
 use super::status::{Facts, Gauges, TOTALS};
+use super::trunks::{DestinationView, TrunkView};
+use crate::trunk::standing::Standing;
 
 /// Upper bounds of the buckets, microseconds: close enough together from 10 µs to 60 s that percentiles can be drawn.
 const BUCKETS_US: &[u64] = &[
@@ -100,6 +102,7 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
             .sum();
         page.line("not_told_total", &format!("{{kind=\"{}\"}}", kind.text()), count);
     }
+    page.trunks(&facts.trunks.view((facts.now)()));
     page.family(
         "time_in_server_seconds",
         "histogram",
@@ -190,6 +193,57 @@ impl Page {
         }
     }
 
+    fn trunks(&mut self, trunks: &[TrunkView]) {
+        for &(name, kind, help, pick) in OF_TRUNK {
+            self.family(name, kind, help);
+            for trunk in trunks {
+                self.line(name, &format!("{{trunk=\"{}\"}}", trunk.trunk), pick(trunk));
+            }
+        }
+        let each = || {
+            trunks.iter().flat_map(|trunk| {
+                let labels = |one: &DestinationView| {
+                    let destination = escaped(&one.destination);
+                    format!("trunk=\"{}\",destination=\"{destination}\"", trunk.trunk)
+                };
+                trunk.destinations.iter().map(move |one| (labels(one), one))
+            })
+        };
+        for &(name, kind, help, pick) in OF_DESTINATION {
+            self.family(name, kind, help);
+            for (labels, one) in each() {
+                self.line(name, &format!("{{{labels}}}"), pick(one));
+            }
+        }
+        let state = "trunk_destination_state";
+        self.family(
+            state,
+            "gauge",
+            "1 for the state that a destination is in, by trunk, destination and state.",
+        );
+        for (labels, one) in each() {
+            for standing in Standing::ALL {
+                let is_here = u64::from(standing.text() == one.state);
+                self.line(
+                    state,
+                    &format!("{{{labels},state=\"{}\"}}", standing.text()),
+                    is_here,
+                );
+            }
+        }
+        let time = "trunk_options_round_trip_seconds";
+        self.family(
+            time,
+            "gauge",
+            "From the last OPTIONS that a destination answered to its answer.",
+        );
+        for (labels, one) in each() {
+            if let Some(us) = one.round_trip_us {
+                self.line(time, &format!("{{{labels}}}"), us as f64 / 1e6);
+            }
+        }
+    }
+
     fn histogram(&mut self, name: &str, label: &str, histograms: &Histograms<u64>, timed: Timed) {
         let histogram = histograms.get(timed);
         let comma = if label.is_empty() { "" } else { "," };
@@ -230,6 +284,95 @@ impl Page {
     }
 }
 
+/// Name, kind, help, and the value of each trunk.
+type Family<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
+
+const OF_TRUNK: &[Family<TrunkView>] = &[
+    ("trunk_calls", "gauge", "Calls now, by trunk.", |t| t.calls.into()),
+    (
+        "trunk_calls_started_total",
+        "counter",
+        "Calls that were sent to a destination, by trunk.",
+        |t| t.calls_started as f64,
+    ),
+    (
+        "trunk_calls_over_limit_total",
+        "counter",
+        "Calls that a limit of the trunk refused, by trunk.",
+        |t| t.calls_over_limit as f64,
+    ),
+    (
+        "trunk_calls_without_destination_total",
+        "counter",
+        "Calls for which no destination could be used, by trunk.",
+        |t| t.calls_without_destination as f64,
+    ),
+    (
+        "trunk_failovers_total",
+        "counter",
+        "Times that another destination was tried, by trunk.",
+        |t| t.failovers as f64,
+    ),
+];
+
+const OF_DESTINATION: &[Family<DestinationView>] = &[
+    (
+        "trunk_destination_calls",
+        "gauge",
+        "Calls now, by destination.",
+        |d| d.calls.into(),
+    ),
+    (
+        "trunk_destination_calls_started_total",
+        "counter",
+        "Calls that were sent to a destination.",
+        |d| d.calls_started as f64,
+    ),
+    (
+        "trunk_destination_calls_failed_total",
+        "counter",
+        "Calls that a destination failed: silence, no way there, or a response that makes the next be tried.",
+        |d| d.calls_failed as f64,
+    ),
+    (
+        "trunk_destination_calls_over_limit_total",
+        "counter",
+        "Calls that a limit of the destination kept from it.",
+        |d| d.calls_over_limit as f64,
+    ),
+    (
+        "trunk_destination_calls_throttled_total",
+        "counter",
+        "Requests that were not sent because the destination asks for less (RFC 7339).",
+        |d| d.calls_throttled as f64,
+    ),
+    (
+        "trunk_destination_loss_ratio",
+        "gauge",
+        "Share of the requests that the destination asks not to be sent (RFC 7339).",
+        |d| f64::from(d.loss_percent) / 100.0,
+    ),
+    (
+        "trunk_options_sent_total",
+        "counter",
+        "OPTIONS that were sent to a destination.",
+        |d| d.options_sent as f64,
+    ),
+    (
+        "trunk_options_failed_total",
+        "counter",
+        "OPTIONS to a destination that were not answered, or by a status that is not alive.",
+        |d| d.options_failed as f64,
+    ),
+];
+
+/// A label's value: quotes, backslashes and line ends escaped.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
 const ENDLESS: &str = "a String takes everything";
 
 fn capital(name: &str) -> String {
@@ -243,6 +386,8 @@ fn capital(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::control::trunks::Trunks;
     use crate::time::Instant;
     use std::sync::Arc;
     use std::time::Duration;
@@ -251,7 +396,8 @@ mod tests {
     fn buckets_hold_what_is_at_most_their_bound_and_the_last_holds_all() {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.dropped(DropReason::StrayAck);
-        let facts = Facts::new(vec![metrics], Vec::new(), || Instant::from_millis(5_000));
+        let trunks = Arc::new(Trunks::new(&Config::default(), Arc::default()));
+        let facts = Facts::new(vec![metrics], Vec::new(), trunks, || Instant::from_millis(5_000));
         let mut histograms = Histograms::<u64>::default();
         for us in [9, 12, 12, 900, 70_000_000] {
             histograms.record(Timed::Answer, Duration::from_micros(us));

@@ -10,10 +10,13 @@ use crate::config::Listener;
 use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind};
 use crate::time::Instant;
 
+use super::trunks::Trunks;
+
 /// What is known of the running server without asking a shard.
 pub struct Facts {
     pub metrics: Vec<Arc<Metrics>>,
     pub listeners: Vec<Listener>,
+    pub trunks: Arc<Trunks>,
     pub started: Instant,
     pub now: Box<dyn Fn() -> Instant + Send + Sync>,
     is_draining: AtomicBool,
@@ -23,11 +26,13 @@ impl Facts {
     pub fn new(
         metrics: Vec<Arc<Metrics>>,
         listeners: Vec<Listener>,
+        trunks: Arc<Trunks>,
         now: impl Fn() -> Instant + Send + Sync + 'static,
     ) -> Facts {
         Facts {
             metrics,
             listeners,
+            trunks,
             started: now(),
             now: Box::new(now),
             is_draining: AtomicBool::new(false),

@@ -292,6 +292,114 @@ pub fn call(json: &str) -> String {
     page
 }
 
+const DESTINATIONS: &[Column] = &[
+    Column {
+        name: "DESTINATION",
+        width: 30,
+        of: |v| text(&v["destination"]),
+    },
+    Column {
+        name: "STATE",
+        width: 7,
+        of: |v| text(&v["state"]),
+    },
+    Column {
+        name: "FOR",
+        width: 8,
+        of: |v| duration_of(&v["for_s"]),
+    },
+    Column {
+        name: "WHY",
+        width: 11,
+        of: |v| match v["closed_for_s"].as_u64() {
+            Some(left) => format!("{}, {} left", text(&v["why"]), duration(left)),
+            None => text(&v["why"]),
+        },
+    },
+    Column {
+        name: "PRIO",
+        width: 4,
+        of: |v| text(&v["priority"]),
+    },
+    Column {
+        name: "WEIGHT",
+        width: 6,
+        of: |v| text(&v["weight"]),
+    },
+    Column {
+        name: "CALLS",
+        width: 8,
+        of: |v| of_at_most(&v["calls"], &v["calls_max"]),
+    },
+    Column {
+        name: "IN ALL",
+        width: 8,
+        of: |v| text(&v["calls_started"]),
+    },
+    Column {
+        name: "FAILED",
+        width: 8,
+        of: |v| text(&v["calls_failed"]),
+    },
+    Column {
+        name: "OPTIONS",
+        width: 9,
+        of: |v| match v["round_trip_us"].as_u64() {
+            Some(us) => format!("{:.1} ms", us as f64 / 1_000.0),
+            None if v["is_asked"] == true => text(&v["last_options"]),
+            None => "not sent".to_owned(),
+        },
+    },
+    Column {
+        name: "LESS",
+        width: 4,
+        of: |v| match v["loss_percent"].as_u64() {
+            None | Some(0) => "-".to_owned(),
+            Some(percent) => format!("{percent} %"),
+        },
+    },
+];
+
+/// `3`, or `3/10` where there is a limit.
+fn of_at_most(count: &Value, max: &Value) -> String {
+    match max.as_u64() {
+        None | Some(0) => text(count),
+        Some(max) => format!("{}/{max}", text(count)),
+    }
+}
+
+/// `ringway trunks`: a trunk, and a row for each of its destinations with the addresses below that are not what it is called.
+pub fn trunk(json: &str) -> String {
+    let Ok(value) = serde_json::from_str::<Value>(json) else {
+        return json.to_owned();
+    };
+    let mut page = format!(
+        "{}: {}; calls {} now, {} in all, {} over a limit, {} without a destination; {} failovers\n",
+        text(&value["trunk"]),
+        text(&value["select"]),
+        of_at_most(&value["calls"], &value["calls_max"]),
+        value["calls_started"],
+        value["calls_over_limit"],
+        value["calls_without_destination"],
+        value["failovers"],
+    );
+    writeln!(page, "  {}", heading(DESTINATIONS)).expect(ENDLESS);
+    for one in value["destinations"].as_array().into_iter().flatten() {
+        writeln!(page, "  {}", row(DESTINATIONS, |column| (column.of)(one))).expect(ENDLESS);
+        let addresses: Vec<String> = one["addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text)
+            .collect();
+        match &addresses[..] {
+            [] => page.push_str("    no address is known\n"),
+            addresses => writeln!(page, "    at {}", addresses.join(", ")).expect(ENDLESS),
+        }
+    }
+    page
+}
+
 /// `ringway histogram`: percentiles of everything that was timed.
 pub fn histograms(value: &Value) -> String {
     let mut page = format!(
@@ -360,5 +468,37 @@ mod tests {
             assert_eq!(heading.find(name), row.find(cell), "{heading}\n{row}");
         }
         assert_eq!(uri_of("\"A\" <sip:a@b;x=y>;tag=1"), "sip:a@b;x=y");
+    }
+
+    #[test]
+    fn a_trunk_is_a_line_and_its_destinations_are_rows() {
+        let json = r#"{"trunk":"carrier","select":"weight","calls":3,"calls_max":10,"calls_started":7,
+            "calls_over_limit":1,"calls_without_destination":0,"failovers":2,"destinations":[
+            {"destination":"sip:gw.example","addresses":["udp:10.0.0.1:5060"],"state":"up","for_s":300,"why":"200",
+             "closed_for_s":null,"priority":1,"weight":5,"calls":3,"calls_max":0,"calls_started":7,"calls_failed":0,
+             "round_trip_us":1500,"is_asked":true,"loss_percent":20},
+            {"destination":"sip:lost.example","addresses":[],"state":"closed","for_s":2,"why":"503 with Retry-After",
+             "closed_for_s":58,"priority":2,"weight":1,"calls":0,"calls_max":4,"calls_started":0,"calls_failed":9,
+             "round_trip_us":null,"is_asked":false,"loss_percent":0}]}"#;
+        let page = trunk(json);
+        let lines: Vec<&str> = page.lines().collect();
+        assert!(
+            lines[0].starts_with("carrier: weight; calls 3/10 now, 7 in all"),
+            "{page}"
+        );
+        for (name, cell) in [
+            ("STATE", "up"),
+            ("FOR", "5 min"),
+            ("OPTIONS", "1.5 ms"),
+            ("LESS", "20 %"),
+        ] {
+            assert_eq!(lines[1].find(name), lines[2].find(cell), "{page}");
+        }
+        assert_eq!(lines[3], "    at udp:10.0.0.1:5060");
+        assert!(
+            lines[4].contains("503 with Retry-After, 58 s left") && lines[4].contains("0/4"),
+            "{page}"
+        );
+        assert_eq!(lines[5], "    no address is known");
     }
 }

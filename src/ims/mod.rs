@@ -23,8 +23,9 @@ use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
 use crate::transaction::key::Key;
-use crate::transaction::{Stack, TxId, User, UserEvent};
+use crate::transaction::{Notice, Stack, TxId, User, UserEvent};
 use crate::trunk::ping;
+use crate::trunk::standing::Outcome;
 use crate::wire::{Effects, Flow};
 
 use reg_event::RegEvent;
@@ -380,7 +381,7 @@ impl Ims {
         match user {
             User::None | User::Exchange { .. } | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
             User::Ping { slot, generation } => {
-                ping::on_answer(stack, slot, generation, Some(response.status));
+                ping::on_answer(stack, slot, generation, Outcome::Status(response.status), now);
             }
             User::Branch { slot, generation } => {
                 self.calls
@@ -398,7 +399,13 @@ impl Ims {
     pub fn on_user_event(&mut self, stack: &mut Stack, event: UserEvent, now: Instant, out: &mut Effects) {
         match event.user {
             User::None | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
-            User::Ping { slot, generation } => ping::on_answer(stack, slot, generation, None),
+            User::Ping { slot, generation } => {
+                let outcome = match event.notice {
+                    Notice::Unreachable => Outcome::Unreachable,
+                    Notice::Message | Notice::Timeout | Notice::Ended => Outcome::TimeOut,
+                };
+                ping::on_answer(stack, slot, generation, outcome, now);
+            }
             User::Branch { slot, generation } => {
                 self.calls
                     .on_branch_event(stack, BranchId::new(slot, generation), event.notice, now, out);

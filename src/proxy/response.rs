@@ -12,6 +12,7 @@ use crate::msg::scan::{Message, scan};
 use crate::time::Instant;
 use crate::transaction::key::Key;
 use crate::transaction::{Notice, Stack};
+use crate::trunk::standing::Outcome;
 use crate::wire::{Effects, Flow};
 
 use super::best::{Candidate, is_challenge};
@@ -121,14 +122,14 @@ impl Proxy {
             }
             (Notice::Timeout, BranchPhase::Sent | BranchPhase::Provisional) => {
                 if !branch.is_given_up {
-                    self.trunk_failed(stack, id, now);
+                    self.trunk_failed(stack, id, Outcome::TimeOut, now);
                 }
                 self.failed(stack, id, Candidate::Own(408), now, out);
             }
             (Notice::Unreachable, BranchPhase::Sent | BranchPhase::Provisional) => {
                 // §16.9: as if a 503 had come.
                 if !self.send_over_udp(stack, id, now, out) {
-                    self.trunk_failed(stack, id, now);
+                    self.trunk_failed(stack, id, Outcome::Unreachable, now);
                     self.failed(stack, id, Candidate::Own(503), now, out);
                 }
             }

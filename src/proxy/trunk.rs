@@ -9,6 +9,7 @@ use crate::msg::request::{Request, Response};
 use crate::time::Instant;
 use crate::transaction::Stack;
 use crate::trunk::overload::Feedback;
+use crate::trunk::standing::Outcome;
 use crate::trunk::{DestinationId, Entry, Refusal, Trunks};
 use crate::wire::{Effects, Flow};
 
@@ -90,7 +91,7 @@ impl Proxy {
         let (Some(destination), context_id) = (branch.destination, branch.context) else {
             return;
         };
-        stack.trunks.heard(destination);
+        stack.trunks.heard(destination, now);
         if let Some(feedback) = Feedback::of(&response.via) {
             stack.trunks.feedback(destination, feedback, now);
         }
@@ -113,9 +114,9 @@ impl Proxy {
     }
 
     /// A destination kept silent, or there is no way to it.
-    pub(super) fn trunk_failed(&self, stack: &mut Stack, id: BranchId, now: Instant) {
+    pub(super) fn trunk_failed(&self, stack: &mut Stack, id: BranchId, outcome: Outcome, now: Instant) {
         if let Some(destination) = self.branches.get(id).and_then(|branch| branch.destination) {
-            stack.trunks.failed(&stack.cfg, destination, now);
+            stack.trunks.failed(&stack.cfg, destination, outcome, now);
         }
     }
 
@@ -129,7 +130,7 @@ impl Proxy {
                 branch.phase == BranchPhase::Sent && branch.destination.is_some() && !branch.is_given_up
             });
             if is_silent {
-                self.trunk_failed(stack, id, now);
+                self.trunk_failed(stack, id, Outcome::TimeOut, now);
                 if let Some(branch) = self.branches.get_mut(id) {
                     branch.is_given_up = true;
                 }

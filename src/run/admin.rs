@@ -32,9 +32,8 @@ impl Admin {
     /// The configured address can't be served; the text says why.
     pub async fn start(server: &Server, collector: &Collector, cfg: &Config) -> Result<Admin, String> {
         let clock = server.clock;
-        let facts = Facts::new(server.metrics.clone(), server.listeners.clone(), move || {
-            clock.now()
-        });
+        let (metrics, listeners) = (server.metrics.clone(), server.listeners.clone());
+        let facts = Facts::new(metrics, listeners, server.trunks.clone(), move || clock.now());
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());
         let (order_in, orders) = mpsc::channel(ORDERS_MAX);

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use crate::config::{Config, Listener, Steering};
 use crate::control::ports::Ports;
 use crate::control::summary::Report;
+use crate::control::trunks::Trunks;
 use crate::io::clock::Clock;
 use crate::io::connections::Connections;
 use crate::io::probe::{Feature, Features};
@@ -46,6 +47,8 @@ pub struct Server {
     pub clock: Clock,
     /// How to ask the shards.
     pub ports: Rc<Ports>,
+    /// The trunks as people see them.
+    pub trunks: Arc<Trunks>,
 }
 
 impl Server {
@@ -98,7 +101,9 @@ impl Server {
             threads.push(thread);
         }
         drop(ready_in);
+        let trunks = Arc::new(Trunks::new(&cfg, board));
         let server = Server {
+            trunks,
             listeners,
             metrics,
             features,

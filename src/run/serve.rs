@@ -14,11 +14,12 @@ use crate::control::collect::Collector;
 use crate::control::desk::Order;
 use crate::control::hep_export::HepExport;
 use crate::control::hlog::HlogFiles;
-use crate::control::limits::LimitWatch;
+use crate::control::limits::{LimitWatch, reached};
 use crate::control::names::Names;
 use crate::control::ports::Ports;
 use crate::control::records;
 use crate::control::summary::Summary;
+use crate::control::trunks::{TrunkWatch, limits_reached};
 use crate::io::clock::Clock;
 
 use super::Server;
@@ -137,7 +138,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     };
     tracing::info!("ready");
     let mut service = Service::new();
-    let mut limits = LimitWatch::default();
+    let (mut limits, mut peers) = (LimitWatch::default(), TrunkWatch::default());
     service.ready("serving");
     let by = loop {
         tokio::select! {
@@ -160,13 +161,16 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             break "a shard that ended".to_owned();
         }
         service.alive(server.metrics.iter().map(AsRef::as_ref));
-        for reached in limits.look(&server.metrics, server.clock.now()) {
+        let (now, board) = (server.clock.now(), server.trunks.board());
+        let counts = reached(&server.metrics).map(|(limit, count)| (limit.to_owned(), count));
+        for reached in limits.look(counts.chain(limits_reached(&board)), now) {
             tracing::warn!(
                 limit = reached.limit,
                 times = reached.times,
                 "a limit was reached"
             );
         }
+        peers.look(&board, now);
     };
     let drain = configured.config().drain;
     let calls = server.calls();

@@ -6,8 +6,7 @@
 //! others read here what came of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::config::Config;
 use crate::config::trunk::Trunk;
@@ -16,9 +15,7 @@ use crate::time::Instant;
 use super::overload::Throttle;
 use super::rate::Rate;
 use super::select::stable_hash;
-
-/// Longest Retry-After that is obeyed: one wrong header must not close a destination for good.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+use super::standing::{Known, Standing};
 
 /// All trunks, in the order of the configuration.
 #[derive(Debug, Default)]
@@ -34,8 +31,10 @@ pub struct TrunkState {
     pub calls: AtomicU32,
     /// Calls that were sent to a destination.
     pub calls_started: AtomicU64,
-    /// Calls that a limit of the trunk, or the lack of a destination, refused.
-    pub calls_refused: AtomicU64,
+    /// Calls that a limit of the trunk refused.
+    pub calls_over_limit: AtomicU64,
+    /// Calls for which there was no destination that may be used.
+    pub calls_without_destination: AtomicU64,
     /// Times that another destination was tried.
     pub failovers: AtomicU64,
     turn: AtomicU32,
@@ -47,10 +46,12 @@ pub struct DestinationState {
     pub uri: String,
     /// See [`stable_hash`].
     pub key: u64,
-    pub is_down: AtomicBool,
+    pub known: Known,
     /// Calls now.
     pub calls: AtomicU32,
     pub calls_started: AtomicU64,
+    /// Calls that a limit of its own kept from it.
+    pub calls_over_limit: AtomicU64,
     /// Calls that it failed: silence, no way there, or a response that makes the next be tried.
     pub calls_failed: AtomicU64,
     /// Calls that were not sent because it asks for less (RFC 7339).
@@ -58,8 +59,6 @@ pub struct DestinationState {
     pub pings_sent: AtomicU64,
     pub pings_failed: AtomicU64,
     pub throttle: Throttle,
-    suspect_until_ns: AtomicU64,
-    closed_until_ns: AtomicU64,
     rate: Rate,
 }
 
@@ -108,7 +107,8 @@ impl TrunkState {
             // Calls that began under the old state end there: for a while both count their own.
             calls: AtomicU32::new(0),
             calls_started: count(|state| &state.calls_started),
-            calls_refused: count(|state| &state.calls_refused),
+            calls_over_limit: count(|state| &state.calls_over_limit),
+            calls_without_destination: count(|state| &state.calls_without_destination),
             failovers: count(|state| &state.failovers),
             turn: AtomicU32::new(0),
             rate: Rate::default(),
@@ -147,34 +147,25 @@ impl DestinationState {
         DestinationState {
             uri: uri.to_owned(),
             key: stable_hash(uri.as_bytes()),
-            is_down: AtomicBool::new(false),
+            known: Known::default(),
             calls: AtomicU32::new(0),
             calls_started: AtomicU64::new(0),
+            calls_over_limit: AtomicU64::new(0),
             calls_failed: AtomicU64::new(0),
             calls_throttled: AtomicU64::new(0),
             pings_sent: AtomicU64::new(0),
             pings_failed: AtomicU64::new(0),
             throttle: Throttle::default(),
-            suspect_until_ns: AtomicU64::new(0),
-            closed_until_ns: AtomicU64::new(0),
             rate: Rate::default(),
         }
     }
 
     pub fn usable(&self, now: Instant) -> Usable {
-        let now = now.as_nanos();
-        if self.is_down.load(Relaxed) || now < self.closed_until_ns.load(Relaxed) {
-            Usable::No
-        } else if now < self.suspect_until_ns.load(Relaxed) {
-            Usable::Suspect
-        } else {
-            Usable::Yes
+        match self.known.standing(now) {
+            Standing::Unknown | Standing::Up => Usable::Yes,
+            Standing::Suspect => Usable::Suspect,
+            Standing::Closed | Standing::Down => Usable::No,
         }
-    }
-
-    /// Whether it asked to be left alone for a time that is not over.
-    pub fn is_closed(&self, now: Instant) -> bool {
-        now.as_nanos() < self.closed_until_ns.load(Relaxed)
     }
 
     pub(super) fn admit(&self, calls_max: u32, per_second_max: u32, now: Instant) -> bool {
@@ -188,24 +179,6 @@ impl DestinationState {
 
     pub(super) fn release(&self) {
         give_back(&self.calls);
-    }
-
-    /// It kept silent, or could not be reached.
-    pub(super) fn suspect(&self, until: Instant) {
-        self.suspect_until_ns.store(until.as_nanos(), Relaxed);
-    }
-
-    /// It answered.
-    pub(super) fn trust(&self) {
-        if self.suspect_until_ns.load(Relaxed) != 0 {
-            self.suspect_until_ns.store(0, Relaxed);
-        }
-    }
-
-    /// RFC 3261 §21.5.4: a 503 with Retry-After.
-    pub(super) fn close(&self, retry_after: Duration, now: Instant) {
-        let until = now + retry_after.min(RETRY_AFTER_MAX);
-        self.closed_until_ns.store(until.as_nanos(), Relaxed);
     }
 }
 

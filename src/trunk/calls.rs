@@ -69,7 +69,7 @@ impl Trunks {
             return Err(Refusal::Gone);
         };
         if !trunk.admit(settings, now) {
-            trunk.calls_refused.fetch_add(1, Relaxed);
+            trunk.calls_over_limit.fetch_add(1, Relaxed);
             return Err(Refusal::Full);
         }
         let trunk = trunk.clone();
@@ -96,7 +96,7 @@ impl Trunks {
             None => {
                 wheel.cancel(timer);
                 trunk.release();
-                trunk.calls_refused.fetch_add(1, Relaxed);
+                trunk.calls_over_limit.fetch_add(1, Relaxed);
                 Err(Refusal::Full)
             }
         }
@@ -134,6 +134,7 @@ impl Trunks {
             return Entry::Sent;
         }
         if !state.admit(limits.calls_max, limits.calls_per_second_max, now) {
+            state.calls_over_limit.fetch_add(1, Relaxed);
             return Entry::Full;
         }
         match call.destination.replace(state.clone()) {

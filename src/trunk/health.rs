@@ -16,6 +16,11 @@ pub enum Change {
 }
 
 impl Health {
+    /// One that is `is_down`.
+    pub fn new(is_down: bool) -> Health {
+        Health { is_down, against: 0 }
+    }
+
     pub fn is_down(self) -> bool {
         self.is_down
     }

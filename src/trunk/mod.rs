@@ -12,6 +12,7 @@ pub mod overload;
 pub mod ping;
 mod rate;
 pub mod select;
+pub mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,6 +34,7 @@ use board::{Board, DestinationState, TrunkState, Usable};
 use calls::Calls;
 use health::Health;
 use select::{Candidate, Draw, Order, order, stable_hash};
+use standing::Outcome;
 
 /// Names a destination of any trunk, until the configuration changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,8 @@ struct Destination {
     health: Health,
     ping_timer: Option<TimerId>,
     address_timer: Option<TimerId>,
+    /// This shard sends its OPTIONS and tells its addresses.
+    is_ours: bool,
 }
 
 /// Why a request can't go over a trunk now.
@@ -134,15 +138,18 @@ impl Trunks {
             self.first.push(self.destinations.len() as u16);
             for (place, destination) in settings.destinations.iter().enumerate() {
                 let uri = Uri::parse(destination.uri.as_bytes()).ok();
+                let state = (self.board.trunks.get(trunk)).and_then(|trunk| trunk.destinations.get(place));
                 self.destinations.push(Destination {
                     trunk: trunk as u16,
                     place: place as u8,
                     wanted: uri.and_then(|uri| Wanted::of_uri(&uri).ok()),
                     hops: Vec::new(),
                     ping: ping::State::Due,
-                    health: Health::default(),
+                    // What was known of it before goes on.
+                    health: Health::new(state.is_some_and(|state| state.known.is_down())),
                     ping_timer: None,
                     address_timer: None,
+                    is_ours: false,
                 });
             }
         }
@@ -208,14 +215,16 @@ impl Trunks {
                 index: index as u16,
                 generation: self.generation,
             };
+            // One shard for each destination: it would otherwise get an OPTIONS from every one.
+            let is_ours = index % shards == usize::from(shard.0);
+            self.destinations[index].is_ours = is_ours;
             self.look_up(id, dns, wheel, now);
             let trunk = usize::from(self.destinations[index].trunk);
             let interval = cfg
                 .trunks
                 .get(trunk)
                 .map_or(Duration::ZERO, |trunk| trunk.ping_interval);
-            // One shard for each destination: it would otherwise get an OPTIONS from every one.
-            if !interval.is_zero() && index % shards == usize::from(shard.0) {
+            if !interval.is_zero() && is_ours {
                 // Spread over the first second, or over the interval where that is shorter.
                 let spread = interval.min(Duration::from_secs(1));
                 let at = now + spread.mul_f64(self.random.up_to(999).into()) / 1_000;
@@ -280,18 +289,21 @@ impl Trunks {
                         .all(|(hop, target)| hop.target == target);
                 if !is_same {
                     destination.hops = targets.iter().map(hop).collect();
+                    self.tell_addresses(id);
                 }
                 false
             }
             Resolved::NoAddress => {
                 destination.hops.clear();
+                self.tell_addresses(id);
                 false
             }
             Resolved::Failed | Resolved::Full => false,
             Resolved::Waiting(_) => true,
         };
-        let until = destination
-            .wanted
+        let until = self
+            .get(id)
+            .and_then(|destination| destination.wanted)
             .and_then(|wanted| dns.holds_until(&wanted, now));
         // An address, or a name of the table of hosts, holds for good.
         let soon = now + REFRESH_MIN;
@@ -300,8 +312,19 @@ impl Trunks {
             None if resolved == Resolved::Full => Some(soon),
             Some(_) | None => None,
         };
-        if let Some(at) = at {
+        if let (Some(at), Some(destination)) = (at, self.get_mut(id)) {
             destination.address_timer = Some(wheel.insert(at, timer(TimerKind::Address, id)));
+        }
+    }
+
+    /// The addresses have changed: whoever looks at the board sees those of one shard.
+    fn tell_addresses(&self, id: DestinationId) {
+        if let (Some(destination), Some(state)) = (self.get(id), self.state(id))
+            && destination.is_ours
+        {
+            state
+                .known
+                .set_addresses(destination.hops.iter().map(|hop| hop.target));
         }
     }
 
@@ -358,7 +381,7 @@ impl Trunks {
         };
         let order: Order = order(&mut candidates[..len], draw);
         if order.is_empty() {
-            state.calls_refused.fetch_add(1, Relaxed);
+            state.calls_without_destination.fetch_add(1, Relaxed);
             return Err(Refusal::NoDestination);
         }
         for place in order.iter() {
@@ -381,9 +404,9 @@ impl Trunks {
     // ---- What comes of it ------------------------------------------------------------------------------------------
 
     /// It has answered, whatever it says.
-    pub fn heard(&self, id: DestinationId) {
+    pub fn heard(&self, id: DestinationId, now: Instant) {
         if let Some(state) = self.state(id) {
-            state.trust();
+            state.known.trust(now);
         }
     }
 
@@ -395,13 +418,14 @@ impl Trunks {
     }
 
     /// It kept silent for too long, or there was no way to it.
-    pub fn failed(&self, cfg: &Config, id: DestinationId, now: Instant) {
+    pub fn failed(&self, cfg: &Config, id: DestinationId, outcome: Outcome, now: Instant) {
         let (Some(state), Some(destination)) = (self.state(id), self.get(id)) else {
             return;
         };
         state.calls_failed.fetch_add(1, Relaxed);
+        state.known.call_failed(outcome);
         if let Some(trunk) = cfg.trunks.get(usize::from(destination.trunk)) {
-            state.suspect(now + trunk.hold_down);
+            state.known.suspect(now + trunk.hold_down, now);
         }
     }
 
@@ -417,10 +441,10 @@ impl Trunks {
         let (Some(state), Some(destination)) = (self.state(id), self.get(id)) else {
             return false;
         };
-        state.trust();
+        state.known.trust(now);
         // RFC 3261 §21.5.4: who says so is left alone for that time.
         if let (503, Some(retry_after)) = (status, retry_after) {
-            state.close(retry_after, now);
+            state.known.close(retry_after, now);
         }
         let fails_over = cfg
             .trunks
@@ -428,6 +452,7 @@ impl Trunks {
             .is_some_and(|trunk| trunk.failover.contains(status));
         if fails_over {
             state.calls_failed.fetch_add(1, Relaxed);
+            state.known.call_failed(Outcome::Status(status));
         }
         fails_over
     }

@@ -15,14 +15,15 @@ use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow, Transport};
 
 use super::health::Change;
+use super::standing::Outcome;
 use super::{DestinationId, timer};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// The next OPTIONS is sent when the timer fires.
     Due,
-    /// One is out.
-    Waiting(TxId),
+    /// One is out, since then.
+    Waiting(TxId, Instant),
     /// It has come to something; the timer that bounds the wait runs on.
     Heard,
 }
@@ -49,13 +50,13 @@ pub fn on_timer(stack: &mut Stack, fired: Timer, now: Instant, out: &mut Effects
         State::Due => {
             if send(stack, id, now, out).is_none() {
                 // No address, or no room: nobody is there to answer.
-                hear(stack, id, false);
+                hear(stack, id, false, Outcome::NotSent, None, now);
             }
             timeout
         }
-        State::Waiting(tx) => {
+        State::Waiting(tx, _) => {
             stack.abandon(tx, out);
-            hear(stack, id, false);
+            hear(stack, id, false, Outcome::TimeOut, None, now);
             rest(stack, id, interval, timeout)
         }
         State::Heard => rest(stack, id, interval, timeout),
@@ -76,29 +77,39 @@ fn rest(stack: &mut Stack, id: DestinationId, interval: Duration, timeout: Durat
     (interval * percent / 100).saturating_sub(timeout)
 }
 
-/// A response to an OPTIONS, or with `None` the word that none can come.
-pub fn on_answer(stack: &mut Stack, slot: u32, generation: u32, status: Option<u16>) {
+/// A response to an OPTIONS, or the word that none can come.
+pub fn on_answer(stack: &mut Stack, slot: u32, generation: u32, outcome: Outcome, now: Instant) {
     let id = DestinationId {
         index: slot as u16,
         generation,
     };
-    if status.is_some_and(|status| status < 200) {
+    if matches!(outcome, Outcome::Status(..200)) {
         return;
     }
     let Some(destination) = stack.trunks.get(id) else {
         return;
     };
-    let is_waiting = matches!(destination.ping, State::Waiting(_));
+    let State::Waiting(_, sent_at) = destination.ping else {
+        return;
+    };
     let Some(settings) = stack.cfg.trunks.get(usize::from(destination.trunk)) else {
         return;
     };
-    let is_alive = status.is_some_and(|status| settings.ping_alive.contains(status));
-    if is_waiting {
-        hear(stack, id, is_alive);
-    }
+    let (is_alive, round_trip) = match outcome {
+        Outcome::Status(status) => (settings.ping_alive.contains(status), Some(now.since(sent_at))),
+        Outcome::TimeOut | Outcome::Unreachable | Outcome::NotSent => (false, None),
+    };
+    hear(stack, id, is_alive, outcome, round_trip, now);
 }
 
-fn hear(stack: &mut Stack, id: DestinationId, is_alive: bool) {
+fn hear(
+    stack: &mut Stack,
+    id: DestinationId,
+    is_alive: bool,
+    outcome: Outcome,
+    round_trip: Option<Duration>,
+    now: Instant,
+) {
     let cfg = stack.cfg.clone();
     let Some(destination) = stack.trunks.get_mut(id) else {
         return;
@@ -117,20 +128,16 @@ fn hear(stack: &mut Stack, id: DestinationId, is_alive: bool) {
     let Some(state) = stack.trunks.state(id) else {
         return;
     };
-    if !is_alive {
+    state.known.options_came_to(outcome, round_trip);
+    if is_alive {
+        state.known.trust(now);
+    } else {
         state.pings_failed.fetch_add(1, Relaxed);
     }
-    let (trunk, peer) = (settings.name.as_str(), state.uri.as_str());
     match change {
         None => {}
-        Some(Change::Up) => {
-            state.is_down.store(false, Relaxed);
-            tracing::info!(trunk, peer, "peer up");
-        }
-        Some(Change::Down) => {
-            state.is_down.store(true, Relaxed);
-            tracing::warn!(trunk, peer, failures = settings.down_after, "peer down");
-        }
+        Some(Change::Up) => state.known.set_down(false, now),
+        Some(Change::Down) => state.known.set_down(true, now),
     }
 }
 
@@ -155,7 +162,7 @@ fn send(stack: &mut Stack, id: DestinationId, now: Instant, out: &mut Effects) -
     if let Some(state) = stack.trunks.state(id) {
         state.pings_sent.fetch_add(1, Relaxed);
     }
-    stack.trunks.get_mut(id)?.ping = State::Waiting(tx);
+    stack.trunks.get_mut(id)?.ping = State::Waiting(tx, now);
     stack.send_request(tx, buf, now, out);
     Some(())
 }

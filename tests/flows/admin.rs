@@ -12,10 +12,10 @@ use bench_harness::links::Transport::Tcp;
 use bench_harness::seed;
 use serde_json::Value;
 
-use crate::support::{Scene, Setup, register, registered, scene, wait_until};
+use crate::support::{Scene, Server, Setup, register, registered, scene, wait_until};
 
 /// A server that can be asked: its own socket and its own port.
-fn setup() -> (Setup, String) {
+pub fn asked_setup() -> (Setup, String) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     // A path of a unix socket is short.
@@ -28,7 +28,7 @@ fn setup() -> (Setup, String) {
     (setup, socket)
 }
 
-fn ringway(socket: &str, args: &[&str]) -> Output {
+pub fn ringway(socket: &str, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringway"))
         .args(args)
         .args(["--socket", socket])
@@ -37,14 +37,14 @@ fn ringway(socket: &str, args: &[&str]) -> Output {
 }
 
 /// What a command prints; it must succeed.
-fn printed(socket: &str, args: &[&str]) -> String {
+pub fn printed(socket: &str, args: &[&str]) -> String {
     let output = ringway(socket, args);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{args:?}: {error}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn json(socket: &str, args: &[&str]) -> Vec<Value> {
+pub fn json(socket: &str, args: &[&str]) -> Vec<Value> {
     let args = [args, &["--json"]].concat();
     printed(socket, &args)
         .lines()
@@ -54,7 +54,18 @@ fn json(socket: &str, args: &[&str]) -> Vec<Value> {
 
 /// The status and the body of an answer over HTTP.
 fn http(s: &Scene, request: &str) -> (u16, String) {
-    let addr = s.server.logged("admin server", "addr");
+    http_of(&s.server, request)
+}
+
+/// What a path holds; it must be there.
+pub fn page_over_http(server: &Server, path: &str) -> String {
+    let (status, page) = http_of(server, &format!("GET {path} HTTP/1.1"));
+    assert_eq!(status, 200, "{path}: {page}");
+    page
+}
+
+fn http_of(server: &Server, request: &str) -> (u16, String) {
+    let addr = server.logged("admin server", "addr");
     let mut stream = TcpStream::connect(&addr).expect("the admin server answers");
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -69,7 +80,7 @@ fn http(s: &Scene, request: &str) -> (u16, String) {
 
 #[test]
 fn a_call_can_be_seen_and_ended_from_the_command_line() {
-    let (setup, socket) = setup();
+    let (setup, socket) = asked_setup();
     registered(setup, |s| {
         let call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         let status = &json(&socket, &["status"])[0];
@@ -130,7 +141,7 @@ fn a_call_can_be_seen_and_ended_from_the_command_line() {
 
 #[test]
 fn times_counts_and_the_log_can_be_asked_for() {
-    let (setup, socket) = setup();
+    let (setup, socket) = asked_setup();
     registered(setup, |s| {
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         call::hang_up(&mut s.ue1, &mut s.ue2, &mut call.caller)?;
@@ -201,7 +212,7 @@ fn seed_options(s: &mut Scene) -> bench_harness::failure::Outcome {
 }
 
 /// Every metric that the dashboard and the alerts name is one of the page.
-fn dashboard_and_alerts_speak_of_what_there_is(page: &str) {
+pub fn dashboard_and_alerts_speak_of_what_there_is(page: &str) {
     let named_in = |text: &str| -> BTreeSet<String> {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .filter(|word| word.starts_with("ringway_"))
@@ -238,7 +249,7 @@ fn the_alerts_are_rules_of_prometheus_and_fire_when_they_should() {
 }
 
 /// What Prometheus itself thinks of the page.
-fn checked_by_promtool(page: &str) {
+pub fn checked_by_promtool(page: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -257,7 +268,7 @@ fn checked_by_promtool(page: &str) {
 
 #[test]
 fn a_reload_says_what_came_of_it_and_who_wanted_it() {
-    let (setup, socket) = setup();
+    let (setup, socket) = asked_setup();
     registered(setup.clone(), |s| {
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         assert_eq!(printed(&socket, &["reload"]), "nothing changed\n");
@@ -313,7 +324,7 @@ fn a_reload_says_what_came_of_it_and_who_wanted_it() {
 
 #[test]
 fn who_asks_over_http_must_bear_the_token() {
-    let (setup, socket) = setup();
+    let (setup, socket) = asked_setup();
     scene(setup.key("admin", "token", "\"s3cret\""), |s| {
         register(&mut s.ue1, Tcp)?;
         assert_eq!(http(s, "GET /api/v1/status HTTP/1.1").0, 401);

@@ -295,7 +295,7 @@ fn options_tell_who_is_up_and_one_shard_asks() {
         };
         let down = |world: &World| {
             let all = world.board.trunks[0].destinations.iter();
-            all.map(|one| one.is_down.load(Relaxed)).collect::<Vec<_>>()
+            all.map(|one| one.known.is_down()).collect::<Vec<_>>()
         };
         round(&mut world, 5, [Some(200), Some(404), None]);
         assert_eq!(down(&world), [false; 3], "one failure is not enough");
