@@ -1,5 +1,8 @@
 //! Reference-counted message buffers of a few size classes, bounded by a limit known at start.
 //!
+//! Whatever is to stay for long asks first whether the pool [takes it in](Pool::takes_in): the last part of the pool is for messages
+//! that pass, so that a flood of what stays costs those who bring it and nobody else.
+//!
 //! A message that ringway sends is written once into a buffer of the pool; the transaction that may have to retransmit it
 //! and the effect that sends it hold a reference each. Nothing is allocated once the pool is warm.
 
@@ -71,14 +74,35 @@ impl From<usize> for Written {
     }
 }
 
+/// What stays in the pool for longer than a message takes to pass, the first to be refused first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stay {
+    /// The beginning of a message, whose rest may never come.
+    Partial,
+    /// A new subscriber, subscription or call.
+    New,
+}
+
+impl Stay {
+    /// Eighths of the pool that may be in use when it is taken in.
+    const fn eighths(self) -> usize {
+        match self {
+            Stay::Partial => 4,
+            Stay::New => 6,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Class {
-    /// `None` while the buffer is out as a [`Draft`].
+    /// `None` while the buffer is out as a [`Draft`], or given back to the system.
     buffers: Vec<Option<Box<[u8]>>>,
     used_bytes: Vec<u32>,
     marks: Vec<Marks>,
     references: Vec<u16>,
     free: Vec<u32>,
+    /// Places whose buffers were given back to the system.
+    vacant: Vec<u32>,
 }
 
 /// A buffer being written. It must go back by [`Pool::commit`] or [`Pool::discard`].
@@ -95,6 +119,7 @@ pub struct Pool {
     limit_bytes: usize,
     in_use: usize,
     refused: u64,
+    in_use_bytes: usize,
 }
 
 impl Pool {
@@ -106,7 +131,15 @@ impl Pool {
             limit_bytes,
             in_use: 0,
             refused: 0,
+            in_use_bytes: 0,
         }
+    }
+
+    /// Whether there is room for one more of `stay` and for messages beside it. If not, that counts as refused.
+    pub fn takes_in(&mut self, stay: Stay) -> bool {
+        let has_room = self.in_use_bytes < self.limit_bytes / 8 * stay.eighths();
+        self.refused += u64::from(!has_room);
+        has_room
     }
 
     /// Another limit from now on. What is allocated beyond it already stays.
@@ -125,6 +158,7 @@ impl Pool {
                     .take()
                     .expect("a free buffer is in its place");
                 self.in_use += 1;
+                self.in_use_bytes += CLASS_BYTES[class_index];
                 return Some(Draft {
                     id: BufId((class_index as u32) << CLASS_SHIFT | index),
                     bytes,
@@ -134,30 +168,54 @@ impl Pool {
                 self.grow(class_index);
                 continue;
             }
-            // At the limit a free buffer of a larger class serves rather than none.
-            let larger = (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty());
-            let Some(larger) = larger else {
-                self.refused += 1;
-                return None;
-            };
-            class_index = larger;
+            // At the limit a free buffer of a larger class serves rather than none, and free ones of smaller classes make room.
+            match (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty()) {
+                Some(larger) => class_index = larger,
+                None if self.gives_back(CLASS_BYTES[class_index]) => {}
+                None => {
+                    self.refused += 1;
+                    return None;
+                }
+            }
         }
+    }
+
+    /// Gives free buffers back to the system until there is room for `bytes` more. `false`: there are not enough.
+    #[cold]
+    fn gives_back(&mut self, bytes: usize) -> bool {
+        if self.in_use_bytes + bytes > self.limit_bytes {
+            return false;
+        }
+        for (class, class_bytes) in self.classes.iter_mut().zip(CLASS_BYTES).rev() {
+            while self.allocated_bytes + bytes > self.limit_bytes
+                && let Some(index) = class.free.pop()
+            {
+                class.buffers[index as usize] = None;
+                class.vacant.push(index);
+                self.allocated_bytes -= class_bytes;
+            }
+        }
+        self.allocated_bytes + bytes <= self.limit_bytes
     }
 
     fn grow(&mut self, class_index: usize) {
         let class = &mut self.classes[class_index];
+        let buffer = vec![0; CLASS_BYTES[class_index]].into_boxed_slice();
+        self.allocated_bytes += CLASS_BYTES[class_index];
+        if let Some(index) = class.vacant.pop() {
+            class.buffers[index as usize] = Some(buffer);
+            class.free.push(index);
+            return;
+        }
         let index = class.buffers.len() as u32;
         assert!(index <= INDEX_MASK);
-        class
-            .buffers
-            .push(Some(vec![0; CLASS_BYTES[class_index]].into_boxed_slice()));
+        class.buffers.push(Some(buffer));
         class.used_bytes.push(0);
         class.marks.push(Marks::default());
         class.references.push(0);
         // Room for every buffer at once, so that giving one back never allocates.
         class.free.reserve(class.buffers.len() - class.free.len());
         class.free.push(index);
-        self.allocated_bytes += CLASS_BYTES[class_index];
     }
 
     /// Puts a written draft in its place with one reference, holding its first bytes as far as they were written.
@@ -236,6 +294,7 @@ impl Pool {
         if class.references[index] == 0 {
             class.free.push(index as u32);
             self.in_use -= 1;
+            self.in_use_bytes -= CLASS_BYTES[(id.0 >> CLASS_SHIFT) as usize];
         }
     }
 
@@ -326,5 +385,48 @@ mod tests {
             (pool.in_use(), pool.allocated_bytes()),
             (0, CLASS_BYTES[0] + CLASS_BYTES[4])
         );
+    }
+
+    #[test]
+    fn free_buffers_of_other_sizes_make_room_at_the_limit() {
+        let mut pool = Pool::new(4 * CLASS_BYTES[0] + CLASS_BYTES[4]);
+        let ids: Vec<_> = std::iter::from_fn(|| pool.put(b"small")).collect();
+        assert_eq!(ids.len(), 4 + CLASS_BYTES[4] / CLASS_BYTES[0]);
+        assert!(pool.put(&[1; 1_000]).is_none(), "all are in use");
+        for &id in &ids[1..] {
+            pool.release(id);
+        }
+        let large = pool.put(&[1; 1_000]).expect("room is made");
+        assert_eq!(pool.get(ids[0]), b"small");
+        pool.release(large);
+        pool.release(ids[0]);
+        // And back again, in the places that there were.
+        let places = pool.classes[0].buffers.len();
+        let again: Vec<_> = std::iter::from_fn(|| pool.put(b"small")).collect();
+        assert!(pool.allocated_bytes() <= 4 * CLASS_BYTES[0] + CLASS_BYTES[4]);
+        assert!(again.len() >= 4, "{}", again.len());
+        assert_eq!(pool.classes[0].buffers.len(), places);
+        for id in again {
+            pool.release(id);
+        }
+        assert_eq!((pool.in_use(), pool.in_use_bytes), (0, 0));
+    }
+
+    #[test]
+    fn the_last_part_is_for_messages_that_pass() {
+        let mut pool = Pool::new(16 * CLASS_BYTES[0]);
+        let mut ids = Vec::new();
+        let mut taken = |pool: &mut Pool, stay: Stay| {
+            while pool.takes_in(stay) {
+                ids.push(pool.put(b"x").expect("room"));
+            }
+            ids.len()
+        };
+        assert_eq!(taken(&mut pool, Stay::Partial), 8);
+        assert_eq!(taken(&mut pool, Stay::New), 12);
+        for id in ids {
+            pool.release(id);
+        }
+        assert!(pool.takes_in(Stay::Partial));
     }
 }

@@ -21,7 +21,7 @@ use crate::msg::name_addr::{Contacts, NameAddr, contacts};
 use crate::msg::params::{Params, unquoted};
 use crate::msg::request::Request;
 use crate::msg::uri::Uri;
-use crate::pool::Pool;
+use crate::pool::{Pool, Stay};
 use crate::time::Instant;
 use crate::timer::{Timer, Wheel};
 use crate::transaction::destination::destination;
@@ -147,6 +147,8 @@ pub fn process(
     pool: &mut Pool,
     now: Instant,
 ) -> Result<Committed, Refusal> {
+    // Who is registered may refresh, however many others would like to be.
+    let is_new = location.bindings_of(key).next().is_none();
     let mut plan = std::mem::take(&mut location.plan);
     let done = path::check(request, cfg)
         .and_then(|path_len| {
@@ -162,7 +164,12 @@ pub fn process(
             };
             planner.plan(cfg)
         })
-        .and_then(|()| Ok(location.commit(key, &mut plan, wheel, pool, now)?));
+        .and_then(|()| {
+            if is_new && plan.count_after(0) > 0 && !pool.takes_in(Stay::New) {
+                return Err(Refusal::Full);
+            }
+            Ok(location.commit(key, &mut plan, wheel, pool, now)?)
+        });
     plan.abandon(pool);
     location.plan = plan;
     done

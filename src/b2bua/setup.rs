@@ -13,7 +13,7 @@ use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
-use crate::pool::{BufId, Pool};
+use crate::pool::{BufId, Pool, Stay};
 use crate::record::Place;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
@@ -187,6 +187,9 @@ impl B2bua {
     ) -> Option<(CallId, ExchangeId)> {
         if self.calls.is_full() {
             stack.metrics.limit_reached(Limit::Calls);
+            return None;
+        }
+        if !out.pool.takes_in(Stay::New) {
             return None;
         }
         let mut room;

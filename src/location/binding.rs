@@ -213,7 +213,7 @@ impl Plan {
     }
 
     /// Bindings there will be where there are `now`.
-    pub(super) fn count_after(&self, now: usize) -> usize {
+    pub(crate) fn count_after(&self, now: usize) -> usize {
         self.changes
             .iter()
             .fold(now, |count, change| match (&change.target, &change.fresh) {

@@ -357,7 +357,7 @@ impl Shard {
             return;
         };
         if !stream.keep(bytes, now, &mut out.pool) {
-            // More than the largest buffer takes, or no buffer at all.
+            self.stack.metrics.dropped(DropReason::NoBuffer);
             self.close_stream(id, CloseReason::Limit, out);
             return;
         }
@@ -429,6 +429,7 @@ impl Shard {
                 Frame::Incomplete => {
                     let searched = stream.searched;
                     if !stream.keep(rest, now, &mut out.pool) {
+                        self.stack.metrics.dropped(DropReason::NoBuffer);
                         self.close_stream(id, CloseReason::Limit, out);
                         return;
                     }

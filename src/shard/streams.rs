@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::pool::{BufId, Pool};
+use crate::pool::{BufId, Pool, Stay};
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::TimerId;
@@ -38,9 +38,12 @@ impl Stream {
         }
     }
 
-    /// Puts `bytes` behind what is kept. `false`: there is no buffer for so much.
+    /// Puts `bytes` behind what is kept. `false`: there is no buffer for so much, or too many wait for the rest of a message.
     #[must_use]
     pub fn keep(&mut self, bytes: &[u8], now: Instant, pool: &mut Pool) -> bool {
+        if !pool.takes_in(Stay::Partial) {
+            return false;
+        }
         let Some(old) = self.partial else {
             self.partial = pool.put(bytes);
             self.searched = 0;

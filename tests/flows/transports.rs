@@ -461,6 +461,47 @@ fn half_a_message_costs_one_connection() {
 }
 
 #[test]
+fn halves_of_messages_leave_room_for_whole_ones() {
+    let setup = Setup::new()
+        .flags(&["--shards", "1"])
+        .key("limits", "buffer_bytes_max", "2_097_152");
+    scene(setup, |s| {
+        // Together far more than all buffers.
+        let mut halves = Vec::new();
+        for number in 0..60 {
+            let mut half = TcpStream::connect(s.server.tcp)?;
+            let head = format!(
+                "OPTIONS sip:{} SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKhalf{number}\r\nContent-Length: 60000\r\n\r\n",
+                seed::DOMAIN
+            );
+            half.write_all(head.as_bytes())?;
+            // One that is closed for want of room may say so here already.
+            let _ = half.write_all(&[b'x'; 50_000]);
+            halves.push(half);
+        }
+        register(&mut s.ue1, Udp)?;
+        register_for_tcp(&mut s.ue2)?;
+        let message = s
+            .ue1
+            .request("MESSAGE", &s.ue2.aor(), Udp)
+            .with_body("application/octet-stream", vec![b'x'; 40_000]);
+        s.ue1.send(&message, Udp)?;
+        let got = s.ue2.expect("MESSAGE")?;
+        s.ue2.answers(&got, 200, "OK")?;
+        s.ue1.response(&message, 200)?;
+        // Who waits for the rest of a message still has what was begun; most were turned away.
+        let mut kept = 0;
+        for half in &mut halves {
+            half.set_read_timeout(Some(Duration::from_millis(1)))?;
+            let end = half.read(&mut [0; 1]);
+            kept += usize::from(end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+        }
+        assert!((1..=14).contains(&kept), "{kept}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_connection_that_says_nothing_is_closed() {
     scene(Setup::new().key("limits", "connection_idle_s", "1"), |s| {
         alive(&mut s.ue1, Tcp)?;

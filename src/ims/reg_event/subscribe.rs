@@ -14,6 +14,7 @@ use crate::msg::params;
 use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::{Scheme, Uri};
+use crate::pool::Stay;
 use crate::time::Instant;
 use crate::token::TokenKind;
 use crate::transaction::destination::{RouteError, route};
@@ -176,6 +177,9 @@ impl RegEvent {
         };
         if let Some(limit) = limit {
             stack.metrics.limit_reached(limit);
+            return Err(Refusal::Full);
+        }
+        if !out.pool.takes_in(Stay::New) {
             return Err(Refusal::Full);
         }
         let id = self.subscriptions.next_id();

@@ -114,13 +114,37 @@ fn a_full_table_forgets_who_has_been_offline_longest_and_then_says_no() {
 }
 
 #[test]
+fn new_subscribers_leave_room_for_the_refreshes_of_those_who_are_there() {
+    let mut rig = Rig::new();
+    rig.pool = Pool::new(8 * crate::pool::CLASS_BYTES[0]);
+    let contact = ["Contact: <sip:a@192.0.2.1>"];
+    let user = |n: u32| format!("sip:u{n}@one.att.net");
+    for n in 1..=5 {
+        rig.register_as(&user(n), "c", 1, &contact).expect("room");
+    }
+    assert_eq!(rig.register_as(&user(6), "c", 1, &contact), Err(Refusal::Full));
+    assert_eq!(
+        rig.register_as(&user(6), "c", 2, &[]),
+        Ok(Committed::default()),
+        "a query"
+    );
+    for n in 1..=5 {
+        rig.register_as(&user(n), "c", 2, &contact).expect("refreshed");
+    }
+    rig.register_as(&user(1), "c", 3, &["Contact: *", "Expires: 0"])
+        .expect("gone");
+    rig.location.release_removed(&mut rig.pool);
+    rig.register_as(&user(6), "c", 3, &contact).expect("room again");
+}
+
+#[test]
 fn without_a_buffer_nothing_is_registered_and_nothing_is_lost() {
     let mut rig = Rig::new();
-    rig.pool = Pool::new(2 * crate::pool::CLASS_BYTES[0]);
+    rig.pool = Pool::new(3 * crate::pool::CLASS_BYTES[0]);
     assert_eq!(
         rig.register(
             1,
-            &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>, <sip:c@192.0.2.1>"]
+            &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>, <sip:c@192.0.2.1>, <sip:d@192.0.2.1>"]
         ),
         Err(Refusal::Full)
     );
