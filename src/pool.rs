@@ -20,6 +20,16 @@ const INDEX_MASK: u32 = (1 << CLASS_SHIFT) - 1;
 // An id has three bits for the class.
 const _: () = assert!(CLASS_BYTES.len() <= 1 << (32 - CLASS_SHIFT));
 
+impl BufId {
+    const fn class(self) -> usize {
+        (self.0 >> CLASS_SHIFT) as usize
+    }
+
+    const fn index(self) -> usize {
+        (self.0 & INDEX_MASK) as usize
+    }
+}
+
 /// What may be known of a message without reading it: where it could be made longer, and what it belongs to.
 ///
 /// Places beyond the first 65,535 bytes can't be named; they go unmarked, as do all in [`Marks::default`].
@@ -95,14 +105,19 @@ impl Stay {
 
 #[derive(Default)]
 struct Class {
-    /// `None` while the buffer is out as a [`Draft`], or given back to the system.
-    buffers: Vec<Option<Box<[u8]>>>,
-    used_bytes: Vec<u32>,
-    marks: Vec<Marks>,
-    references: Vec<u16>,
+    buffers: Vec<Buffer>,
     free: Vec<u32>,
     /// Places whose buffers were given back to the system.
     vacant: Vec<u32>,
+}
+
+/// A buffer with what is known of it in one cache line.
+struct Buffer {
+    /// `None` while it is out as a [`Draft`], or given back to the system.
+    bytes: Option<Box<[u8]>>,
+    used_bytes: u32,
+    references: u16,
+    marks: Marks,
 }
 
 /// A buffer being written. It must go back by [`Pool::commit`] or [`Pool::discard`].
@@ -155,6 +170,7 @@ impl Pool {
             let class = &mut self.classes[class_index];
             if let Some(index) = class.free.pop() {
                 let bytes = class.buffers[index as usize]
+                    .bytes
                     .take()
                     .expect("a free buffer is in its place");
                 self.in_use += 1;
@@ -190,7 +206,7 @@ impl Pool {
             while self.allocated_bytes + bytes > self.limit_bytes
                 && let Some(index) = class.free.pop()
             {
-                class.buffers[index as usize] = None;
+                class.buffers[index as usize].bytes = None;
                 class.vacant.push(index);
                 self.allocated_bytes -= class_bytes;
             }
@@ -203,16 +219,18 @@ impl Pool {
         let buffer = vec![0; CLASS_BYTES[class_index]].into_boxed_slice();
         self.allocated_bytes += CLASS_BYTES[class_index];
         if let Some(index) = class.vacant.pop() {
-            class.buffers[index as usize] = Some(buffer);
+            class.buffers[index as usize].bytes = Some(buffer);
             class.free.push(index);
             return;
         }
         let index = class.buffers.len() as u32;
         assert!(index <= INDEX_MASK);
-        class.buffers.push(Some(buffer));
-        class.used_bytes.push(0);
-        class.marks.push(Marks::default());
-        class.references.push(0);
+        class.buffers.push(Buffer {
+            bytes: Some(buffer),
+            used_bytes: 0,
+            references: 0,
+            marks: Marks::default(),
+        });
         // Room for every buffer at once, so that giving one back never allocates.
         class.free.reserve(class.buffers.len() - class.free.len());
         class.free.push(index);
@@ -222,11 +240,12 @@ impl Pool {
     pub fn commit(&mut self, draft: Draft, written: impl Into<Written>) -> BufId {
         let Written { len, marks } = written.into();
         assert!(len <= draft.bytes.len());
-        let (class, index) = self.place_mut(draft.id);
-        class.buffers[index] = Some(draft.bytes);
-        class.used_bytes[index] = len as u32;
-        class.marks[index] = marks;
-        class.references[index] = 1;
+        *self.buffer_mut(draft.id) = Buffer {
+            bytes: Some(draft.bytes),
+            used_bytes: len as u32,
+            references: 1,
+            marks,
+        };
         draft.id
     }
 
@@ -246,15 +265,14 @@ impl Pool {
     /// Puts `bytes` behind what the buffer holds: in place where there is room and no other reference, else in a larger
     /// buffer. The id that is returned stands for the one given. `None`: no buffer is that large; `id` is unchanged.
     pub fn append(&mut self, id: BufId, bytes: &[u8]) -> Option<BufId> {
-        let (class, index) = self.place_mut(id);
-        let used = class.used_bytes[index] as usize;
+        let buffer = self.buffer_mut(id);
+        let used = buffer.used_bytes as usize;
         let len = used + bytes.len();
-        if class.references[index] == 1
-            && let Some(buffer) = class.buffers[index].as_deref_mut()
-            && let Some(room) = buffer.get_mut(used..len)
+        if buffer.references == 1
+            && let Some(room) = buffer.bytes.as_deref_mut().and_then(|all| all.get_mut(used..len))
         {
             room.copy_from_slice(bytes);
-            class.used_bytes[index] = len as u32;
+            buffer.used_bytes = len as u32;
             return Some(id);
         }
         let mut draft = self.draft(len)?;
@@ -266,35 +284,34 @@ impl Pool {
     }
 
     pub fn get(&self, id: BufId) -> &[u8] {
-        let (class, index) = self.place(id);
-        let bytes = class.buffers[index]
+        let buffer = self.buffer(id);
+        let bytes = buffer
+            .bytes
             .as_deref()
             .expect("a buffer that is referred to is in its place");
-        &bytes[..class.used_bytes[index] as usize]
+        &bytes[..buffer.used_bytes as usize]
     }
 
     /// What whoever wrote the buffer marked in it.
     pub fn marks(&self, id: BufId) -> Marks {
-        let (class, index) = self.place(id);
-        class.marks[index]
+        self.buffer(id).marks
     }
 
     /// One more reference. The id is returned for convenience.
     pub fn retain(&mut self, id: BufId) -> BufId {
-        let (class, index) = self.place_mut(id);
-        class.references[index] += 1;
+        self.buffer_mut(id).references += 1;
         id
     }
 
     /// One reference less; the last one frees the buffer.
     pub fn release(&mut self, id: BufId) {
-        let (class, index) = self.place_mut(id);
-        assert!(class.references[index] > 0, "released more often than retained");
-        class.references[index] -= 1;
-        if class.references[index] == 0 {
-            class.free.push(index as u32);
+        let buffer = self.buffer_mut(id);
+        assert!(buffer.references > 0, "released more often than retained");
+        buffer.references -= 1;
+        if buffer.references == 0 {
+            self.classes[id.class()].free.push(id.index() as u32);
             self.in_use -= 1;
-            self.in_use_bytes -= CLASS_BYTES[(id.0 >> CLASS_SHIFT) as usize];
+            self.in_use_bytes -= CLASS_BYTES[id.class()];
         }
     }
 
@@ -312,18 +329,12 @@ impl Pool {
         self.allocated_bytes
     }
 
-    fn place(&self, id: BufId) -> (&Class, usize) {
-        (
-            &self.classes[(id.0 >> CLASS_SHIFT) as usize],
-            (id.0 & INDEX_MASK) as usize,
-        )
+    fn buffer(&self, id: BufId) -> &Buffer {
+        &self.classes[id.class()].buffers[id.index()]
     }
 
-    fn place_mut(&mut self, id: BufId) -> (&mut Class, usize) {
-        (
-            &mut self.classes[(id.0 >> CLASS_SHIFT) as usize],
-            (id.0 & INDEX_MASK) as usize,
-        )
+    fn buffer_mut(&mut self, id: BufId) -> &mut Buffer {
+        &mut self.classes[id.class()].buffers[id.index()]
     }
 }
 

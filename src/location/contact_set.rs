@@ -184,22 +184,19 @@ impl ContactSet {
             slot: 0,
             generation: 0,
         });
-        let parts: [&[u8]; 14] = [
-            &contact.q.to_be_bytes(),
-            &[flags],
-            &flow.listener.0.to_be_bytes(),
-            &ip.octets(),
-            &flow.peer.port().to_be_bytes(),
-            &[conn.shard.0],
-            &conn.slot.to_be_bytes(),
-            &conn.generation.to_be_bytes(),
-            &uri_len.to_be_bytes(),
-            &params_len.to_be_bytes(),
-            &path_len.to_be_bytes(),
-            contact.uri,
-            contact.params,
-            contact.path,
-        ];
+        let mut head = [0; HEAD_BYTES];
+        head[0..2].copy_from_slice(&contact.q.to_be_bytes());
+        head[2] = flags;
+        head[3..5].copy_from_slice(&flow.listener.0.to_be_bytes());
+        head[5..21].copy_from_slice(&ip.octets());
+        head[21..23].copy_from_slice(&flow.peer.port().to_be_bytes());
+        head[23] = conn.shard.0;
+        head[24..28].copy_from_slice(&conn.slot.to_be_bytes());
+        head[28..32].copy_from_slice(&conn.generation.to_be_bytes());
+        head[32..34].copy_from_slice(&uri_len.to_be_bytes());
+        head[34..36].copy_from_slice(&params_len.to_be_bytes());
+        head[36..38].copy_from_slice(&path_len.to_be_bytes());
+        let parts: [&[u8]; 4] = [&head, contact.uri, contact.params, contact.path];
         for part in parts {
             self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
             self.len += part.len();
@@ -216,43 +213,24 @@ pub struct Contacts<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Contacts<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (part, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
-        Some(*part)
-    }
-
-    fn take_slice(&mut self, len: u16) -> Option<&'a [u8]> {
-        let (part, rest) = self.rest.split_at_checked(usize::from(len))?;
-        self.rest = rest;
-        Some(part)
-    }
-}
-
 impl<'a> Iterator for Contacts<'a> {
     type Item = Contact<'a>;
 
     fn next(&mut self) -> Option<Contact<'a>> {
-        let q = u16::from_be_bytes(self.take()?);
-        let [flags] = self.take()?;
-        let listener = ListenerId(u16::from_be_bytes(self.take()?));
-        let ip = Ipv6Addr::from(self.take::<16>()?);
+        let (head, texts) = self.rest.split_first_chunk::<HEAD_BYTES>()?;
+        let two = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let four = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (uri, texts) = texts.split_at_checked(usize::from(two(32)))?;
+        let (params, texts) = texts.split_at_checked(usize::from(two(34)))?;
+        let (path, rest) = texts.split_at_checked(usize::from(two(36)))?;
+        self.rest = rest;
+        let (q, flags, listener, port) = (two(0), head[2], ListenerId(two(3)), two(21));
+        let ip = Ipv6Addr::from(*head[5..].first_chunk::<16>()?);
         let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
-        let port = u16::from_be_bytes(self.take()?);
-        let [shard] = self.take()?;
-        let slot = u32::from_be_bytes(self.take()?);
-        let generation = u32::from_be_bytes(self.take()?);
-        let uri_len = u16::from_be_bytes(self.take()?);
-        let params_len = u16::from_be_bytes(self.take()?);
-        let path_len = u16::from_be_bytes(self.take()?);
-        let uri = self.take_slice(uri_len)?;
-        let params = self.take_slice(params_len)?;
-        let path = self.take_slice(path_len)?;
         let conn = ConnId {
-            shard: ShardId(shard),
-            slot,
-            generation,
+            shard: ShardId(head[23]),
+            slot: four(24),
+            generation: four(28),
         };
         Some(Contact {
             uri,

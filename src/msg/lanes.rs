@@ -77,7 +77,7 @@ impl Set {
     }
 }
 
-/// Index of the first byte that is one of `stops`, among which must be zero; the length when none is.
+/// Index of the first byte that is one of `stops`; the length when none is.
 #[inline(always)]
 pub fn find(bytes: &[u8], stops: impl Fn(Block) -> Set) -> usize {
     let mut rest = bytes;
@@ -92,7 +92,7 @@ pub fn find(bytes: &[u8], stops: impl Fn(Block) -> Set) -> usize {
         return bytes.len();
     }
     let found = stops(Block::load(&padded(rest))).bits();
-    bytes.len() - rest.len() + found.trailing_zeros() as usize
+    bytes.len() - rest.len() + (found.trailing_zeros() as usize).min(rest.len())
 }
 
 /// How many bytes in a row from the first on are in the set, to which zero must not belong.

@@ -211,14 +211,11 @@ pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
 pub fn skip_quoted(bytes: &[u8], at: usize) -> Option<usize> {
     let mut i = at + 1;
     loop {
-        i += lanes::find(bytes.get(i..)?, |block| {
-            block.eq(b'"') | block.eq(b'\\') | block.eq(0)
-        });
+        i += lanes::find(bytes.get(i..)?, |block| block.eq(b'"') | block.eq(b'\\'));
         match bytes.get(i)? {
             b'"' => return Some(i + 1),
-            b'\\' => i += 2,
-            // A zero, which ends nothing.
-            _ => i += 1,
+            // A backslash, which takes the next along.
+            _ => i += 2,
         }
     }
 }
@@ -345,7 +342,7 @@ fn element_end(value: &[u8]) -> usize {
     let mut at = 0;
     let mut in_brackets = false;
     // Most values have no comma at all.
-    if lanes::find(value, |block| block.eq(b',') | block.eq(0)) == value.len() {
+    if lanes::find(value, |block| block.eq(b',')) == value.len() {
         return value.len();
     }
     while let Some(&byte) = value.get(at) {

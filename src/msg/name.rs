@@ -1,8 +1,8 @@
 //! Header field names: a number for each that we know, found by length and a perfect match (RFC 3261 §7.3.3, §20).
 //!
-//! A name is read as up to four 64-bit words with its letters in lower case. Two of the words and the length, multiplied by
-//! a constant that was searched for once, give the only place where the name can be in a table of 512 bytes; comparing the
-//! words then says whether it is that name. A `const` assertion keeps the constant right when a name is added.
+//! A name is read as four 64-bit words with its letters in lower case and zeros behind it. The first two, multiplied by a
+//! constant that was searched for once, give the only place where the name can be in a table of 512 bytes; comparing all four
+//! then says whether it is that name. A `const` assertion keeps the constant right when a name is added.
 
 macro_rules! names {
     ($($variant:ident $text:literal $($compact:literal)?,)*) => {
@@ -150,14 +150,24 @@ impl Name {
     pub const COUNT: usize = COUNT;
 
     /// The name that `text` is, in any case (RFC 3261 §7.3.1), its compact form included (§7.3.3).
-    #[inline]
     pub fn lookup(text: &[u8]) -> Name {
-        if let [letter] = text {
-            return COMPACT[usize::from(*letter)];
+        let mut window = [0; WINDOW];
+        match window.get_mut(..text.len()) {
+            Some(room) if text.len() < WINDOW => {
+                room.copy_from_slice(text);
+                Name::at_start(&window, text.len())
+            }
+            Some(_) | None => Name::Other,
         }
-        let Some(key) = Key::of(text) else {
-            return Name::Other;
-        };
+    }
+
+    /// The same for the first `len` bytes of `window`; what lies behind them does not matter. `len` is less than [`WINDOW`].
+    #[inline(always)]
+    pub fn at_start(window: &[u8; WINDOW], len: usize) -> Name {
+        if len == 1 {
+            return COMPACT[usize::from(window[0])];
+        }
+        let key = Key::of(window, len);
         let name = PLACES[key.place()];
         if KEYS[name as usize].same(&key) {
             name
@@ -167,94 +177,85 @@ impl Name {
     }
 }
 
+/// Bytes that a name is read from: it is shorter.
+pub const WINDOW: usize = 32;
+
 const _: () = assert!(Name::COUNT <= 128);
 
-/// A name of 2 to 32 bytes as words that overlap to cover it all.
+/// A name as words, with its length in the last byte, which no name reaches.
 #[derive(Clone, Copy)]
-struct Key {
-    len: usize,
-    first: u64,
-    last: u64,
-    second: u64,
-    third: u64,
-}
+struct Key([u64; 4]);
 
 /// Searched for by trial: the names fall into different places.
-const MULTIPLIER: u64 = 0x8BF1_7146_A98D_2F23;
+const MULTIPLIER: u64 = 0xDA18_48DA_75E2_7FCF;
 const PLACES_LOG2: u32 = 9;
 
 impl Key {
-    const NONE: Key = Key {
-        len: 0,
-        first: 0,
-        last: 0,
-        second: 0,
-        third: 0,
-    };
+    /// The key of no name.
+    const NONE: Key = Key([0; 4]);
 
-    #[inline]
-    const fn of(text: &[u8]) -> Option<Key> {
-        let len = text.len();
-        let mut key = Key { len, ..Key::NONE };
-        if len >= 8 {
-            if len > 32 {
-                return None;
-            }
-            key.first = word(text, 0);
-            key.last = word(text, len - 8);
-            if len > 16 {
-                key.second = word(text, 8);
-                if len > 24 {
-                    key.third = word(text, 16);
-                }
-            }
-        } else if len >= 4 {
-            key.first = half_word(text, 0);
-            key.last = half_word(text, len - 4);
-        } else if len >= 2 {
-            key.first = lower(text[0] as u64 | (text[1] as u64) << 8 | (text[len - 1] as u64) << 16);
-        } else {
-            return None;
+    #[inline(always)]
+    const fn of(window: &[u8; WINDOW], len: usize) -> Key {
+        const HALF: usize = WINDOW / 2;
+        let [first, second, third, fourth] = words(window);
+        let masks = &MASKS[if len < HALF { len } else { HALF }];
+        let mut key = [
+            lower(first) & masks[0],
+            lower(second) & masks[1],
+            0,
+            (len as u64) << 56,
+        ];
+        if len > HALF {
+            let masks = &MASKS[len - HALF];
+            key[2] = lower(third) & masks[0];
+            key[3] |= lower(fourth) & masks[1];
         }
-        Some(key)
+        Key(key)
     }
 
-    #[inline]
+    #[inline(always)]
     const fn place(&self) -> usize {
-        let mixed = self.first ^ self.last.rotate_left(29) ^ self.len as u64;
+        let mixed = self.0[0] ^ self.0[1].rotate_left(29);
         (mixed.wrapping_mul(MULTIPLIER) >> (64 - PLACES_LOG2)) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     const fn same(&self, other: &Key) -> bool {
-        self.len == other.len
-            && ((self.first ^ other.first)
-                | (self.last ^ other.last)
-                | (self.second ^ other.second)
-                | (self.third ^ other.third))
-                == 0
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        ((a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)) == 0
     }
 }
 
-#[inline]
-const fn word(text: &[u8], at: usize) -> u64 {
-    match text.split_at(at).1.first_chunk::<8>() {
-        Some(bytes) => lower(u64::from_le_bytes(*bytes)),
-        None => 0,
+/// For 0 to 16 bytes, the bits of so many.
+static MASKS: [[u64; 2]; WINDOW / 2 + 1] = {
+    let mut masks = [[0; 2]; WINDOW / 2 + 1];
+    let mut len = 0;
+    while len < masks.len() {
+        let bits = if len < 16 {
+            (1u128 << (8 * len)) - 1
+        } else {
+            u128::MAX
+        };
+        masks[len] = [bits as u64, (bits >> 64) as u64];
+        len += 1;
     }
-}
+    masks
+};
 
-#[inline]
-const fn half_word(text: &[u8], at: usize) -> u64 {
-    match text.split_at(at).1.first_chunk::<4>() {
-        Some(bytes) => lower(u32::from_le_bytes(*bytes) as u64),
-        None => 0,
-    }
+#[inline(always)]
+const fn words(window: &[u8; WINDOW]) -> [u64; 4] {
+    let (chunks, _) = window.as_chunks::<8>();
+    [
+        u64::from_le_bytes(chunks[0]),
+        u64::from_le_bytes(chunks[1]),
+        u64::from_le_bytes(chunks[2]),
+        u64::from_le_bytes(chunks[3]),
+    ]
 }
 
 /// Sets bit 5 of every byte that has bit 6: letters become lower case, the hyphen stays itself alone. Other bytes fall
 /// together too (`@` and the grave accent, say), but no name has them.
-#[inline]
+#[inline(always)]
 const fn lower(word: u64) -> u64 {
     word | (word & 0x4040_4040_4040_4040) >> 1
 }
@@ -263,9 +264,12 @@ static KEYS: [Key; Name::COUNT] = {
     let mut keys = [Key::NONE; Name::COUNT];
     let mut i = 0;
     while i + 1 < Name::COUNT {
-        if let Some(key) = Key::of(Name::ALL[i].text().as_bytes()) {
-            keys[i] = key;
-        }
+        let text = Name::ALL[i].text().as_bytes();
+        assert!(text.len() > 1 && text.len() < WINDOW, "a name has 2 to 31 bytes");
+        let mut window = [0; WINDOW];
+        let (name, _) = window.split_at_mut(text.len());
+        name.copy_from_slice(text);
+        keys[i] = Key::of(&window, text.len());
         i += 1;
     }
     keys
@@ -275,10 +279,7 @@ static PLACES: [Name; 1 << PLACES_LOG2] = {
     let mut places = [Name::Other; 1 << PLACES_LOG2];
     let mut i = 0;
     while i + 1 < Name::COUNT {
-        let Some(key) = Key::of(Name::ALL[i].text().as_bytes()) else {
-            panic!("a name has 2 to 32 bytes");
-        };
-        let place = key.place();
+        let place = KEYS[i].place();
         assert!(
             matches!(places[place], Name::Other),
             "two names fall into one place: search another multiplier"
@@ -350,6 +351,9 @@ mod tests {
             b"Vi",
             b"Viaa",
             b"X-Very-Long-Header-Name-Of-Somebody-Else",
+            b"Via\0",
+            b"P-Preferred-Serv",
+            b"P-Charging-Function-Addresses\0",
             b"Other",
         ] {
             assert_eq!(Name::lookup(other), Name::Other);

@@ -8,9 +8,9 @@
 use super::Span;
 use super::build::Writer;
 use super::error::{ErrorKind, ParseError};
-use super::lanes::{Block, LANES};
+use super::lanes::{self, Block, LANES, Set};
 use super::lex;
-use super::name::Name;
+use super::name::{Name, WINDOW};
 use super::start::start_line;
 
 pub use super::message::{ElementsOf, LinesOf, Message};
@@ -241,7 +241,7 @@ struct LineEnd {
 }
 
 /// The end of the line that begins at `from`, `None` when the bytes end before it does.
-#[inline]
+#[inline(always)]
 fn line_end(bytes: &[u8], from: usize, error: &mut FirstError) -> Option<LineEnd> {
     let at = cr_or_lf(bytes, from)?;
     if let Some([b'\r', b'\n']) = bytes.get(at..at + 2) {
@@ -259,15 +259,25 @@ fn line_end(bytes: &[u8], from: usize, error: &mut FirstError) -> Option<LineEnd
 fn cr_or_lf(bytes: &[u8], from: usize) -> Option<usize> {
     let mut rest = bytes.get(from..)?;
     while let Some((chunk, behind)) = rest.split_first_chunk() {
-        let block = Block::load(chunk);
-        let found = (block.eq(b'\r') | block.eq(b'\n')).bits();
+        let found = ends_in(Block::load(chunk)).bits();
         if found != 0 {
             return Some(bytes.len() - rest.len() + found.trailing_zeros() as usize);
         }
         rest = behind;
     }
-    let at = rest.iter().position(|&byte| byte == b'\r' || byte == b'\n')?;
-    Some(bytes.len() - rest.len() + at)
+    cr_or_lf_near_end(rest).map(|at| bytes.len() - rest.len() + at)
+}
+
+#[inline(always)]
+fn ends_in(block: Block) -> Set {
+    block.eq(b'\r') | block.eq(b'\n')
+}
+
+/// The same for fewer bytes than a block: the last lines of a message without a body.
+#[inline(never)]
+fn cr_or_lf_near_end(rest: &[u8]) -> Option<usize> {
+    let at = lanes::find(rest, ends_in);
+    (at < rest.len()).then_some(at)
 }
 
 /// `bytes[at]` is CR or LF, and no CRLF.
@@ -348,12 +358,8 @@ fn header_line(
         Some(parts) => parts,
         None => unusual_parts(&bytes[start..end.content_end], first_end - start)?,
     };
-    let name = Name::lookup(&bytes[start..start + parts.name_end]);
-    if name == Name::Other && !lex::is_token(&bytes[start..start + parts.name_end]) {
-        return Err(ErrorKind::HeaderLine);
-    }
     table.push(Line {
-        name,
+        name: parts.name,
         next: 0,
         start: start as u32,
         name_end: (start + parts.name_end) as u32,
@@ -362,8 +368,9 @@ fn header_line(
     })
 }
 
-/// Offsets in a header line.
+/// The name of a header line, and offsets in it.
 struct LineParts {
+    name: Name,
     name_end: usize,
     value_start: usize,
     value_end: usize,
@@ -373,23 +380,51 @@ struct LineParts {
 /// space, value. `None`: it must be looked at closely.
 #[inline(always)]
 fn usual_parts(rest: &[u8], len: usize) -> Option<LineParts> {
-    // What the blocks hold of the next line does no harm: its colon is beyond this one's end.
-    let (first, behind) = rest.split_first_chunk()?;
-    let mut colons = Block::load(first).eq(b':').bits();
-    if colons == 0 {
-        colons = Block::load(behind.first_chunk()?).eq(b':').bits() << LANES;
-    }
-    let colon = colons.trailing_zeros() as usize;
+    // What the window holds of the next line does no harm: its colon is beyond this one's end.
+    let padded;
+    let window = match rest.first_chunk() {
+        Some(window) => window,
+        None => {
+            padded = padded_window(rest);
+            &padded
+        }
+    };
+    let colon = first_colon(window)?;
     let line = &rest[..len];
-    let name_last = *line.get(colon.wrapping_sub(1))?;
-    let &[space, value_first] = line.get(colon + 1..)?.first_chunk()?;
+    let &[_, space, value_first] = line.get(colon..)?.first_chunk()?;
     let value_last = *line.last()?;
-    // Visible or beyond ASCII: in any case no LWS.
-    (name_last > b' ' && space == b' ' && value_first > b' ' && value_last > b' ').then_some(LineParts {
+    let name = Name::at_start(window, colon);
+    // The value's ends are visible or beyond ASCII: in any case no LWS.
+    (space == b' '
+        && value_first > b' '
+        && value_last > b' '
+        && (name != Name::Other || lex::is_token(&line[..colon])))
+    .then_some(LineParts {
+        name,
         name_end: colon,
         value_start: colon + 2,
         value_end: len,
     })
+}
+
+/// Fewer bytes than a window, with zeros behind them: the last line of a message without a body.
+#[inline(never)]
+fn padded_window(rest: &[u8]) -> [u8; WINDOW] {
+    let mut window = [0; WINDOW];
+    if let Some(room) = window.get_mut(..rest.len()) {
+        room.copy_from_slice(rest);
+    }
+    window
+}
+
+#[inline(always)]
+fn first_colon(window: &[u8; WINDOW]) -> Option<usize> {
+    let (blocks, _) = window.as_chunks();
+    let mut colons = Block::load(&blocks[0]).eq(b':').bits();
+    if colons == 0 {
+        colons = Block::load(&blocks[1]).eq(b':').bits() << LANES;
+    }
+    (colons != 0).then(|| colons.trailing_zeros() as usize)
 }
 
 /// The same for any line. The colon must stand among its first `first_len` bytes.
@@ -403,8 +438,12 @@ fn unusual_parts(line: &[u8], first_len: usize) -> Result<LineParts, ErrorKind> 
     while let [rest @ .., b' ' | b'\t'] = name {
         name = rest;
     }
+    if !lex::is_token(name) {
+        return Err(ErrorKind::HeaderLine);
+    }
     let value_start = lex::skip_lws(line, colon + 1);
     Ok(LineParts {
+        name: Name::lookup(name),
         name_end: name.len(),
         value_start,
         value_end: value_start + lex::trim_end(&line[value_start..]).len(),

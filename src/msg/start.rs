@@ -5,6 +5,7 @@
 
 use super::Span;
 use super::error::{ErrorKind, ParseError};
+use super::lanes;
 use super::lex::{self, TOKEN};
 use super::method::Method;
 
@@ -59,7 +60,7 @@ const fn fail(start: Start, kind: ErrorKind, at: u32, offset: usize) -> StartLin
 
 /// `SIP-Version SP Status-Code SP Reason-Phrase`
 fn status_line(line: &[u8], at: u32) -> StartLine {
-    let version_end = memchr::memchr(b' ', line).unwrap_or(line.len());
+    let version_end = lanes::find(line, |block| block.eq(b' '));
     match version(&line[..version_end]) {
         Some(true) => {}
         Some(false) => return fail(Start::Unreadable, ErrorKind::Version, at, 0),
@@ -96,19 +97,23 @@ fn request_line(line: &[u8], at: u32) -> StartLine {
         };
         fail(Start::Unreadable, kind, at, offset)
     };
-    let method_end = lex::skip(line, 0, TOKEN);
-    if method_end == 0 || line.get(method_end) != Some(&b' ') {
-        return malformed(method_end);
+    let method_end = lanes::find(line, |block| block.eq(b' '));
+    let method_text = &line[..method_end];
+    let method = Method::lookup(method_text);
+    if method == Method::Other && !lex::is_token(method_text) {
+        return malformed(lex::skip(line, 0, TOKEN));
     }
     let uri_start = method_end + 1;
+    if uri_start > line.len() {
+        return malformed(method_end);
+    }
     let uri_len = lex::visible_len(&line[uri_start..]);
     let uri_end = uri_start + uri_len;
     if uri_len == 0 || line.get(uri_end) != Some(&b' ') {
         return malformed(uri_end);
     }
-    let method_text = &line[..method_end];
     let start = Start::Request {
-        method: Method::lookup(method_text),
+        method,
         method_span: span(at, 0, method_end),
         uri: span(at, uri_start, uri_end),
     };
@@ -128,8 +133,17 @@ fn means_sip(line: &[u8]) -> bool {
 }
 
 /// `SIP/1*DIGIT.1*DIGIT` in any case (RFC 3261 §7.1): whether it is 2.0; `None` when it is no version at all.
+#[inline]
 fn version(text: &[u8]) -> Option<bool> {
-    if text == b"SIP/2.0" || text.eq_ignore_ascii_case(b"SIP/2.0") {
+    if text == b"SIP/2.0" {
+        return Some(true);
+    }
+    unusual_version(text)
+}
+
+#[inline(never)]
+fn unusual_version(text: &[u8]) -> Option<bool> {
+    if text.eq_ignore_ascii_case(b"SIP/2.0") {
         return Some(true);
     }
     let (protocol, number) = text.split_at_checked(4)?;

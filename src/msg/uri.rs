@@ -294,12 +294,11 @@ impl<'a> Iterator for Pairs<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.rest.is_empty() {
-            // None of them holds a zero: they have been proven.
-            let end = lanes::find(self.rest, |block| block.eq(self.separator) | block.eq(0));
+            let end = lanes::find(self.rest, |block| block.eq(self.separator));
             let pair = &self.rest[..end];
             self.rest = self.rest.get(end + 1..).unwrap_or_default();
             if !pair.is_empty() {
-                let equals = lanes::find(pair, |block| block.eq(b'=') | block.eq(0));
+                let equals = lanes::find(pair, |block| block.eq(b'='));
                 return Some(match pair.get(equals + 1..) {
                     Some(value) => (&pair[..equals], Some(value)),
                     None => (pair, None),

@@ -5,7 +5,7 @@ use crate::msg::build::Writer;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
-use crate::msg::uri::{Uri, same_host};
+use crate::msg::uri::{Scheme, Uri, same_host};
 use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::token::{BRANCH_COOKIE, DIGEST_LEN, TOKEN_LEN, TokenKind, digest_text};
@@ -72,6 +72,10 @@ enum Recorded {
 }
 
 fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
+    // What we record is a `sip:` URI.
+    if uri.scheme != Scheme::Sip {
+        return Recorded::No;
+    }
     let token = uri.param(ROUTE_PARAM).and_then(|text| stack.key.parse(text));
     match token.filter(|token| token.kind == TokenKind::RecordRoute) {
         None => Recorded::No,

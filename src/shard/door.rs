@@ -109,8 +109,9 @@ impl Shard {
         let (Some(via), Some(to)) = (msg.value(Name::Via), msg.value(Name::To)) else {
             return true;
         };
-        // A URI may hold these bytes too: then it is let in, and whoever does that gains nothing that a tag would not give.
-        if memchr::memmem::find(to, b"tag=").is_some() {
+        // Most end with the bracket around their URI, and so have no tag. A URI may hold these bytes too: then it is let in, and
+        // whoever does that gains nothing that a tag would not give.
+        if to.last() != Some(&b'>') && memchr::memmem::find(to, b"tag=").is_some() {
             return true;
         }
         let call_id = msg.value(Name::CallId).unwrap_or(b"");
