@@ -194,10 +194,17 @@ impl Location {
             let Some((rank, binding)) = next else { return };
             last = Some(rank);
             let said = &binding.said;
+            // Who has one contact has one device.
+            let device = match said.text.instance(pool) {
+                Some(instance) if subscriber.bindings > 1 => self.device(subscriber, instance, pool),
+                Some(_) | None => 0,
+            };
             let fits = set.push(&Contact {
                 uri: said.text.uri(pool),
                 params: said.text.params(pool),
                 path: said.text.path(pool),
+                device,
+                is_flow: said.reg_id.is_some() && said.text.path(pool).is_empty(),
                 q: said.q,
                 flow: said.flow,
                 tcp: said.tcp,
@@ -207,6 +214,15 @@ impl Location {
                 return;
             }
         }
+    }
+
+    /// A number that all contacts of one device have and no other contact of the subscriber. 0, for none, beyond what a byte counts.
+    fn device(&self, subscriber: &Subscriber, instance: &[u8], pool: &Pool) -> u8 {
+        let first = self.bindings_from(subscriber.first).position(|(_, binding)| {
+            let own = binding.said.text.instance(pool);
+            own.is_some_and(|own| own.eq_ignore_ascii_case(instance))
+        });
+        first.and_then(|place| u8::try_from(place + 1).ok()).unwrap_or(0)
     }
 
     /// Carries out all of `plan`, or nothing: then the plan stays as it is. Bindings that went are in

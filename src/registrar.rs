@@ -6,6 +6,8 @@
 
 mod path;
 
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -30,7 +32,7 @@ use crate::wire::{Flow, Transport};
 pub use path::{PATH_HOPS_MAX, put_path};
 
 /// Option tags that a REGISTER may require.
-pub const EXTENSIONS: &[&[u8]] = &[b"path"];
+pub const EXTENSIONS: &[&[u8]] = &[b"path", b"outbound"];
 
 /// Why a REGISTER changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,10 @@ pub enum Refusal {
     MalformedPath,
     /// More hops, or more text, than a path may have.
     PathTooLong,
+    /// RFC 5626 §6: the phone registers a flow through a proxy that knows nothing of flows.
+    FirstHopLacksOutbound,
+    /// RFC 5626 §6: a flow is registered with other contacts.
+    SeveralWithFlow,
     /// Below `registrar.expires_min_s`.
     IntervalTooBrief,
     /// A CSeq that is not higher than the one that the binding was last changed with.
@@ -72,8 +78,10 @@ impl Refusal {
             | Refusal::Star
             | Refusal::ContactTooLong
             | Refusal::MalformedPath
-            | Refusal::PathTooLong => 400,
+            | Refusal::PathTooLong
+            | Refusal::SeveralWithFlow => 400,
             Refusal::PathNotSupported => 420,
+            Refusal::FirstHopLacksOutbound => 439,
             Refusal::IntervalTooBrief => 423,
             // §10.3 step 7: the update is aborted and the request fails, with 500 as everything that fails there.
             Refusal::OutOfOrder => 500,
@@ -91,6 +99,8 @@ impl Refusal {
             Refusal::PathNotSupported => "Bad Extension",
             Refusal::MalformedPath => "Malformed Path",
             Refusal::PathTooLong => "Path Too Long",
+            Refusal::FirstHopLacksOutbound => "First Hop Lacks Outbound Support",
+            Refusal::SeveralWithFlow => "A Contact With reg-id Comes Alone",
             Refusal::IntervalTooBrief => "Interval Too Brief",
             Refusal::OutOfOrder => "CSeq Out Of Order",
             Refusal::TooManyContacts => "Too Many Contacts",
@@ -119,6 +129,8 @@ impl Refusal {
             | Refusal::ContactTooLong
             | Refusal::MalformedPath
             | Refusal::PathTooLong
+            | Refusal::FirstHopLacksOutbound
+            | Refusal::SeveralWithFlow
             | Refusal::OutOfOrder
             | Refusal::TooManyContacts => {}
         }
@@ -134,7 +146,8 @@ impl From<CommitError> for Refusal {
     }
 }
 
-/// Registers, refreshes and removes the contacts of `request` for the subscriber `key`; `flow` is what it came over.
+/// Registers, refreshes and removes the contacts of `request` for the subscriber `key`; `flow` is what its answer goes over, and
+/// `source` the address that it came from.
 /// Bindings that went are in [`Location::removed`] until the caller has them released.
 #[allow(clippy::too_many_arguments)]
 pub fn process(
@@ -142,7 +155,7 @@ pub fn process(
     cfg: &Config,
     request: &Request<'_>,
     key: AorKey,
-    flow: Flow,
+    (flow, source): (Flow, SocketAddr),
     wheel: &mut Wheel<Timer>,
     pool: &mut Pool,
     now: Instant,
@@ -158,6 +171,7 @@ pub fn process(
                 request,
                 key,
                 flow,
+                source,
                 path_len,
                 pool,
                 now,
@@ -240,6 +254,7 @@ struct Planner<'p> {
     request: &'p Request<'p>,
     key: AorKey,
     flow: Flow,
+    source: SocketAddr,
     /// Bytes of the request's path.
     path_len: usize,
     pool: &'p mut Pool,
@@ -261,10 +276,16 @@ impl<'p> Planner<'p> {
             Contacts::Star if expires_header.and_then(lex::number) == Some(0) => self.star(),
             Contacts::Star => Err(Refusal::Star),
             Contacts::List(list) => {
+                let (mut kept, mut has_flow) = (0, false);
                 for contact in list {
                     let contact = contact.map_err(|_| Refusal::MalformedContact)?;
                     let said = Said::read(&contact, self.request, expires_header, cfg)?;
                     self.contact(&said)?;
+                    kept += usize::from(said.expires_s > 0);
+                    has_flow |= said.reg_id.is_some() && said.expires_s > 0;
+                }
+                if has_flow && kept > 1 {
+                    return Err(Refusal::SeveralWithFlow);
                 }
                 Ok(())
             }
@@ -368,6 +389,14 @@ impl<'p> Planner<'p> {
             + self.path_len
             + 1;
         let tcp = Transport::Tcp.name().as_bytes();
+        // RFC 5626 §6: what identifies the flow itself, which is where the request came from.
+        let flow = match said.reg_id {
+            Some(_) => Flow {
+                peer: self.source,
+                ..self.flow
+            },
+            None => self.flow,
+        };
         Ok(Fresh {
             text: Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?,
             q: said.q,
@@ -378,8 +407,8 @@ impl<'p> Planner<'p> {
             reg_id: said.reg_id,
             cseq: self.request.cseq.number,
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
-            is_at_peer: destination(&said.uri) == Ok((Transport::Udp, self.flow.peer)),
-            flow: self.flow,
+            is_at_peer: destination(&said.uri) == Ok((Transport::Udp, flow.peer)),
+            flow,
         })
     }
 }
@@ -407,7 +436,7 @@ struct Said<'a> {
     uri: Uri<'a>,
     params: &'a [u8],
     instance: Option<&'a [u8]>,
-    reg_id: Option<u32>,
+    reg_id: Option<NonZeroU32>,
     q: u16,
     /// What will be granted, seconds; 0 removes.
     expires_s: u32,
@@ -455,8 +484,10 @@ impl<'a> Said<'a> {
             uri,
             params: contact.params,
             instance,
-            // RFC 5626 §4.2: without an instance it means nothing.
-            reg_id: instance.and(reg_id).and_then(lex::number),
+            reg_id: match instance.and(reg_id).and_then(flow_number) {
+                Some(number) if path::knows_flows(request)? => Some(number),
+                Some(_) | None => None,
+            },
             q: q.and_then(thousandths).unwrap_or(Q_DEFAULT),
             expires_s: requested.min(limits.expires_max_s),
         })
@@ -481,6 +512,41 @@ impl<'a> Said<'a> {
             (Some(_) | None, None) | (None, Some(_)) => false,
         };
         same_instance && self.reg_id == old.reg_id
+    }
+}
+
+/// RFC 5626 §4.2: from 1 to 2^31 - 1.
+fn flow_number(text: &[u8]) -> Option<NonZeroU32> {
+    NonZeroU32::new(lex::number(text)?).filter(|number| number.get() <= i32::MAX as u32)
+}
+
+/// Whether the 200 to `request` says that a flow was registered: RFC 5626 §6.
+fn says_outbound(request: &Request<'_>) -> bool {
+    let msg = request.msg;
+    if msg.line(Name::Supported).is_none() || !msg.has_token(Name::Supported, b"outbound") {
+        return false;
+    }
+    let Ok(Contacts::List(mut list)) = contacts(msg) else {
+        return false;
+    };
+    list.any(|contact| {
+        contact.is_ok_and(|contact| {
+            let is_flow = contact.param(b"reg-id").and_then(flow_number).is_some();
+            is_flow
+                && contact
+                    .param(b"+sip.instance")
+                    .is_some_and(|value| !value.is_empty())
+        })
+    })
+}
+
+/// Writes what the 200 to a phone says that registered a flow: RFC 5626 §6, §5.4.
+pub fn put_outbound(cfg: &Config, request: &Request<'_>, w: &mut Writer<'_>) {
+    if says_outbound(request) {
+        w.header(Name::Require, b"outbound");
+        if cfg.registrar.flow_timer_s > 0 {
+            w.header_num(Name::FlowTimer, u64::from(cfg.registrar.flow_timer_s));
+        }
     }
 }
 

@@ -57,7 +57,8 @@ pub struct ConnId {
 /// Where a message came from, and so where its answer goes; or where a request is to be sent.
 ///
 /// With `conn` set the message goes out on that connection while it lives; when it is gone, or none is given, a connection
-/// to `peer` is used again or opened. For UDP `conn` is always `None`.
+/// to `peer` is used again or opened. Nobody listens on port 0: with such a peer the message goes out on that connection or not
+/// at all. For UDP `conn` is always `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
     pub transport: Transport,

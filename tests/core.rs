@@ -4,6 +4,8 @@
 mod control;
 #[path = "core/messages.rs"]
 mod messages;
+#[path = "core/outbound.rs"]
+mod outbound;
 #[path = "core/overload.rs"]
 mod overload;
 #[path = "core/paths.rs"]

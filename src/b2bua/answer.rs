@@ -365,6 +365,17 @@ impl B2bua {
             self.finish(stack, id, out);
             return;
         }
+        if is_flow_failure(status, response.is_some()) && self.ring_next_flow(stack, id, leg, now, out) {
+            return;
+        }
+        // RFC 5626 §11.5: a phone never gets a 430.
+        let (status, response) = match status {
+            430 => (480, None),
+            _ => (status, response),
+        };
+        let Some(exchange) = self.exchanges.get(id) else {
+            return;
+        };
         let is_open = self.has_open_branch(exchange);
         let is_better = exchange.best.is_none_or(|best| rank(status) < rank(best.status));
         if is_open {
@@ -717,6 +728,12 @@ impl B2bua {
 
 fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
     NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of)
+}
+
+/// Whether a failure says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7. Our own
+/// 480 is that of a place that could not be reached.
+const fn is_flow_failure(status: u16, is_received: bool) -> bool {
+    matches!((status, is_received), (408 | 430, _) | (480, false))
 }
 
 /// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.

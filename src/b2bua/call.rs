@@ -72,6 +72,9 @@ pub struct Leg {
     pub remote_cseq: u32,
     /// Where requests to the phone go.
     pub flow: Flow,
+    /// The device that it rings, as the look-up has numbered it, and how many of its flows failed before (RFC 5626 §7).
+    pub device: u8,
+    pub flows_failed: u8,
     /// The number of an INVITE of ours that was answered with a 2xx for which no ACK went out yet.
     pub unacknowledged: Option<u32>,
     /// The ACKs that we sent last, the older first: a 2xx that comes again is answered with its own. A re-INVITE may follow an
@@ -104,8 +107,10 @@ pub struct Exchange {
     pub server: Option<TxId>,
     /// For writing its responses; dropped once the final one was sent.
     pub asked: Option<Asked>,
-    /// The request as received, while it waits for a look-up on another shard.
+    /// The request as received, while it waits for a look-up on another shard, or may have to go to another flow.
     pub request: Option<BufId>,
+    /// What the look-up found, where a device has more than one flow.
+    pub contacts: Option<BufId>,
     pub method: Method,
     pub refresh: Refresh,
     /// The leg that it came on.

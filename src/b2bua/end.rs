@@ -201,6 +201,7 @@ impl B2bua {
             server: None,
             asked: None,
             request: None,
+            contacts: None,
             method: Method::Bye,
             refresh: Refresh::No,
             from: leg_id,

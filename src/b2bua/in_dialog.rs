@@ -10,7 +10,7 @@ use crate::msg::uri::Uri;
 use crate::pool::Pool;
 use crate::record::EndReason;
 use crate::time::Instant;
-use crate::transaction::destination::route;
+use crate::transaction::destination::{route, wants_flow};
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
@@ -142,6 +142,7 @@ impl B2bua {
             server: Some(tx),
             asked: Some(asked),
             request: None,
+            contacts: None,
             method: request.method,
             refresh: Refresh::of(&stack.cfg.session_timers, request),
             from,
@@ -361,9 +362,13 @@ impl B2bua {
             }
         }
         let parts = leg.dialog.parts(&out.pool);
-        if let Ok(uri) = Uri::parse(parts.next_hop())
-            && let Ok(flow) = route(&stack.cfg, &uri, Some(source.unwrap_or(leg.flow)))
-        {
+        let Ok(uri) = Uri::parse(parts.next_hop()) else {
+            return;
+        };
+        let like = source.unwrap_or(leg.flow);
+        if wants_flow(&uri) {
+            leg.flow = like;
+        } else if let Ok(flow) = route(&stack.cfg, &uri, Some(like)) {
             leg.flow = flow;
         }
     }

@@ -16,6 +16,7 @@ mod setup;
 mod view;
 mod write;
 
+use crate::location::ContactSet;
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::named_dialog::NamedDialog;
@@ -53,6 +54,8 @@ pub struct B2bua {
     second_table: Option<Box<Table>>,
     /// A copy of a request whose buffer can't stay borrowed, and header lines on their way from one message to another.
     scratch: Option<Box<[u8]>>,
+    /// The contacts of a subscriber one of whose flows has failed.
+    contacts: Option<Box<ContactSet>>,
     /// For call records, where they are kept.
     notes: Option<Box<Notes>>,
     /// No new calls: the server stops.
@@ -74,6 +77,7 @@ impl B2bua {
             table: Some(Box::new(Table::new())),
             second_table: Some(Box::new(Table::new())),
             scratch: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
+            contacts: Some(Box::default()),
             notes: None,
             is_draining: false,
         }
@@ -239,8 +243,8 @@ impl B2bua {
         if let Some(server) = exchange.server {
             stack.set_user(server, User::None);
         }
-        if let Some(request) = exchange.request {
-            out.pool.release(request);
+        for kept in [exchange.request, exchange.contacts].into_iter().flatten() {
+            out.pool.release(kept);
         }
         if let Some(asked) = exchange.asked {
             asked.release(&mut out.pool);

@@ -36,6 +36,8 @@ impl B2bua {
             uri: parts.target,
             params: b"",
             path: b"",
+            device: 0,
+            is_flow: false,
             q: 1_000,
             flow: leg.flow,
             tcp: leg.flow.transport == Transport::Tcp,

@@ -17,7 +17,7 @@ use crate::pool::{BufId, Pool, Stay};
 use crate::record::Place;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
-use crate::transaction::destination::{RouteError, destination, flow_to, path_flow, route};
+use crate::transaction::destination::{RouteError, destination, flow_to, path_flow, route, wants_flow};
 use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow, Transport};
@@ -101,13 +101,11 @@ impl B2bua {
             Some(Ok(route)) => route.uri,
             Some(Err(_)) | None => target,
         };
-        let flow = match Uri::parse(next_hop)
-            .ok()
-            .map(|uri| route(&stack.cfg, &uri, Some(source_flow)))
-        {
-            Some(Ok(flow)) => flow,
+        let flow = match Uri::parse(next_hop) {
+            Ok(uri) if wants_flow(&uri) => source_flow,
             // A host name, or a transport that we lack: answers reach it, so requests may too.
-            Some(Err(_)) | None => source_flow,
+            Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
+            Err(_) => source_flow,
         };
         let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, target, flow, tx, out)
         else {
@@ -240,6 +238,8 @@ impl B2bua {
             local_cseq: 0,
             remote_cseq: request.cseq.number,
             flow,
+            device: 0,
+            flows_failed: 0,
             unacknowledged: None,
             acks: [None; 2],
             next: None,
@@ -251,6 +251,7 @@ impl B2bua {
                 server: Some(tx),
                 asked: Some(asked),
                 request: None,
+                contacts: None,
                 method: request.method,
                 refresh: Refresh::of(&stack.cfg.session_timers, request),
                 from: leg,
@@ -350,8 +351,17 @@ impl B2bua {
                     dialog: contacts.dialog(),
                 };
                 let mut refusal = Some((480, "No Contact Can Be Reached"));
-                for contact in contacts.iter().take(stack.cfg.limits.forks_max) {
-                    match self.ring(stack, id, &contact, mentions, request, kept, now, out) {
+                let (mut rung, mut has_others) = (0, false);
+                for (place, contact) in contacts.iter().enumerate() {
+                    if !contacts.is_first_of_device(place, &contact) {
+                        has_others = true;
+                        continue;
+                    }
+                    if rung == stack.cfg.limits.forks_max {
+                        break;
+                    }
+                    rung += 1;
+                    match self.ring(stack, id, &contact, 0, mentions, request, kept, now, out) {
                         Ok(()) => refusal = None,
                         Err(Failed::Route(RouteError::Ourselves)) => {
                             refusal = refusal.map(|_| (482, "Loop Detected"));
@@ -370,12 +380,80 @@ impl B2bua {
                         }
                     }
                 }
+                if has_others && refusal.is_none() {
+                    self.keep_others(id, contacts, request, kept, out);
+                }
                 refusal
             }
         };
         if let Some(status) = refusal {
             self.fail(stack, id, status, now, out);
         }
+    }
+
+    /// Keeps what is needed to try another flow of a device. Without a buffer the first one is all there is.
+    fn keep_others(
+        &mut self,
+        id: ExchangeId,
+        contacts: &ContactSet,
+        request: Option<&Request<'_>>,
+        kept: Option<BufId>,
+        out: &mut Effects,
+    ) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        exchange.contacts = out.pool.put(contacts.as_bytes());
+        exchange.request = match (request, kept) {
+            (_, Some(kept)) => Some(out.pool.retain(kept)),
+            (Some(request), None) => out.pool.put(&request.msg.bytes[..request.msg.len()]),
+            (None, None) => None,
+        };
+    }
+
+    /// RFC 5626 §7: a flow has failed, and the device that it led to has said nothing: its next one is tried. `false`: there is none.
+    pub(super) fn ring_next_flow(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        leg: LegId,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let (Some(exchange), Some(leg)) = (self.exchanges.get(id), self.legs.get(leg)) else {
+            return false;
+        };
+        let (device, failed, call) = (leg.device, leg.flows_failed, leg.call);
+        let (Some(kept), Some(found), false) = (exchange.request, exchange.contacts, exchange.is_answered)
+        else {
+            return false;
+        };
+        // A call that was answered, or is over, rings nobody.
+        if self
+            .calls
+            .get(call)
+            .is_none_or(|call| call.phase != Phase::Ringing)
+        {
+            return false;
+        }
+        let mut contacts = self
+            .contacts
+            .take()
+            .expect("whoever takes the contacts puts them back");
+        contacts.set_from_bytes(out.pool.get(found));
+        let mut is_rung = false;
+        for (number, contact) in contacts.others_of(device).enumerate().skip(usize::from(failed)) {
+            let failed = u8::try_from(number + 1).unwrap_or(u8::MAX);
+            let mentions = Mentions::default();
+            is_rung = self
+                .ring(stack, id, &contact, failed, mentions, None, Some(kept), now, out)
+                .is_ok();
+            if is_rung {
+                break;
+            }
+        }
+        self.contacts = Some(contacts);
+        is_rung
     }
 
     /// The look-up could not be made.
@@ -404,13 +482,15 @@ impl B2bua {
         self.remove_if_over(stack, call, out);
     }
 
-    /// Sends the request, which is at hand or in the buffer `kept`, to one contact, on a leg of its own.
+    /// Sends the request, which is at hand or in the buffer `kept`, to one contact, on a leg of its own. `flows_failed`: other flows of
+    /// its device that were tried before.
     #[allow(clippy::too_many_arguments)]
     fn ring(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
         contact: &Contact<'_>,
+        flows_failed: u8,
         mentions: Mentions<'_>,
         request: Option<&Request<'_>>,
         kept: Option<BufId>,
@@ -424,6 +504,9 @@ impl B2bua {
         let leg = self
             .add_callee(stack, call, target, contact.path, flow, out)
             .ok_or(Failed::Full)?;
+        if let Some(leg) = self.legs.get_mut(leg) {
+            (leg.device, leg.flows_failed) = (contact.device, flows_failed);
+        }
         let received = match (request, kept) {
             (Some(request), _) => request.msg.len(),
             (None, Some(kept)) => out.pool.get(kept).len(),
@@ -572,6 +655,8 @@ impl B2bua {
             local_cseq,
             remote_cseq: 0,
             flow,
+            device: 0,
+            flows_failed: 0,
             unacknowledged: None,
             acks: [None; 2],
             next: call.first_callee,
@@ -608,6 +693,10 @@ impl B2bua {
 fn flow_of(cfg: &Config, contact: &Contact<'_>, target: &[u8]) -> Result<Flow, RouteError> {
     if !contact.path.is_empty() {
         return path_flow(cfg, contact.path, contact.flow);
+    }
+    if contact.is_flow {
+        // RFC 5626 §7: over the very flow that was registered.
+        return Ok(contact.flow_alone());
     }
     let to = if contact.is_at_peer {
         (Transport::Udp, contact.flow.peer)

@@ -132,6 +132,8 @@ pub struct Registrar {
     pub offline_memory: Duration,
     /// RFC 3608: the URIs of the 200's Service-Route, in the order of use.
     pub service_route: Vec<String>,
+    /// RFC 5626 §5.4: within what time phones that registered a flow are to send keepalives, seconds; 0: they choose.
+    pub flow_timer_s: u32,
     /// Whether a Path is taken that the phone did not say it supports.
     pub path_without_support: bool,
 }
@@ -363,6 +365,7 @@ impl Default for Config {
                 expires_max_s: 600_000,
                 offline_memory: Duration::from_secs(7 * 86_400),
                 service_route: Vec::new(),
+                flow_timer_s: 0,
                 path_without_support: false,
             },
             reg_event: RegEvent {

@@ -747,6 +747,14 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         section: "registrar",
+        name: "flow_timer_s",
+        unit: "seconds",
+        kind: count!(registrar.flow_timer_s, 0, EXPIRES_MAX_S),
+        meaning: "The Flow-Timer for phones that register a flow (RFC 5626): within this time they are to send a keepalive. 0: none is \
+                  said, and they choose.",
+    },
+    Key {
+        section: "registrar",
         name: "path_without_support",
         unit: "",
         kind: switch!(registrar.path_without_support),

@@ -220,7 +220,7 @@ impl Ims {
                         b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
                     );
                     w.put(
-                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog, path\r\nAllow-Events: reg\r\n",
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog, path, outbound\r\nAllow-Events: reg\r\n",
                     );
                 };
                 stack.respond(tx, request, 200, None, extra, now, out);

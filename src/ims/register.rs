@@ -41,7 +41,9 @@ pub fn on_register(
             return;
         }
     };
-    let Some(flow) = stack.flow_of(tx) else { return };
+    let (Some(flow), Some(source)) = (stack.flow_of(tx), stack.source_of(tx)) else {
+        return;
+    };
     let key = ims.aors.key(&aor);
     let buffers_refused = out.pool.refused();
     let done = registrar::process(
@@ -49,7 +51,7 @@ pub fn on_register(
         &stack.cfg,
         request,
         key,
-        flow,
+        (flow, source),
         &mut stack.wheel,
         &mut out.pool,
         now,
@@ -70,6 +72,8 @@ pub fn on_register(
                 | Refusal::PathNotSupported
                 | Refusal::MalformedPath
                 | Refusal::PathTooLong
+                | Refusal::FirstHopLacksOutbound
+                | Refusal::SeveralWithFlow
                 | Refusal::OutOfOrder => None,
             };
             if let Some(limit) = limit {
@@ -155,6 +159,7 @@ fn accept(
         build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
         registrar::put_contacts(&ims.location, key, pool, now, w);
         registrar::put_path(request, w);
+        registrar::put_outbound(&stack.cfg, request, w);
         registrar::put_service_route(&stack.cfg, w);
         w.put(b"Date: ");
         build::http_date(w, now.unix_secs());

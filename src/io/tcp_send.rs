@@ -57,7 +57,7 @@ impl Tcp {
         }
     }
 
-    /// The connection that `flow` names; else the one known for its peer; else a new one.
+    /// The connection that `flow` names; else the one known for its peer; else a new one. Without a port there is no else.
     fn route(&mut self, flow: &Flow, cx: &mut Cx<'_>) -> Result<u32, CloseReason> {
         if let Some(conn) = flow.conn {
             if conn.shard != self.shard {
@@ -71,6 +71,9 @@ impl Tcp {
             if let Some(slot) = self.find(conn) {
                 return Ok(slot);
             }
+        }
+        if flow.peer.port() == 0 {
+            return Err(CloseReason::ConnectFailed);
         }
         match self.by_peer.get(&(flow.listener, flow.peer)) {
             Some(&slot) => Ok(slot),

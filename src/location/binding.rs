@@ -1,5 +1,6 @@
 //! One contact of a subscriber as the registrar keeps it, and the list of changes that a REGISTER makes.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::msg::build::Writer;
@@ -167,8 +168,9 @@ pub struct Fresh {
     pub tcp: bool,
     /// Whether the URI leads, over UDP, to the very address in `flow`: then it need not be read again to reach the phone.
     pub is_at_peer: bool,
-    /// RFC 5626 §4.2: which of the flows of one device; it means something beside an instance only.
-    pub reg_id: Option<u32>,
+    /// RFC 5626 §4.2: which of the flows of one device this is. It means something beside an instance only, and only where the
+    /// first hop knows of flows. A phone that registers so is reached over this flow and no other way.
+    pub reg_id: Option<NonZeroU32>,
     pub cseq: u32,
     pub expires_at: Instant,
     /// What it registered through.

@@ -3,7 +3,7 @@
 //!
 //! Encoding, numbers big-endian: outcome (1), for a dialog the length (2) and text of its names, then for each contact q (2),
 //! flags (1), listener (2), peer address (16) and port (2), connection shard (1), slot (4) and generation (4), length of URI (2),
-//! of parameters (2) and of path (2), URI, parameters, path.
+//! of parameters (2) and of path (2), device (1), URI, parameters, path.
 //! An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6 alone.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -39,6 +39,10 @@ pub struct Contact<'a> {
     pub params: &'a [u8],
     /// RFC 3327: the hops on the way there, comma-separated as in a Route; empty when there are none.
     pub path: &'a [u8],
+    /// The same number for all contacts of one device (`+sip.instance`), 0 where it has no other.
+    pub device: u8,
+    /// RFC 5626: the phone is reached over `flow` and no other way.
+    pub is_flow: bool,
     /// Preference in thousandths, 0 to 1000.
     pub q: u16,
     /// What the phone registered through.
@@ -49,6 +53,19 @@ pub struct Contact<'a> {
     pub is_at_peer: bool,
 }
 
+impl Contact<'_> {
+    /// The flow that the phone registered, for sending on it: when its connection is gone there is nothing to connect to.
+    pub fn flow_alone(&self) -> Flow {
+        match self.flow.transport {
+            Transport::Udp => self.flow,
+            Transport::Tcp => Flow {
+                peer: SocketAddr::new(self.flow.peer.ip(), 0),
+                ..self.flow
+            },
+        }
+    }
+}
+
 /// The answer to a look-up. Allocated once and used again.
 pub struct ContactSet {
     bytes: Box<[u8; SET_BYTES]>,
@@ -56,11 +73,12 @@ pub struct ContactSet {
 }
 
 /// Everything of a contact but its texts.
-const HEAD_BYTES: usize = 38;
+const HEAD_BYTES: usize = 39;
 const FLAG_TCP_WANTED: u8 = 1;
 const FLAG_FLOW_IS_TCP: u8 = 2;
 const FLAG_HAS_CONN: u8 = 4;
 const FLAG_AT_PEER: u8 = 8;
+const FLAG_FLOW_ALONE: u8 = 16;
 
 impl Default for ContactSet {
     fn default() -> ContactSet {
@@ -131,6 +149,21 @@ impl ContactSet {
         }
     }
 
+    /// Whether `contact`, which stands at `place`, is the first of its device: RFC 5626 §7 has one of each tried at a time.
+    pub fn is_first_of_device(&self, place: usize, contact: &Contact<'_>) -> bool {
+        contact.device == 0
+            || !self
+                .iter()
+                .take(place)
+                .any(|before| before.device == contact.device)
+    }
+
+    /// The other contacts of a device, in the order in which they are tried when the one before has failed.
+    pub fn others_of(&self, device: u8) -> impl Iterator<Item = Contact<'_>> {
+        let is_of_device = move |contact: &Contact<'_>| device > 0 && contact.device == device;
+        self.iter().filter(is_of_device).skip(1)
+    }
+
     /// What crosses to another shard.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -168,6 +201,9 @@ impl ContactSet {
         if contact.is_at_peer {
             flags |= FLAG_AT_PEER;
         }
+        if contact.is_flow {
+            flags |= FLAG_FLOW_ALONE;
+        }
         match flow.transport {
             Transport::Udp => {}
             Transport::Tcp => flags |= FLAG_FLOW_IS_TCP,
@@ -196,6 +232,7 @@ impl ContactSet {
         head[32..34].copy_from_slice(&uri_len.to_be_bytes());
         head[34..36].copy_from_slice(&params_len.to_be_bytes());
         head[36..38].copy_from_slice(&path_len.to_be_bytes());
+        head[38] = contact.device;
         let parts: [&[u8]; 4] = [&head, contact.uri, contact.params, contact.path];
         for part in parts {
             self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
@@ -236,6 +273,8 @@ impl<'a> Iterator for Contacts<'a> {
             uri,
             params,
             path,
+            device: head[38],
+            is_flow: flags & FLAG_FLOW_ALONE != 0,
             q,
             flow: Flow {
                 transport: if flags & FLAG_FLOW_IS_TCP == 0 {
@@ -261,6 +300,8 @@ mod tests {
         Contact {
             uri,
             params,
+            device: u8::from(conn.is_none()) * 7,
+            is_flow: conn.is_none(),
             path: if conn.is_some() {
                 b"<sip:p;lr>, <sip:q;lr>"
             } else {

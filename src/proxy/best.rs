@@ -26,6 +26,15 @@ pub(super) enum Candidate<'r, 'm> {
 }
 
 impl Candidate<'_, '_> {
+    /// Whether it says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7. Our own 503
+    /// is that of a place that could not be reached.
+    pub(super) fn is_of_flow(&self) -> bool {
+        match self {
+            Candidate::Received(response) => matches!(response.status, 408 | 430),
+            Candidate::Own(status) => matches!(status, 408 | 503),
+        }
+    }
+
     pub(super) fn status(&self) -> u16 {
         match self {
             Candidate::Received(response) => response.status,
@@ -107,6 +116,8 @@ impl Proxy {
                     // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
                     q: 1_000,
                     prefer: Flow { conn: None, ..flow },
+                    is_flow: false,
+                    device: 0,
                     destination: None,
                 });
         }

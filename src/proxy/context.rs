@@ -25,6 +25,8 @@ pub struct Context {
     pub(super) digest: u64,
     /// Incoming Max-Breadth (RFC 5393 §5.3.2).
     pub(super) breadth: u8,
+    /// Whether it goes to the contacts of a subscriber.
+    pub(super) is_of_registered: bool,
     /// Whether it may begin a dialog.
     pub(super) begins_dialog: bool,
     /// The Call-ID's digest, for Record-Route.
@@ -37,6 +39,8 @@ pub struct Context {
     pub(super) came_over: Option<Flow>,
     /// Places that were not tried yet.
     pub(super) targets: Option<BufId>,
+    /// Further flows of devices that are tried: RFC 5626 §7.
+    pub(super) others: Option<BufId>,
     /// Branches that there were, those that could not be sent included.
     pub(super) tried: u16,
     pub(super) first_branch: Option<BranchId>,
@@ -82,6 +86,8 @@ pub struct Branch {
     pub(super) is_given_up: bool,
     /// Where the request went.
     pub(super) flow: Flow,
+    /// The device that it went to.
+    pub(super) device: u8,
     /// The message and the length of its block, where it went over TCP for its size alone: it goes over UDP if TCP is refused.
     pub(super) for_udp: Option<(BufId, u16)>,
     pub(super) next: Option<BranchId>,
@@ -124,6 +130,7 @@ impl Context {
             method: request.method,
             digest,
             breadth,
+            is_of_registered: false,
             begins_dialog,
             dialog,
             template: None,
@@ -131,6 +138,7 @@ impl Context {
             asked: None,
             came_over: None,
             targets: None,
+            others: None,
             tried: 0,
             first_branch: None,
             best: None,
@@ -233,6 +241,7 @@ impl Proxy {
             context.template.take(),
             context.asked.take(),
             context.targets.take(),
+            context.others.take(),
             context.challenges.take(),
             context.best.take().and_then(|best| best.response),
         ];

@@ -44,6 +44,16 @@ const VIA_BYTES_MAX: usize = 2_048;
 /// How a Via line of ours begins; white space may stand behind it.
 const VIA_NAME: &[u8] = b"Via: ";
 
+/// Where a branch goes.
+#[derive(Clone, Copy)]
+struct Place {
+    flow: Flow,
+    /// Of a trunk.
+    destination: Option<DestinationId>,
+    /// Of a subscriber.
+    device: u8,
+}
+
 /// What a branch is written from.
 pub enum Source<'r, 'm> {
     /// The request as it came.
@@ -148,6 +158,67 @@ impl Proxy {
         self.targets = Some(targets);
     }
 
+    /// RFC 5626 §7: the flow of a branch to `device` has failed, and the device has said nothing: the next one takes its place.
+    /// `false`: there is none.
+    pub(super) fn send_by_other_flow(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        device: u8,
+        breadth: u8,
+        now: Instant,
+        out: &mut Effects,
+    ) -> bool {
+        let tries_max = stack.cfg.limits.forks_max;
+        loop {
+            let Some(context) = self.contexts.get_mut(id) else {
+                return false;
+            };
+            if context.is_cancelled || usize::from(context.tried) >= tries_max {
+                return false;
+            }
+            context.tried += 1;
+            let Some(kept) = context.others.take() else {
+                return false;
+            };
+            let mut all = self
+                .targets
+                .take()
+                .expect("whoever takes the targets puts them back");
+            let mut rest = self
+                .others
+                .take()
+                .expect("whoever takes the others puts them back");
+            all.set_from_bytes(out.pool.get(kept));
+            out.pool.release(kept);
+            rest.clear();
+            let mut chosen = None;
+            for target in all.iter() {
+                if chosen.is_none() && target.device == device {
+                    chosen = Some(target);
+                } else {
+                    rest.push(&target);
+                }
+            }
+            if !rest.is_empty()
+                && let Some(context) = self.contexts.get_mut(id)
+            {
+                context.others = out.pool.put(rest.as_bytes());
+            }
+            self.others = Some(rest);
+            let sent = chosen.map(|target| {
+                self.send_branch(stack, id, &Source::Template, &target, b"", breadth, now, out)
+                    .is_ok()
+            });
+            self.targets = Some(all);
+            match sent {
+                None => return false,
+                Some(true) => return true,
+                Some(false) => {}
+            }
+        }
+    }
+
     /// Sends the request to one place, on a branch of its own.
     #[allow(clippy::too_many_arguments)]
     fn send_branch(
@@ -184,7 +255,9 @@ impl Proxy {
         if is_strict && matches!(source, Source::Template) {
             return Err(Refused::with(502, "Strict Route Can Not Be Forked"));
         }
+        let over_flow = target.is_flow && hop.is_none();
         let mut flow = match target.path {
+            b"" if over_flow => Ok(target.prefer),
             b"" => route(&stack.cfg, &hop_uri, Some(target.prefer)),
             path => path_flow(&stack.cfg, path, target.prefer),
         }
@@ -197,6 +270,7 @@ impl Proxy {
             && is_large
             && flow.transport == Transport::Udp
             && !names_udp
+            && !over_flow
             && let Some(listener) =
                 listener_for(&stack.cfg, Transport::Tcp, flow.peer.ip(), Some(flow.listener))
         {
@@ -214,6 +288,11 @@ impl Proxy {
             received_len + BLOCK_BYTES + FORWARD_SLACK + added + target.path.len() + 2 * request_uri.len();
         let strict_target = if is_strict { Some(request_uri) } else { None };
         let request_uri = if is_strict { hop_uri.raw } else { request_uri };
+        let to = Place {
+            flow,
+            destination: target.destination,
+            device: target.device,
+        };
         if let Some(destination) = target.destination {
             self.enter(stack, id, destination, now)?;
         }
@@ -221,7 +300,7 @@ impl Proxy {
             stack.metrics.dropped(DropReason::NoBuffer);
             return Err(Refused::with(503, "Buffer Limit Reached"));
         };
-        let tx = match self.open_branch(stack, id, (flow, target.destination), breadth, out) {
+        let tx = match self.open_branch(stack, id, to, breadth, out) {
             Some(tx) => tx,
             None => {
                 out.pool.discard(draft);
@@ -292,7 +371,8 @@ impl Proxy {
         let Some(branch) = self.branches.get_mut(id) else {
             return false;
         };
-        let (context_id, breadth, destination) = (branch.context, branch.breadth, branch.destination);
+        let (context_id, breadth) = (branch.context, branch.breadth);
+        let (destination, device) = (branch.destination, branch.device);
         let (Some((kept, block_len)), flow) = (branch.for_udp.take(), branch.flow) else {
             return false;
         };
@@ -304,15 +384,12 @@ impl Proxy {
                     conn: None,
                     peer: flow.peer,
                 };
-                self.resend(
-                    stack,
-                    context_id,
-                    (kept, block_len),
-                    (flow, destination),
-                    breadth,
-                    now,
-                    out,
-                )
+                let to = Place {
+                    flow,
+                    destination,
+                    device,
+                };
+                self.resend(stack, context_id, (kept, block_len), to, breadth, now, out)
             },
         );
         out.pool.release(kept);
@@ -329,7 +406,7 @@ impl Proxy {
         stack: &mut Stack,
         id: ContextId,
         (kept, block_len): (BufId, u16),
-        to: (Flow, Option<DestinationId>),
+        to: Place,
         breadth: u8,
         now: Instant,
         out: &mut Effects,
@@ -343,7 +420,7 @@ impl Proxy {
         };
         let mut block = [0; BLOCK_BYTES];
         let mut block_w = Writer::new(&mut block);
-        self.put_block(stack, id, tx, to.0, breadth, &mut block_w);
+        self.put_block(stack, id, tx, to.flow, breadth, &mut block_w);
         let bytes = out.pool.get(kept);
         let start = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
         let mut w = Writer::new(&mut draft.bytes);
@@ -352,7 +429,7 @@ impl Proxy {
         match w.finish().filter(|_| block_w.finish().is_some()) {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
-                stack.count_request(method, to.0.transport);
+                stack.count_request(method, to.flow.transport);
                 stack.send_request(tx, buf, now, out);
                 Some(())
             }
@@ -368,21 +445,22 @@ impl Proxy {
         &mut self,
         stack: &mut Stack,
         id: ContextId,
-        (flow, destination): (Flow, Option<DestinationId>),
+        to: Place,
         breadth: u8,
         out: &mut Effects,
     ) -> Option<TxId> {
         let method = self.contexts.get(id)?.method;
-        let tx = stack.open_client(User::None, method, flow)?;
+        let tx = stack.open_client(User::None, method, to.flow)?;
         let branch = Branch {
             context: id,
             tx,
             phase: BranchPhase::Sent,
             is_cancelled: false,
             breadth,
-            destination,
+            destination: to.destination,
             is_given_up: false,
-            flow,
+            flow: to.flow,
+            device: to.device,
             for_udp: None,
             next: None,
         };

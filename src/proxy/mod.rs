@@ -119,6 +119,8 @@ pub struct Proxy {
     copy: Option<Box<[u8]>>,
     /// The places that a request goes to, while they are worked out.
     targets: Option<Box<TargetSet>>,
+    /// Further flows of devices that are among them.
+    others: Option<Box<TargetSet>>,
     /// The request URI that a rule makes.
     uri: Option<Box<[u8]>>,
     /// No new dialogs: the server stops.
@@ -136,6 +138,7 @@ impl Proxy {
             asked: Some(Box::new(Table::new())),
             copy: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
             targets: Some(Box::new(TargetSet::new())),
+            others: Some(Box::new(TargetSet::new())),
             uri: Some(vec![0; URI_BYTES_MAX].into_boxed_slice()),
             is_draining: false,
         }
@@ -385,16 +388,38 @@ impl Proxy {
         match (len, contacts, rule.map(|route| &route.to)) {
             (None, _, _) => {}
             (Some(_), Some(contacts), _) => {
-                for contact in contacts.iter() {
-                    targets.push(&Target {
+                let mut others = self
+                    .others
+                    .take()
+                    .expect("whoever takes the others puts them back");
+                others.clear();
+                for (place, contact) in contacts.iter().enumerate() {
+                    // RFC 5626 §7: the flows of one device are tried one after another.
+                    let set = match contacts.is_first_of_device(place, &contact) {
+                        true => &mut targets,
+                        false => &mut others,
+                    };
+                    set.push(&Target {
                         uri: contact.uri,
                         path: contact.path,
                         is_next_hop: false,
                         q: contact.q,
-                        prefer: contact.flow,
+                        prefer: match contact.is_flow {
+                            true => contact.flow_alone(),
+                            false => contact.flow,
+                        },
+                        is_flow: contact.is_flow,
+                        device: contact.device,
                         destination: None,
                     });
                 }
+                if let Some(context) = self.contexts.get_mut(id) {
+                    context.is_of_registered = true;
+                    if !others.is_empty() {
+                        context.others = out.pool.put(others.as_bytes());
+                    }
+                }
+                self.others = Some(others);
             }
             (Some(len), None, Some(To::Uris(places))) => {
                 for place in places {
@@ -404,6 +429,8 @@ impl Proxy {
                         is_next_hop: !place.is_whole,
                         q: place.q,
                         prefer: like,
+                        is_flow: false,
+                        device: 0,
                         destination: None,
                     });
                 }
@@ -421,6 +448,8 @@ impl Proxy {
                     is_next_hop: false,
                     q: 1_000,
                     prefer: like,
+                    is_flow: false,
+                    device: 0,
                     destination: None,
                 });
             }

@@ -228,7 +228,8 @@ impl Proxy {
         let Some(branch) = self.branches.get(id) else {
             return;
         };
-        let context_id = branch.context;
+        let (context_id, device, breadth) = (branch.context, branch.device, branch.breadth);
+        let is_flow_failure = device > 0 && !branch.is_cancelled && candidate.is_of_flow();
         self.remove_branch(stack, id, out);
         let Some(context) = self.contexts.get_mut(context_id) else {
             return;
@@ -237,6 +238,18 @@ impl Proxy {
             self.remove_if_over(stack, context_id, out);
             return;
         }
+        if is_flow_failure && self.send_by_other_flow(stack, context_id, device, breadth, now, out) {
+            return;
+        }
+        let Some(context) = self.contexts.get_mut(context_id) else {
+            return;
+        };
+        let status = candidate.status();
+        // RFC 5626 §11.5: a 430 is for whoever has the registration, and goes no further.
+        let candidate = match candidate {
+            Candidate::Received(_) if status == 430 && context.is_of_registered => Candidate::Own(480),
+            other => other,
+        };
         let status = candidate.status();
         if status >= 600 {
             // §16.7 step 5: nothing else is tried after a 6xx.

@@ -1,7 +1,7 @@
 //! The places that a request may go to, in the order in which they are tried: RFC 3261 §16.5.
 //!
 //! They lie in one flat run of bytes, so that what is not tried at once can wait in a buffer of the pool. Numbers are
-//! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), listener (2),
+//! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), device (1), listener (2),
 //! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), destination index (2) and generation (4), length
 //! of path (2), path, and the URI.
 
@@ -12,12 +12,13 @@ use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
 
 /// Bytes that the places of one request may take. Those that no longer fit are left out, the last first.
 const SET_BYTES: usize = 16_384;
-const HEAD_BYTES: usize = 42;
+const HEAD_BYTES: usize = 43;
 
 const FLAG_NEXT_HOP: u8 = 1;
 const FLAG_TCP: u8 = 2;
 const FLAG_CONN: u8 = 4;
 const FLAG_DESTINATION: u8 = 8;
+const FLAG_FLOW_ALONE: u8 = 16;
 
 /// One place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,10 @@ pub struct Target<'a> {
     pub q: u16,
     /// A flow like the one that is wanted: `transaction::destination::route`.
     pub prefer: Flow,
+    /// RFC 5626: it is reached over `prefer` and no other way.
+    pub is_flow: bool,
+    /// The device of a subscriber that this is a contact of, as the look-up has numbered it; 0 where it has no other.
+    pub device: u8,
     /// The destination of a trunk that this is an address of.
     pub destination: Option<DestinationId>,
 }
@@ -77,11 +82,15 @@ impl TargetSet {
         2 + usize::from(u16::from_be_bytes([self.bytes[0], self.bytes[1]]))
     }
 
-    /// `false` when the place doesn't fit any more, or stands there already (§16.5: each URI once).
+    /// `false` when the place doesn't fit any more, or stands there already (§16.5: each URI once; phones behind different proxies or
+    /// flows may well have one URI, which names each of them in its own network).
     pub fn push(&mut self, target: &Target<'_>) -> bool {
         let len = HEAD_BYTES + target.path.len() + target.uri.len();
         let end = self.len + len;
-        if end > SET_BYTES || self.iter().any(|own| own.uri == target.uri) {
+        let is_same = |own: Target<'_>| {
+            own.uri == target.uri && own.path == target.path && !(own.is_flow && target.is_flow)
+        };
+        if end > SET_BYTES || self.iter().any(is_same) {
             return false;
         }
         let flow = target.prefer;
@@ -95,6 +104,9 @@ impl TargetSet {
         }
         if flow.conn.is_some() {
             flags |= FLAG_CONN;
+        }
+        if target.is_flow {
+            flags |= FLAG_FLOW_ALONE;
         }
         if target.destination.is_some() {
             flags |= FLAG_DESTINATION;
@@ -112,10 +124,11 @@ impl TargetSet {
             slot: 0,
             generation: 0,
         });
-        let parts: [&[u8]; 14] = [
+        let parts: [&[u8]; 15] = [
             &(len as u16).to_be_bytes(),
             &target.q.to_be_bytes(),
             &[flags],
+            &[target.device],
             &flow.listener.0.to_be_bytes(),
             &ip.octets(),
             &flow.peer.port().to_be_bytes(),
@@ -197,6 +210,7 @@ impl<'a> Iterator for Targets<'a> {
         }
         let q = u16::from_be_bytes(take(&mut at)?);
         let [flags] = take(&mut at)?;
+        let [device] = take(&mut at)?;
         let listener = ListenerId(u16::from_be_bytes(take(&mut at)?));
         let ip = Ipv6Addr::from(take::<16>(&mut at)?);
         let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
@@ -228,6 +242,8 @@ impl<'a> Iterator for Targets<'a> {
                 peer: SocketAddr::new(ip, port),
                 conn: (flags & FLAG_CONN != 0).then_some(conn),
             },
+            is_flow: flags & FLAG_FLOW_ALONE != 0,
+            device,
             destination: (flags & FLAG_DESTINATION != 0).then_some(destination),
         })
     }
@@ -241,6 +257,8 @@ mod tests {
         Target {
             uri,
             path: if conn.is_some() { b"<sip:p;lr>" } else { b"" },
+            is_flow: conn.is_some(),
+            device: u8::from(conn.is_some()) * 3,
             destination: conn.map(|conn| DestinationId {
                 index: 300,
                 generation: conn.slot,

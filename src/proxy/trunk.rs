@@ -48,6 +48,8 @@ impl Proxy {
                     is_next_hop: true,
                     q: 1_000,
                     prefer: like,
+                    is_flow: false,
+                    device: 0,
                     destination: Some(destination),
                 });
             })

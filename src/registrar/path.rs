@@ -1,4 +1,5 @@
-//! The Path of a REGISTER: the proxies that it came through and that requests to its contacts go through (RFC 3327 §5.3).
+//! The Path of a REGISTER: the proxies that it came through and that requests to its contacts go through (RFC 3327 §5.3), and
+//! whether the first of them knows of flows (RFC 5626 §6).
 
 use crate::config::Config;
 use crate::location::binding::PATH_BYTES_MAX;
@@ -6,7 +7,7 @@ use crate::msg::build::Writer;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
-use crate::msg::uri::Scheme;
+use crate::msg::uri::{Scheme, Uri};
 
 use super::Refusal;
 
@@ -41,6 +42,25 @@ pub(super) fn check(request: &Request<'_>, cfg: &Config) -> Result<usize, Refusa
         }
     }
     Ok(len)
+}
+
+/// Whether the first hop of a REGISTER that names a flow keeps it: that is we, or a proxy that has said so.
+pub(super) fn knows_flows(request: &Request<'_>) -> Result<bool, Refusal> {
+    let msg = request.msg;
+    // RFC 5626 §6: the Via tell who the first hop is.
+    if msg.elements(Name::Via).nth(1).is_none() {
+        return Ok(true);
+    }
+    // §5.1: nobody but the first hop says so of itself.
+    let mut hops = msg.elements(Name::Path).filter_map(NameAddr::uri_of);
+    if hops.any(|uri| Uri::parse(uri).is_ok_and(|uri| uri.param(b"ob").is_some())) {
+        return Ok(true);
+    }
+    match msg.has_token(Name::Supported, b"outbound") {
+        true => Err(Refusal::FirstHopLacksOutbound),
+        // A phone that does not insist has registered as RFC 3261 has it.
+        false => Ok(false),
+    }
 }
 
 /// Writes the Path lines of a REGISTER into its 200: §5.3.

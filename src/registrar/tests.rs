@@ -6,6 +6,7 @@ use super::*;
 
 mod limits;
 mod model;
+mod outbound;
 mod paths;
 
 /// A registrar without anything around it.
@@ -85,7 +86,16 @@ impl Rig {
             flow,
             ..
         } = self;
-        process(location, cfg, &request, key, *flow, wheel, pool, *now)
+        process(
+            location,
+            cfg,
+            &request,
+            key,
+            (*flow, flow.peer),
+            wheel,
+            pool,
+            *now,
+        )
     }
 
     /// For a subscriber and Call-ID that don't matter. What went is forgotten.
@@ -137,7 +147,7 @@ impl Rig {
     }
 }
 
-const REFUSED: [(Refusal, u16); 11] = [
+const REFUSED: [(Refusal, u16); 13] = [
     (Refusal::ContentEncoding, 415),
     (Refusal::MalformedContact, 400),
     (Refusal::Star, 400),
@@ -149,6 +159,8 @@ const REFUSED: [(Refusal, u16); 11] = [
     (Refusal::PathNotSupported, 420),
     (Refusal::MalformedPath, 400),
     (Refusal::PathTooLong, 400),
+    (Refusal::FirstHopLacksOutbound, 439),
+    (Refusal::SeveralWithFlow, 400),
 ];
 
 #[test]

@@ -102,6 +102,11 @@ pub fn path_flow(cfg: &Config, path: &[u8], came_over: Flow) -> Result<Flow, Rou
     }
 }
 
+/// RFC 5626 §4.3: whether whoever has this Contact asks for the requests of its dialogs over the flow that it has opened.
+pub fn wants_flow(contact: &Uri<'_>) -> bool {
+    contact.param(b"ob").is_some()
+}
+
 /// Not the unspecified address, a broadcast or a multicast address.
 pub fn is_one_host(ip: IpAddr) -> bool {
     let is_broadcast = match ip {

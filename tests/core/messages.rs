@@ -33,6 +33,20 @@ pub fn forwarded(mut request: Message, at: &str) -> Message {
     request
 }
 
+/// A phone behind a NAT registers a flow (RFC 5626): its contact says where it is in its own network.
+pub fn register_flow(transport: &str, at: &str, reg_id: u32, call_id: &str) -> Message {
+    let contact = format!("<sip:bob@192.0.2.5:5099;transport={transport};ob>");
+    let device = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"";
+    let via = format!(
+        "SIP/2.0/{} {at};branch=z9hG4bKflow{call_id};rport",
+        transport.to_uppercase()
+    );
+    register("bob", at, call_id)
+        .setting("Via", via)
+        .setting("Contact", format!("{contact};reg-id={reg_id};{device}"))
+        .inserting("Supported", "path, outbound")
+}
+
 pub fn invite(from: &str, at: &str, to: &str, call_id: &str) -> Message {
     Message::request("INVITE", to)
         .with("Via", via(at, &format!("i{call_id}")))

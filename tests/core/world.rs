@@ -36,6 +36,8 @@ pub struct World {
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
     /// Connections that phones have, by the phone's address.
     conns: BTreeMap<SocketAddr, ConnId>,
+    /// Connections that phones have closed.
+    gone: Vec<ConnId>,
     pub closed: Vec<ConnId>,
     next_arrival: usize,
     /// Damaged messages go round: what a strict reader can't make out of them is passed over.
@@ -64,6 +66,11 @@ fn withhold(out: &mut Effects, left: Option<usize>) -> Vec<Draft> {
         out.pool.discard(taken.remove(0));
     }
     taken
+}
+
+/// Whether a flow is a connection that is no more, and there is nobody to connect to in its place.
+fn is_gone(gone: &[ConnId], flow: &Flow) -> bool {
+    flow.peer.port() == 0 && flow.conn.is_some_and(|conn| gone.contains(&conn))
 }
 
 fn restore(out: &mut Effects, taken: Vec<Draft>) {
@@ -142,6 +149,7 @@ impl World {
             now,
             inbox: BTreeMap::new(),
             conns: BTreeMap::new(),
+            gone: Vec::new(),
             closed: Vec::new(),
             next_arrival: 0,
             is_damaged: false,
@@ -216,6 +224,16 @@ impl World {
         self.tcp_bytes(from, &message.to_bytes());
     }
 
+    /// The phone closes its connection.
+    pub fn close(&mut self, from: &str) {
+        let conn = self.conns.remove(&addr(from)).expect("it has one");
+        self.gone.push(conn);
+        let index = usize::from(conn.shard.0);
+        let reason = CloseReason::PeerClosed;
+        self.shards[index].handle(Event::Closed { conn, reason }, self.now, &mut self.effects[index]);
+        self.settle();
+    }
+
     /// Lets time pass, with every timer at its time.
     pub fn advance(&mut self, ms: u64) {
         let until = self.now + Duration::from_millis(ms);
@@ -256,9 +274,9 @@ impl World {
                             flow,
                             buf,
                             op: Some(op),
-                        }) if self.refuses_connections
-                            && flow.transport == Transport::Tcp
-                            && flow.conn.is_none() =>
+                        }) if flow.transport == Transport::Tcp
+                            && (self.refuses_connections && flow.conn.is_none()
+                                || is_gone(&self.gone, &flow)) =>
                         {
                             out.pool.release(buf);
                             failed.push(op);
@@ -277,8 +295,12 @@ impl World {
                                 self.pongs += 1;
                                 continue;
                             }
+                            // What goes over a flow alone says nothing of where else its phone might be.
+                            let mut conns = self.conns.iter().filter(|_| flow.peer.port() == 0);
+                            let on_conn = conns.find(|(_, conn)| Some(**conn) == flow.conn);
+                            let peer = on_conn.map_or(flow.peer, |(peer, _)| *peer);
                             match Message::parse(&bytes) {
-                                Ok(message) => self.inbox.entry(flow.peer).or_default().push_back(message),
+                                Ok(message) => self.inbox.entry(peer).or_default().push_back(message),
                                 Err(_) if self.is_damaged => {}
                                 Err(error) => panic!("{error}: {}", bytes.escape_ascii()),
                             }

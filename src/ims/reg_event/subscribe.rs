@@ -17,7 +17,7 @@ use crate::msg::uri::{Scheme, Uri};
 use crate::pool::Stay;
 use crate::time::Instant;
 use crate::token::TokenKind;
-use crate::transaction::destination::{RouteError, route};
+use crate::transaction::destination::{RouteError, route, wants_flow};
 use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow};
 
@@ -412,6 +412,9 @@ fn put_asked_for(aor: &Aor, uri: &Uri<'_>, us: &str, w: &mut Writer<'_>) {
 fn flow_to(stack: &Stack, request: &Request<'_>, tx: TxId, parts: &Parts<'_>) -> Result<Flow, Refusal> {
     let came_over = stack.flow_of(tx).ok_or(Refusal::Unreachable)?;
     let next_hop = Uri::parse(parts.next_hop()).map_err(|_| Refusal::Contact)?;
+    if wants_flow(&next_hop) {
+        return Ok(came_over);
+    }
     match route(&stack.cfg, &next_hop, Some(came_over)) {
         Ok(flow) => {
             // A connection is the subscriber's own if nobody stands between, or the next hop is who opened it.
