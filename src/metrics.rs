@@ -168,6 +168,8 @@ named_enum! {
         ContactsPerAor = "limits.contacts_per_aor_max",
         Subscriptions = "limits.subscriptions_max",
         SubscriptionsPerAor = "limits.subscriptions_per_aor_max",
+        /// A proxied call goes on without a record.
+        ProxiedCallRecords = "records.proxied_calls_max",
     }
 }
 

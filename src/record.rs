@@ -36,6 +36,10 @@ pub enum EndReason {
     Shutdown,
     /// Somebody who runs the server hung up.
     Operator,
+    /// It was answered, and goes on: nothing of it passes here any more.
+    Answered,
+    /// No BYE has come by for as long as a call may last.
+    NotSeen,
 }
 
 impl EndReason {
@@ -57,6 +61,26 @@ impl EndReason {
             EndReason::Crossed => "crossed",
             EndReason::Shutdown => "shutdown",
             EndReason::Operator => "operator",
+            EndReason::Answered => "answered",
+            EndReason::NotSeen => "end_not_seen",
+        }
+    }
+}
+
+/// How much of a call can be known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    WholeCall,
+    /// It was forwarded without Record-Route: after its answer nothing of it passes here.
+    UntilAnswer,
+}
+
+impl Extent {
+    /// As it stands in a call record.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Extent::WholeCall => "whole_call",
+            Extent::UntilAnswer => "until_answer",
         }
     }
 }
@@ -84,6 +108,9 @@ pub struct CallRecord {
     pub q850: Option<u8>,
     /// Phones that were rung.
     pub rung: u16,
+    pub extent: Extent,
+    /// The proxy forwarded it, and the phone service had no part in it.
+    pub is_proxied: bool,
     pub caller: Place,
     /// The phone that answered, else one of those that were rung.
     pub callee: Option<Place>,
@@ -107,9 +134,11 @@ pub struct Texts<'a> {
     pub caller_contact: &'a [u8],
     pub callee_call_id: &'a [u8],
     pub callee_contact: &'a [u8],
+    /// The trunk that it went to.
+    pub trunk: &'a [u8],
 }
 
-const TEXTS: usize = 9;
+const TEXTS: usize = 10;
 
 /// Where each of [`Texts`] ends in the bytes that they were put into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -127,6 +156,7 @@ impl<'a> Texts<'a> {
             self.caller_contact,
             self.callee_call_id,
             self.callee_contact,
+            self.trunk,
         ]
     }
 
@@ -164,6 +194,7 @@ impl<'a> Texts<'a> {
             caller_contact: text(6),
             callee_call_id: text(7),
             callee_contact: text(8),
+            trunk: text(9),
         }
     }
 }

@@ -44,6 +44,8 @@ pub enum TimerKind {
     Ping,
     /// A call over a trunk that is counted and whose end nobody has seen.
     TrunkCall,
+    /// A call that the proxy has forwarded, of which a record is kept and whose end nobody has seen.
+    ProxiedCall,
 }
 
 /// Names an entry of a [`Wheel`] until it is popped or cancelled; afterwards it names nothing.

@@ -13,6 +13,8 @@ mod forking;
 mod outbound;
 #[path = "proxy/paths.rs"]
 mod paths;
+#[path = "proxy/records.rs"]
+mod records;
 #[path = "proxy/routes.rs"]
 mod routes;
 #[path = "proxy/trunks.rs"]
@@ -44,7 +46,7 @@ pub fn routes_of(table: &str) -> Vec<Route> {
     tables_of(table).routes
 }
 
-fn tables_of(table: &str) -> Config {
+pub fn tables_of(table: &str) -> Config {
     let machine = Machine {
         cpus: Vec::new(),
         parallelism: 1,

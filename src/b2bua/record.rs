@@ -3,15 +3,14 @@
 
 use std::net::SocketAddr;
 
-use crate::msg::lex;
 use crate::msg::name::Name;
-use crate::msg::params;
+use crate::msg::reason::q850_cause;
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::Message;
 use crate::msg::sdp::media_address;
 use crate::pool::BufId;
 use crate::port::Tell;
-use crate::record::{CallRecord, EndReason, Place, Texts};
+use crate::record::{CallRecord, EndReason, Extent, Place, Texts};
 use crate::time::Instant;
 use crate::transaction::{Stack, TxId};
 use crate::wire::Effects;
@@ -245,6 +244,7 @@ impl B2bua {
             caller_contact: caller_parts.target,
             callee_call_id: callee_parts.call_id,
             callee_contact: callee_parts.target,
+            trunk: b"",
         };
         let (reason, ended) = note.ended.unwrap_or((EndReason::Shutdown, out.received_at));
         Some(CallRecord {
@@ -256,6 +256,8 @@ impl B2bua {
             status: note.status,
             q850: note.q850,
             rung,
+            extent: Extent::WholeCall,
+            is_proxied: false,
             caller: note.source,
             callee: callee.map(|leg| Place {
                 transport: leg.flow.transport,
@@ -307,6 +309,8 @@ impl B2bua {
             status,
             q850: None,
             rung: 0,
+            extent: Extent::WholeCall,
+            is_proxied: false,
             caller: Place {
                 transport: flow.transport,
                 peer,
@@ -324,15 +328,4 @@ impl B2bua {
 fn identities<'a>(msg: &Message<'a>) -> (&'a [u8], &'a [u8]) {
     let value = |name| msg.value(name).unwrap_or(b"");
     (value(Name::PAssertedIdentity), value(Name::PPreferredIdentity))
-}
-
-/// RFC 3326 §2: `Reason: Q.850;cause=16`.
-fn q850_cause(msg: &Message<'_>) -> Option<u8> {
-    msg.elements(Name::Reason).find_map(|element| {
-        let (protocol, values) = params::split(element);
-        if !protocol.eq_ignore_ascii_case(b"Q.850") {
-            return None;
-        }
-        u8::try_from(lex::number(params::find(values, b"cause")?)?).ok()
-    })
 }

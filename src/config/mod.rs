@@ -181,6 +181,8 @@ pub struct Records {
     pub files_max: usize,
     /// Records that wait for the disk; what is beyond is counted and lost.
     pub waiting_max: usize,
+    /// Calls in progress that the proxy has forwarded and of which a record will be told.
+    pub proxied_calls_max: usize,
 }
 
 /// Where people and programs ask a running server.
@@ -380,6 +382,7 @@ impl Default for Config {
                 file_age_max: Duration::from_secs(86_400),
                 files_max: 30,
                 waiting_max: 10_000,
+                proxied_calls_max: 100_000,
             },
             session_timers: SessionTimers {
                 enabled: true,

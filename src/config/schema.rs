@@ -829,6 +829,14 @@ pub static KEYS: &[Key] = &[
         meaning: "Records that may wait for the disk. What does not fit is lost and counted; no call ever waits.",
     },
     Key {
+        section: "records",
+        name: "proxied_calls_max",
+        unit: "calls",
+        kind: count!(records.proxied_calls_max, 1, 10_000_000),
+        meaning: "Calls in progress that a proxy route has forwarded and of which a record is kept; each takes up to 2 KB of the \
+                  message buffers. A further one goes on without a record, counted.",
+    },
+    Key {
         section: "session_timers",
         name: "enabled",
         unit: "",

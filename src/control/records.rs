@@ -184,6 +184,10 @@ struct Line<'a> {
     asserted_identity: Option<Text<'a>>,
     preferred_identity: Option<Text<'a>>,
     phones_rung: u16,
+    /// What carried the call.
+    service: &'static str,
+    trunk: Option<Text<'a>>,
+    extent: &'static str,
     caller: Leg<'a>,
     callee: Option<Leg<'a>>,
 }
@@ -226,7 +230,7 @@ fn line(record: &CallRecord, texts: &[u8]) -> Vec<u8> {
         ended: rfc3339(wall(record.ended)),
         setup_to_ringing_ms: record.rang_after_ms,
         setup_to_answer_ms: record.answered_after_ms,
-        talk_ms: record.answered_after_ms.map(|ms| {
+        talk_ms: record.answered_after_ms.filter(|_| is_end_seen(record)).map(|ms| {
             let whole_ms = record.ended.since(record.began).as_millis() as u64;
             whole_ms.saturating_sub(u64::from(ms))
         }),
@@ -239,6 +243,9 @@ fn line(record: &CallRecord, texts: &[u8]) -> Vec<u8> {
         asserted_identity: known(texts.asserted_identity),
         preferred_identity: known(texts.preferred_identity),
         phones_rung: record.rung,
+        service: if record.is_proxied { "proxy" } else { "phone" },
+        trunk: known(texts.trunk),
+        extent: record.extent.text(),
         caller: leg(
             record.caller,
             texts.caller_call_id,
@@ -257,6 +264,11 @@ fn line(record: &CallRecord, texts: &[u8]) -> Vec<u8> {
     let mut line = serde_json::to_vec(&line).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+/// Whether it is known how long was talked.
+fn is_end_seen(record: &CallRecord) -> bool {
+    !matches!(record.reason, EndReason::Answered | EndReason::NotSeen)
 }
 
 /// The clock of the core is anchored to the Unix epoch.
@@ -284,6 +296,8 @@ fn q850_cause(record: &CallRecord) -> Option<u8> {
         | EndReason::Limit
         | EndReason::Crossed
         | EndReason::Shutdown
+        | EndReason::Answered
+        | EndReason::NotSeen
         | EndReason::Operator => q850_of_status(record.status),
     }
 }
@@ -314,7 +328,7 @@ fn q850_of_status(status: u16) -> Option<u8> {
 mod tests {
     use super::*;
     use crate::control::rotation::tests::{directory, texts};
-    use crate::record::Ends;
+    use crate::record::{Ends, Extent};
     use crate::wire::Transport;
 
     fn record(ends: Ends) -> CallRecord {
@@ -327,6 +341,8 @@ mod tests {
             status: 200,
             q850: None,
             rung: 1,
+            extent: Extent::WholeCall,
+            is_proxied: false,
             caller: Place {
                 transport: Transport::Tcp,
                 peer: ([127, 0, 0, 2], 5062).into(),

@@ -448,7 +448,8 @@ impl Ims {
             | TimerKind::Question
             | TimerKind::Address
             | TimerKind::Ping
-            | TimerKind::TrunkCall => {}
+            | TimerKind::TrunkCall
+            | TimerKind::ProxiedCall => {}
         }
     }
 }

@@ -173,7 +173,8 @@ impl Rig {
                     | TimerKind::Question
                     | TimerKind::Address
                     | TimerKind::Ping
-                    | TimerKind::TrunkCall => {
+                    | TimerKind::TrunkCall
+                    | TimerKind::ProxiedCall => {
                         self.ims.on_timer(&mut self.stack, timer, self.now, &mut self.out)
                     }
                 }

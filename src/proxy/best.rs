@@ -264,6 +264,12 @@ impl Proxy {
                 return;
             }
         };
+        // The one that was kept said why in a message that is not at hand.
+        let said = match (best, last) {
+            (None, Candidate::Received(response)) => Some(&response.msg),
+            (Some(_), _) | (None, Candidate::Own(_)) => None,
+        };
+        self.note_failed(stack, id, passed_on(status), true, said, now, out);
         match buf {
             Some(buf) => stack.send_response(server, passed_on(status), buf, now, out),
             None => stack.abandon(server, out),
@@ -297,6 +303,7 @@ impl Proxy {
             self.settle(stack, id, out);
             return;
         }
+        self.note_failed(stack, id, status, false, None, now, out);
         let extra = |w: &mut Writer<'_>| {
             if status == 503 {
                 w.put(super::RETRY_AFTER);

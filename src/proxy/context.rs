@@ -276,6 +276,7 @@ impl Proxy {
 
     /// Forgets all: the server stops.
     pub fn forget_all(&mut self, stack: &mut Stack, out: &mut Effects) {
+        self.tell_all_records(stack, out);
         for slot in 0..self.contexts.slots() {
             if let Some(id) = self.contexts.id_at(slot) {
                 self.settle(stack, id, out);

@@ -357,6 +357,7 @@ impl Proxy {
         }
         stack.count_request(method, flow.transport);
         stack.send_request(tx, buf, now, out);
+        self.note_rung(id, flow);
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 mod best;
 mod context;
 mod forward;
+mod record;
 mod relay;
 mod response;
 mod targets;
@@ -123,6 +124,8 @@ pub struct Proxy {
     others: Option<Box<TargetSet>>,
     /// The request URI that a rule makes.
     uri: Option<Box<[u8]>>,
+    /// What call records will say; `None` where none are kept.
+    notes: Option<Box<record::Notes>>,
     /// No new dialogs: the server stops.
     pub is_draining: bool,
 }
@@ -140,6 +143,7 @@ impl Proxy {
             targets: Some(Box::new(TargetSet::new())),
             others: Some(Box::new(TargetSet::new())),
             uri: Some(vec![0; URI_BYTES_MAX].into_boxed_slice()),
+            notes: None,
             is_draining: false,
         }
     }
@@ -188,22 +192,28 @@ impl Proxy {
             stack.trunks.end_call(&mut stack.wheel, dialog);
         }
         let digest = validate::digest(stack, request, arrived);
-        if let Err(refused) = validate::check(stack, request, arrived, Some(digest)) {
+        let mut refused = validate::check(stack, request, arrived, Some(digest)).err();
+        if refused.is_none() && self.is_draining && request.to_tag.is_none() {
+            refused = Some(Refused::with(503, "Server Stopping"));
+        }
+        if let Some(refused) = refused {
+            self.tell_refused(stack, tx, request, policy, refused.status, now, out);
             refused.answer(stack, tx, request, now, out);
             return None;
         }
-        if self.is_draining && request.to_tag.is_none() {
-            Refused::with(503, "Server Stopping").answer(stack, tx, request, now, out);
-            return None;
+        if request.method == Method::Bye {
+            self.note_bye(stack, request, now, out);
         }
         if request.method == Method::Invite {
             // §16.2: at once, so that whoever sent it does not send it again.
             stack.respond(tx, request, 100, None, |_| {}, now, out);
         }
         let Some(id) = self.add_context(stack, request, tx, policy, digest) else {
+            self.tell_refused(stack, tx, request, policy, 503, now, out);
             Refused::with(503, "Context Limit Reached").answer(stack, tx, request, now, out);
             return None;
         };
+        self.note_begun(stack, id, request, policy, now, out);
         if matches!(policy.rule(stack).map(|route| &route.to), Some(To::Registered)) {
             return self.look_up(stack, aors, id, request, arrived, flow, now, out);
         }

@@ -48,6 +48,7 @@ impl Proxy {
             Err(refused) => Err(refused),
         };
         match sent {
+            Ok(()) if request.method == Method::Ack => self.note_ack(stack, request),
             Ok(()) => {}
             // §17: an ACK is never answered.
             Err(_) if request.method == Method::Ack => stack.metrics.dropped(DropReason::StrayAck),

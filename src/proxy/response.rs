@@ -51,6 +51,12 @@ impl Proxy {
             }
             return;
         }
+        if method == Method::Invite && (101..300).contains(&response.status) {
+            self.note_response(stack, id, response, now, out);
+        }
+        let Some(branch) = self.branches.get_mut(id) else {
+            return;
+        };
         match response.status {
             100..=199 => {
                 branch.phase = BranchPhase::Provisional;
@@ -172,6 +178,7 @@ impl Proxy {
         if let Some(targets) = context.targets.take() {
             out.pool.release(targets);
         }
+        self.note_cancelled(id, &cancel.msg, now);
         let mut reasons = [0; REASON_BYTES_MAX];
         let mut w = Writer::new(&mut reasons);
         for line in cancel.msg.lines_of(Name::Reason) {

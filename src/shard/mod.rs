@@ -155,8 +155,10 @@ impl Shard {
         let keyer = Keyer::new(keys.tables);
         let overload = Overload::new(&cfg.overload, cfg.timers.t1);
         let mut calls = B2bua::new(limits.calls_max.div_ceil(shards));
+        let mut proxy = Proxy::new(limits.transactions_max.div_ceil(shards));
         if cfg.records.directory.is_some() {
             calls.keep_records();
+            proxy.keep_records(&cfg, hasher(&keys));
         }
         Shard {
             ims: Ims {
@@ -165,7 +167,7 @@ impl Shard {
                 reg_event: RegEvent::new(&cfg),
                 calls,
             },
-            proxy: Proxy::new(limits.transactions_max.div_ceil(shards)),
+            proxy,
             rewriting: Some((
                 Box::new(Table::new()),
                 Box::new(Edits::new()),
@@ -260,6 +262,7 @@ impl Shard {
                 }
                 TimerKind::Ping => ping::on_timer(&mut self.stack, timer, now, out),
                 TimerKind::TrunkCall => self.stack.trunks.on_call_timer(timer),
+                TimerKind::ProxiedCall => self.proxy.on_record_timer(&mut self.stack, timer, now, out),
                 TimerKind::Call | TimerKind::Binding | TimerKind::Subscription | TimerKind::Aor => {
                     self.ims.on_timer(&mut self.stack, timer, now, out)
                 }
