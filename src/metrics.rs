@@ -29,6 +29,11 @@ impl Counter {
         self.0.store(n, Relaxed);
     }
 
+    /// For a count that is kept elsewhere, modulo 2^32, and read again before it has gone round.
+    pub fn follow(&self, count: u32) {
+        self.add(u64::from(count.wrapping_sub(self.get() as u32)));
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -200,6 +205,9 @@ impl Recorded {
     }
 }
 
+/// What new requests are told apart by when there are too many: `shard::overload::Class`, in its order.
+pub const OVERLOAD_CLASSES: [&str; 5] = ["call", "page", "subscribe", "register", "emergency"];
+
 /// All counters of one shard.
 #[derive(Default, Debug)]
 pub struct Metrics {
@@ -217,7 +225,7 @@ pub struct Metrics {
     pub retransmissions_sent: Counter,
     pub retransmissions_absorbed: Counter,
     /// New requests answered 503 because the shard gets more than it can do, by `shard::overload::Class`.
-    pub overload_refused: [Counter; 5],
+    pub overload_refused: [Counter; OVERLOAD_CLASSES.len()],
     /// The ACKs to those.
     pub overload_acks: Counter,
     pub calls_started: Counter,
@@ -252,10 +260,19 @@ pub struct Metrics {
     pub overflows: Counter,
     /// The configuration that the shard goes by: the number of reloads before it.
     pub config_id: Counter,
+    // What there was in all, set once a turn by the shard.
+    pub transactions_begun: Counter,
+    pub dialogs_begun: Counter,
+    pub contexts_begun: Counter,
+    pub subscriptions_begun: Counter,
     // What there is now, set once a turn by the shard.
     pub transactions: Counter,
+    /// Legs of calls: each is a dialog with a phone, or becomes one.
+    pub dialogs: Counter,
     /// Response contexts of the proxy.
     pub contexts: Counter,
+    /// Proxied calls of which a record will be told.
+    pub proxied_calls_noted: Counter,
     pub calls: Counter,
     pub bindings: Counter,
     pub subscriptions: Counter,

@@ -65,6 +65,11 @@ impl<T> Slots<T> {
         self.limit = limit.min(u32::MAX as usize);
     }
 
+    /// How many entries there have been in all, modulo 2^32.
+    pub fn inserted(&self) -> u32 {
+        self.generation
+    }
+
     /// `None` when the limit is reached.
     pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
         if self.entries.len() >= self.limit {

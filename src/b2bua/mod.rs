@@ -92,6 +92,16 @@ impl B2bua {
         self.branches.set_limit(parts_max);
     }
 
+    /// Legs now: each is a dialog with a phone, or becomes one.
+    pub fn dialogs(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Legs that there were, modulo 2^32.
+    pub fn dialogs_begun(&self) -> u32 {
+        self.legs.inserted()
+    }
+
     /// Calls now.
     pub fn len(&self) -> usize {
         self.calls.len()

@@ -1,16 +1,17 @@
 //! Messages sent to a HEP collector as they come: Homer, or `sngrep -L`. Over UDP, and never waiting: what can't be sent at once is
 //! counted and gone.
 
-use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capture::Filter;
 use crate::config::Hep;
 use crate::control::capture::hep;
 use crate::control::ports::Ports;
+use crate::control::status::Sent;
 use crate::control::traces::{Trace, Traced};
 use crate::io::clock::Clock;
 use crate::time::Instant;
@@ -18,19 +19,12 @@ use crate::time::Instant;
 /// How often is said that messages are dropped.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What became of the messages so far.
-#[derive(Default)]
-pub struct Counts {
-    pub sent: Cell<u64>,
-    pub dropped: Cell<u64>,
-}
-
 pub struct HepExport {
     trace: Trace,
     socket: UdpSocket,
     sender: hep::Sender,
     clock: Clock,
-    counts: Rc<Counts>,
+    counts: Arc<Sent>,
     told_at: Option<Instant>,
     told: u64,
 }
@@ -64,14 +58,14 @@ impl HepExport {
                 auth_key: cfg.password.clone(),
             },
             clock,
-            counts: Rc::default(),
+            counts: Arc::default(),
             told_at: None,
             told: 0,
         }))
     }
 
-    pub fn counts(&self) -> Rc<Counts> {
-        Rc::clone(&self.counts)
+    pub fn counts(&self) -> Arc<Sent> {
+        Arc::clone(&self.counts)
     }
 
     /// Sends until it is dropped.
@@ -79,7 +73,7 @@ impl HepExport {
         let mut datagram = Vec::new();
         while let Some(traced) = self.trace.next().await {
             let error = self.send(&traced, &mut datagram).err();
-            let dropped = self.counts.dropped.get() + self.trace.dropped();
+            let dropped = Sent::get(&self.counts.lost) + self.trace.dropped();
             if dropped > self.told {
                 self.tell(dropped, error);
             }
@@ -101,9 +95,9 @@ impl HepExport {
         };
         let count = match sent {
             Ok(()) => &self.counts.sent,
-            Err(_) => &self.counts.dropped,
+            Err(_) => &self.counts.lost,
         };
-        count.set(count.get() + 1);
+        Sent::add(count, 1);
         sent
     }
 

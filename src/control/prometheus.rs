@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, TellKind, Timed};
+use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, TellKind, Timed, OVERLOAD_CLASSES};
 use crate::wire::Transport;
 
 use super::limits;
-use super::status::{Facts, Gauges, TOTALS};
+use super::status::{Facts, Gauges, Sent, TOTALS};
 use super::trunks::{DestinationView, TrunkView};
 use crate::trunk::standing::Standing;
 
@@ -101,6 +101,35 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
             .map(|m| m.tells_dropped[kind as usize].get())
             .sum();
         page.line("not_told_total", &format!("{{kind=\"{}\"}}", kind.text()), count);
+    }
+    page.family(
+        "overload_refused_total",
+        "counter",
+        "New requests refused with 503 because of overload, by class.",
+    );
+    for (class, name) in OVERLOAD_CLASSES.iter().enumerate() {
+        let count: u64 = facts.metrics.iter().map(|m| m.overload_refused[class].get()).sum();
+        page.line("overload_refused_total", &format!("{{class=\"{name}\"}}"), count);
+    }
+    page.family(
+        "requests_rejected_total",
+        "counter",
+        "Requests that the server itself answered with a failure, by status class.",
+    );
+    for (class, name) in ["4xx", "5xx", "6xx"].into_iter().enumerate() {
+        let count: u64 = facts.metrics.iter().map(|m| m.rejected[class].get()).sum();
+        page.line("requests_rejected_total", &format!("{{class=\"{name}\"}}"), count);
+    }
+    let outlets = [
+        (&facts.outlets.records, "call_records_written_total", "call_records_lost_total", "Call records"),
+        (&facts.outlets.hep, "hep_messages_sent_total", "hep_messages_lost_total", "Messages for the HEP collector"),
+    ];
+    for (counts, sent, lost, what) in outlets {
+        let Some(counts) = counts else { continue };
+        page.family(sent, "counter", &format!("{what} that were written or sent."));
+        page.line(sent, "", Sent::get(&counts.sent));
+        page.family(lost, "counter", &format!("{what} that were lost."));
+        page.line(lost, "", Sent::get(&counts.lost));
     }
     page.trunks(&facts.trunks.view((facts.now)()));
     page.family(
@@ -387,6 +416,7 @@ fn capital(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::control::status::Outlets;
     use crate::control::trunks::Trunks;
     use crate::time::Instant;
     use std::sync::Arc;
@@ -396,8 +426,15 @@ mod tests {
     fn buckets_hold_what_is_at_most_their_bound_and_the_last_holds_all() {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.dropped(DropReason::StrayAck);
+        metrics.dialogs_begun.follow(3);
+        metrics.dialogs_begun.follow(7);
+        metrics.overload_refused[3].add(2);
         let trunks = Arc::new(Trunks::new(&Config::default(), Arc::default()));
-        let facts = Facts::new(vec![metrics], Vec::new(), trunks, || Instant::from_millis(5_000));
+        let outlets = Outlets {
+            records: Some(Arc::default()),
+            hep: None,
+        };
+        let facts = Facts::new(vec![metrics], Vec::new(), trunks, outlets, || Instant::from_millis(5_000));
         let mut histograms = Histograms::<u64>::default();
         for us in [9, 12, 12, 900, 70_000_000] {
             histograms.record(Timed::Answer, Duration::from_micros(us));
@@ -412,6 +449,9 @@ mod tests {
             "ringway_call_answer_seconds_count 5",
             "ringway_drops_total{reason=\"stray_ack\"} 1",
             "ringway_calls{shard=\"0\"} 0",
+            "ringway_dialogs_begun_total{shard=\"0\"} 7",
+            "ringway_overload_refused_total{class=\"register\"} 2",
+            "ringway_call_records_lost_total 0",
             "ringway_messages_received_total{transport=\"udp\",kind=\"INVITE\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

@@ -1,10 +1,9 @@
 //! Call records: what shards tell of calls that are over becomes a line of JSON each, in rotated files. Nobody waits for the disk: a
 //! bounded number of lines may wait for it, and what does not fit is lost and counted.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -12,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Records;
 use crate::control::rotation::{RotatedFiles, Rotation};
+use crate::control::status::Sent;
 use crate::io::clock::Clock;
 use crate::record::{CallRecord, EndReason, Place, Texts};
 use crate::time::Instant;
@@ -26,22 +26,14 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// The end that takes records. When it is dropped, the [`Writer`] writes what it has and ends.
 pub struct CallRecords {
     lines: mpsc::Sender<Vec<u8>>,
-    counts: Rc<Counts>,
-}
-
-/// What became of the records so far.
-#[derive(Default)]
-pub struct Counts {
-    pub written: Cell<u64>,
-    /// Not written, as the disk was too slow or failed.
-    pub lost: Cell<u64>,
+    counts: Arc<Sent>,
 }
 
 /// The end that writes them.
 pub struct Writer {
     lines: mpsc::Receiver<Vec<u8>>,
     files: RotatedFiles,
-    counts: Rc<Counts>,
+    counts: Arc<Sent>,
     clock: Clock,
     told: Told,
 }
@@ -64,10 +56,10 @@ pub async fn open(cfg: &Records, clock: Clock) -> io::Result<Option<(CallRecords
     };
     let files = RotatedFiles::open(rotation, clock.now()).await?;
     let (line_in, line_out) = mpsc::channel(cfg.waiting_max);
-    let counts = Rc::new(Counts::default());
+    let counts = Arc::new(Sent::default());
     let records = CallRecords {
         lines: line_in,
-        counts: Rc::clone(&counts),
+        counts: Arc::clone(&counts),
     };
     let writer = Writer {
         lines: line_out,
@@ -83,12 +75,12 @@ impl CallRecords {
     /// A call is over.
     pub fn take(&self, record: &CallRecord, texts: &[u8]) {
         if self.lines.try_send(line(record, texts)).is_err() {
-            add(&self.counts.lost, 1);
+            Sent::add(&self.counts.lost, 1);
         }
     }
 
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counts(&self) -> Arc<Sent> {
+        Arc::clone(&self.counts)
     }
 }
 
@@ -102,12 +94,12 @@ impl Writer {
             batch.clear();
             match written {
                 Ok(()) => {
-                    add(&self.counts.written, count);
-                    self.told.works_again(self.counts.lost.get(), self.clock.now());
+                    Sent::add(&self.counts.sent, count);
+                    self.told.works_again(Sent::get(&self.counts.lost), self.clock.now());
                 }
                 Err(error) => {
-                    add(&self.counts.lost, count);
-                    self.told.fails(&error, self.counts.lost.get(), self.clock.now());
+                    Sent::add(&self.counts.lost, count);
+                    self.told.fails(&error, Sent::get(&self.counts.lost), self.clock.now());
                     if !self.lines.is_closed() {
                         tokio::time::sleep(RETRY_AFTER).await;
                     }
@@ -155,10 +147,6 @@ impl Told {
         }
         self.lost = lost;
     }
-}
-
-fn add(count: &Cell<u64>, n: u64) {
-    count.set(count.get() + n);
 }
 
 // ---- The line --------------------------------------------------------------------------------------------------------
@@ -413,11 +401,11 @@ mod tests {
             for _ in 0..5 {
                 records.take(&record(Ends::default()), b"");
             }
-            assert_eq!(records.counts().lost.get(), 2);
-            let counts = Rc::clone(&records.counts);
+            assert_eq!(Sent::get(&records.counts().lost), 2);
+            let counts = records.counts();
             drop(records);
             writer.run().await;
-            assert_eq!((counts.written.get(), counts.lost.get()), (3, 2));
+            assert_eq!((Sent::get(&counts.sent), Sent::get(&counts.lost)), (3, 2));
         });
         let texts = texts(&directory);
         assert_eq!(texts.iter().map(|text| text.lines().count()).sum::<usize>(), 3);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -12,11 +12,37 @@ use crate::time::Instant;
 
 use super::trunks::Trunks;
 
+/// What leaves by other ways than SIP, and what became of it; `None` where it is not configured.
+#[derive(Clone, Default)]
+pub struct Outlets {
+    pub records: Option<Arc<Sent>>,
+    pub hep: Option<Arc<Sent>>,
+}
+
+/// Counts of what was to leave.
+#[derive(Default, Debug)]
+pub struct Sent {
+    pub sent: AtomicU64,
+    /// There was no room for it, or no way.
+    pub lost: AtomicU64,
+}
+
+impl Sent {
+    pub fn add(count: &AtomicU64, n: u64) {
+        count.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn get(count: &AtomicU64) -> u64 {
+        count.load(Ordering::Relaxed)
+    }
+}
+
 /// What is known of the running server without asking a shard.
 pub struct Facts {
     pub metrics: Vec<Arc<Metrics>>,
     pub listeners: Vec<Listener>,
     pub trunks: Arc<Trunks>,
+    pub outlets: Outlets,
     pub started: Instant,
     pub now: Box<dyn Fn() -> Instant + Send + Sync>,
     is_draining: AtomicBool,
@@ -27,12 +53,14 @@ impl Facts {
         metrics: Vec<Arc<Metrics>>,
         listeners: Vec<Listener>,
         trunks: Arc<Trunks>,
+        outlets: Outlets,
         now: impl Fn() -> Instant + Send + Sync + 'static,
     ) -> Facts {
         Facts {
             metrics,
             listeners,
             trunks,
+            outlets,
             started: now(),
             now: Box::new(now),
             is_draining: AtomicBool::new(false),
@@ -153,6 +181,9 @@ impl Gauges {
     pub const NAMES: &[(&str, Pick)] = &[
         ("calls", |m| &m.calls),
         ("transactions", |m| &m.transactions),
+        ("dialogs", |m| &m.dialogs),
+        ("proxied_requests", |m| &m.contexts),
+        ("proxied_calls_noted", |m| &m.proxied_calls_noted),
         ("registrations", |m| &m.bindings),
         ("subscriptions", |m| &m.subscriptions),
         ("connections", |m| &m.connections),
@@ -187,11 +218,17 @@ pub const TOTALS: &[(&str, Pick)] = &[
     ("calls_started", |m| &m.calls_started),
     ("calls_answered", |m| &m.calls_answered),
     ("calls_ended", |m| &m.calls_ended),
+    ("transactions_begun", |m| &m.transactions_begun),
+    ("dialogs_begun", |m| &m.dialogs_begun),
+    ("proxied_requests_begun", |m| &m.contexts_begun),
+    ("subscriptions_begun", |m| &m.subscriptions_begun),
     ("registrations_added", |m| &m.registrations_added),
     ("registrations_removed", |m| &m.registrations_removed),
     ("retransmissions_sent", |m| &m.retransmissions_sent),
     ("retransmissions_absorbed", |m| &m.retransmissions_absorbed),
     ("keepalives", |m| &m.keepalives),
+    ("overload_acks", |m| &m.overload_acks),
+    ("reloads", |m| &m.config_id),
     ("connections_accepted", |m| &m.connections_accepted),
     ("connections_opened", |m| &m.connections_opened),
     ("connections_closed", |m| &m.connections_closed),

@@ -140,6 +140,11 @@ impl RegEvent {
         self.per_aor_max = cfg.limits.subscriptions_per_aor_max;
     }
 
+    /// Subscriptions that there were, modulo 2^32.
+    pub fn begun(&self) -> u32 {
+        self.subscriptions.inserted()
+    }
+
     pub fn len(&self) -> usize {
         self.subscriptions.len()
     }

@@ -154,6 +154,11 @@ impl Proxy {
         self.branches.set_limit(transactions_max);
     }
 
+    /// Response contexts that there were, modulo 2^32.
+    pub fn begun(&self) -> u32 {
+        self.contexts.inserted()
+    }
+
     /// Response contexts now.
     pub fn len(&self) -> usize {
         self.contexts.len()

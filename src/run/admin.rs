@@ -11,7 +11,7 @@ use crate::control::api::{Api, router};
 use crate::control::collect::Collector;
 use crate::control::desk::{Order, desk};
 use crate::control::listen::{self, Socket};
-use crate::control::status::Facts;
+use crate::control::status::{Facts, Outlets};
 use crate::logging;
 
 use super::Server;
@@ -30,10 +30,15 @@ pub(super) struct Admin {
 impl Admin {
     /// # Errors
     /// The configured address can't be served; the text says why.
-    pub async fn start(server: &Server, collector: &Collector, cfg: &Config) -> Result<Admin, String> {
+    pub async fn start(
+        server: &Server,
+        collector: &Collector,
+        outlets: Outlets,
+        cfg: &Config,
+    ) -> Result<Admin, String> {
         let clock = server.clock;
         let (metrics, listeners) = (server.metrics.clone(), server.listeners.clone());
-        let facts = Facts::new(metrics, listeners, server.trunks.clone(), move || clock.now());
+        let facts = Facts::new(metrics, listeners, server.trunks.clone(), outlets, move || clock.now());
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());
         let (order_in, orders) = mpsc::channel(ORDERS_MAX);

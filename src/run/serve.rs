@@ -18,6 +18,7 @@ use crate::control::limits::{LimitWatch, reached};
 use crate::control::names::Names;
 use crate::control::ports::Ports;
 use crate::control::records;
+use crate::control::status::Outlets;
 use crate::control::summary::Summary;
 use crate::control::trunks::{TrunkWatch, limits_reached};
 use crate::io::clock::Clock;
@@ -94,9 +95,11 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let mut outlets = Outlets::default();
     let writing_records = match records::open(&records, server.clock).await {
         Ok(None) => None,
         Ok(Some((records, writer))) => {
+            outlets.records = Some(records.counts());
             server.ports.set_records(Some(records));
             Some(tokio_uring::spawn(writer.run()))
         }
@@ -121,13 +124,16 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     });
     let hep = &configured.config().hep;
     let exporting = match HepExport::open(hep, &server.ports, server.clock) {
-        Ok(export) => export.map(|export| tokio_uring::spawn(export.run())),
+        Ok(export) => export.map(|export| {
+            outlets.hep = Some(export.counts());
+            tokio_uring::spawn(export.run())
+        }),
         Err(error) => {
             tracing::error!(collector = ?hep.collector, %error, "no messages go to the HEP collector");
             None
         }
     };
-    let mut admin = match Admin::start(&server, &collector, configured.config()).await {
+    let mut admin = match Admin::start(&server, &collector, outlets, configured.config()).await {
         Ok(admin) => admin,
         Err(error) => {
             tracing::error!("{error}");

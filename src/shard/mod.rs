@@ -431,8 +431,14 @@ impl Shard {
     /// Publishes what there is now.
     pub fn publish(&self, pool: &Pool) {
         let metrics = &self.stack.metrics;
+        metrics.transactions_begun.follow(self.stack.begun());
+        metrics.dialogs_begun.follow(self.ims.calls.dialogs_begun());
+        metrics.contexts_begun.follow(self.proxy.begun());
+        metrics.subscriptions_begun.follow(self.ims.reg_event.begun());
         metrics.transactions.set(self.stack.len() as u64);
+        metrics.dialogs.set(self.ims.calls.dialogs() as u64);
         metrics.contexts.set(self.proxy.len() as u64);
+        metrics.proxied_calls_noted.set(self.proxy.noted_calls() as u64);
         metrics.calls.set(self.ims.calls.len() as u64);
         metrics.bindings.set(self.ims.location.bindings() as u64);
         metrics.subscriptions.set(self.ims.reg_event.len() as u64);

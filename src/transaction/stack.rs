@@ -135,6 +135,11 @@ impl Stack {
         }
     }
 
+    /// Transactions that there were, modulo 2^32.
+    pub fn begun(&self) -> u32 {
+        self.txs.inserted()
+    }
+
     /// Transactions now.
     pub fn len(&self) -> usize {
         self.txs.len()

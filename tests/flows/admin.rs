@@ -177,6 +177,21 @@ fn times_counts_and_the_log_can_be_asked_for() {
             page.contains("ringway_calls_answered_total{shard=\"0\"}"),
             "{page}"
         );
+        for (name, least) in [
+            ("transactions_begun_total", 4.0),
+            ("dialogs_begun_total", 2.0),
+            ("subscriptions_begun_total", 0.0),
+            ("proxied_requests_begun_total", 0.0),
+            ("ring_submissions_total", 1.0),
+            ("ring_completions_total", 1.0),
+        ] {
+            let start = format!("ringway_{name}{{");
+            let values = page.lines().filter(|line| line.starts_with(&start));
+            let values: Vec<f64> = values
+                .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+                .collect();
+            assert!(!values.is_empty() && values.iter().sum::<f64>() >= least, "{name} {values:?}");
+        }
         checked_by_promtool(&page);
         dashboard_and_alerts_speak_of_what_there_is(&page);
         assert_eq!(http(s, "GET /readyz HTTP/1.1").0, 200);
