@@ -38,6 +38,11 @@ pub static TOPICS: &[Topic] = &[
         text: include_str!("help/histograms.txt"),
     },
     Topic {
+        name: "logs",
+        about: "what the log tells, to a file, as JSON and in the journal",
+        text: include_str!("help/logs.txt"),
+    },
+    Topic {
         name: "phones",
         about: "how to set up phones, and what they may ask for",
         text: include_str!("help/phones.txt"),

@@ -2,12 +2,20 @@
 //!
 //! An event is formatted in memory and written with one write, so a line is never torn and costs the thread that logs no
 //! more than standard error does. Nothing is logged for each message at info: a busy server is silent.
+//!
+//! Where standard error is a stream to the journal (systemd.exec(5), `JOURNAL_STREAM`), each line begins with its priority
+//! (sd-daemon(3): `<4>` for a warning), which the journal takes off and keeps as a field, and has no time of its own.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-use tracing::Subscriber;
-use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{Config, LOG_FILTER, LogFormat, Notice};
@@ -20,7 +28,8 @@ pub fn init(config: &Config) -> io::Result<()> {
     // https://no-color.org: any value but the empty one turns colours off.
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stderr().is_terminal() && !no_color;
-    let (subscriber, filter) = subscriber(config, colours, io::stderr)?;
+    let to_journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stderr(&stream));
+    let (subscriber, filter) = subscriber(config, colours && !to_journal, to_journal, io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     // Only whoever initialises twice could find it set, and that has just failed.
     let _ = FILTER.set(filter);
@@ -60,10 +69,49 @@ pub fn log_notices(notices: &[Notice]) {
     }
 }
 
-/// Formats events into `writer`. Times are UTC, RFC 3339.
+/// Whether `stream`, `DEVICE:INODE`, is what standard error is: a service may have sent it elsewhere since.
+fn is_stderr(stream: &str) -> bool {
+    let found = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let metadata = found.and_then(|file| file.metadata());
+    metadata.is_ok_and(|metadata| stream == format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+/// Puts the priority in front of a line, as sd-daemon(3) has it.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let level = *event.metadata().level();
+        // syslog(3): error, warning, informational, debug.
+        let priority = if level == Level::ERROR {
+            "<3>"
+        } else if level == Level::WARN {
+            "<4>"
+        } else if level == Level::INFO {
+            "<6>"
+        } else {
+            "<7>"
+        };
+        writer.write_str(priority)?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// Formats events into `writer`. Times are UTC, RFC 3339; the journal has its own.
 fn subscriber<W>(
     config: &Config,
     colours: bool,
+    to_journal: bool,
     writer: W,
 ) -> io::Result<(Box<dyn Subscriber + Send + Sync>, SetFilter)>
 where
@@ -81,16 +129,19 @@ where
     fn setter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> SetFilter {
         Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
     }
-    Ok(match config.log_format {
-        LogFormat::Human => {
-            let builder = builder.compact().with_filter_reloading();
+    macro_rules! finished {
+        ($builder:expr) => {{
+            let builder = $builder.with_filter_reloading();
             let set = setter(builder.reload_handle());
             (Box::new(builder.finish()), set)
-        }
-        LogFormat::Json => {
-            let builder = builder.json().flatten_event(true).with_filter_reloading();
-            let set = setter(builder.reload_handle());
-            (Box::new(builder.finish()), set)
+        }};
+    }
+    Ok(match (config.log_format, to_journal) {
+        (LogFormat::Human, false) => finished!(builder.compact()),
+        (LogFormat::Human, true) => finished!(builder.compact().without_time().map_event_format(Prioritised)),
+        (LogFormat::Json, false) => finished!(builder.json().flatten_event(true)),
+        (LogFormat::Json, true) => {
+            finished!(builder.json().flatten_event(true).map_event_format(Prioritised))
         }
     })
 }
@@ -114,10 +165,15 @@ mod tests {
     }
 
     fn logged(log: &str, log_format: LogFormat, events: impl FnOnce()) -> Vec<String> {
-        logged_with(log, log_format, |_| events())
+        logged_with(log, log_format, false, |_| events())
     }
 
-    fn logged_with(log: &str, log_format: LogFormat, events: impl FnOnce(&SetFilter)) -> Vec<String> {
+    fn logged_with(
+        log: &str,
+        log_format: LogFormat,
+        to_journal: bool,
+        events: impl FnOnce(&SetFilter),
+    ) -> Vec<String> {
         let config = Config {
             log: log.to_owned(),
             log_format,
@@ -125,7 +181,8 @@ mod tests {
         };
         let page = Page::default();
         let writer = page.clone();
-        let (subscriber, filter) = subscriber(&config, false, move || writer.clone()).expect("a filter");
+        let (subscriber, filter) =
+            subscriber(&config, false, to_journal, move || writer.clone()).expect("a filter");
         tracing::subscriber::with_default(subscriber, || events(&filter));
         let bytes = page.0.lock().expect("one writer").clone();
         String::from_utf8(bytes)
@@ -166,6 +223,28 @@ mod tests {
     }
 
     #[test]
+    fn a_line_for_the_journal_begins_with_its_priority_and_has_no_time() {
+        let events = |_: &SetFilter| {
+            tracing::error!(target: "ringway::run", "broken");
+            tracing::warn!(target: "ringway::run", limit = "calls", "full");
+            tracing::info!(target: "ringway::run", "serving");
+            tracing::debug!(target: "ringway::run", "seen");
+        };
+        let lines = logged_with("debug", LogFormat::Human, true, events);
+        let expected = [
+            "<3>ERROR ringway::run: broken",
+            "<4> WARN ringway::run: full limit=\"calls\"",
+            "<6> INFO ringway::run: serving",
+            "<7>DEBUG ringway::run: seen",
+        ];
+        assert_eq!(lines, expected);
+        let lines = logged_with("debug", LogFormat::Json, true, events);
+        for (line, start) in lines.iter().zip(["<3>{", "<4>{", "<6>{", "<7>{"]) {
+            assert!(line.starts_with(start) && line.ends_with('}'), "{line}");
+        }
+    }
+
+    #[test]
     fn a_directive_opens_one_module_alone() {
         let lines = logged("warn,ringway::io=trace", LogFormat::Human, || {
             tracing::trace!(target: "ringway::io", "seen");
@@ -178,7 +257,7 @@ mod tests {
     #[test]
     fn what_is_logged_changes_while_it_logs_in_both_formats() {
         for format in [LogFormat::Human, LogFormat::Json] {
-            let lines = logged_with("info", format, |set| {
+            let lines = logged_with("info", format, false, |set| {
                 tracing::debug!("before");
                 set(EnvFilter::new("debug")).expect("a filter");
                 tracing::debug!("between");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, TellKind, Timed, OVERLOAD_CLASSES};
+use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, OVERLOAD_CLASSES, TellKind, Timed};
 use crate::wire::Transport;
 
 use super::limits;
@@ -108,7 +108,11 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
         "New requests refused with 503 because of overload, by class.",
     );
     for (class, name) in OVERLOAD_CLASSES.iter().enumerate() {
-        let count: u64 = facts.metrics.iter().map(|m| m.overload_refused[class].get()).sum();
+        let count: u64 = facts
+            .metrics
+            .iter()
+            .map(|m| m.overload_refused[class].get())
+            .sum();
         page.line("overload_refused_total", &format!("{{class=\"{name}\"}}"), count);
     }
     page.family(
@@ -121,8 +125,18 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
         page.line("requests_rejected_total", &format!("{{class=\"{name}\"}}"), count);
     }
     let outlets = [
-        (&facts.outlets.records, "call_records_written_total", "call_records_lost_total", "Call records"),
-        (&facts.outlets.hep, "hep_messages_sent_total", "hep_messages_lost_total", "Messages for the HEP collector"),
+        (
+            &facts.outlets.records,
+            "call_records_written_total",
+            "call_records_lost_total",
+            "Call records",
+        ),
+        (
+            &facts.outlets.hep,
+            "hep_messages_sent_total",
+            "hep_messages_lost_total",
+            "Messages for the HEP collector",
+        ),
     ];
     for (counts, sent, lost, what) in outlets {
         let Some(counts) = counts else { continue };
@@ -434,7 +448,9 @@ mod tests {
             records: Some(Arc::default()),
             hep: None,
         };
-        let facts = Facts::new(vec![metrics], Vec::new(), trunks, outlets, || Instant::from_millis(5_000));
+        let facts = Facts::new(vec![metrics], Vec::new(), trunks, outlets, || {
+            Instant::from_millis(5_000)
+        });
         let mut histograms = Histograms::<u64>::default();
         for us in [9, 12, 12, 900, 70_000_000] {
             histograms.record(Timed::Answer, Duration::from_micros(us));

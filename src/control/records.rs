@@ -95,11 +95,13 @@ impl Writer {
             match written {
                 Ok(()) => {
                     Sent::add(&self.counts.sent, count);
-                    self.told.works_again(Sent::get(&self.counts.lost), self.clock.now());
+                    self.told
+                        .works_again(Sent::get(&self.counts.lost), self.clock.now());
                 }
                 Err(error) => {
                     Sent::add(&self.counts.lost, count);
-                    self.told.fails(&error, Sent::get(&self.counts.lost), self.clock.now());
+                    self.told
+                        .fails(&error, Sent::get(&self.counts.lost), self.clock.now());
                     if !self.lines.is_closed() {
                         tokio::time::sleep(RETRY_AFTER).await;
                     }
@@ -218,10 +220,13 @@ fn line(record: &CallRecord, texts: &[u8]) -> Vec<u8> {
         ended: rfc3339(wall(record.ended)),
         setup_to_ringing_ms: record.rang_after_ms,
         setup_to_answer_ms: record.answered_after_ms,
-        talk_ms: record.answered_after_ms.filter(|_| is_end_seen(record)).map(|ms| {
-            let whole_ms = record.ended.since(record.began).as_millis() as u64;
-            whole_ms.saturating_sub(u64::from(ms))
-        }),
+        talk_ms: record
+            .answered_after_ms
+            .filter(|_| is_end_seen(record))
+            .map(|ms| {
+                let whole_ms = record.ended.since(record.began).as_millis() as u64;
+                whole_ms.saturating_sub(u64::from(ms))
+            }),
         reason: record.reason.text(),
         status: record.status,
         q850_cause: record.q850.or_else(|| q850_cause(record)),

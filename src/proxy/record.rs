@@ -161,7 +161,9 @@ impl Proxy {
             texts,
             ends,
             callee_contact: None,
-            timer: stack.wheel.insert(now + stack.cfg.limits.call_duration_max, timer),
+            timer: stack
+                .wheel
+                .insert(now + stack.cfg.limits.call_duration_max, timer),
         };
         if let Some(id) = notes.calls.insert(note) {
             notes.by_dialog.insert(dialog, id);
@@ -346,7 +348,11 @@ impl Proxy {
         out: &mut Effects,
     ) {
         let Some(notes) = &mut self.notes else { return };
-        let Some(note) = notes.by_dialog.remove(&dialog).and_then(|id| notes.calls.remove(id)) else {
+        let Some(note) = notes
+            .by_dialog
+            .remove(&dialog)
+            .and_then(|id| notes.calls.remove(id))
+        else {
             return;
         };
         stack.wheel.cancel(note.timer);
@@ -382,6 +388,7 @@ impl Proxy {
     }
 
     /// An INVITE that is refused before it is forwarded.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn tell_refused(
         &mut self,
         stack: &Stack,

@@ -38,7 +38,9 @@ impl Admin {
     ) -> Result<Admin, String> {
         let clock = server.clock;
         let (metrics, listeners) = (server.metrics.clone(), server.listeners.clone());
-        let facts = Facts::new(metrics, listeners, server.trunks.clone(), outlets, move || clock.now());
+        let facts = Facts::new(metrics, listeners, server.trunks.clone(), outlets, move || {
+            clock.now()
+        });
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());
         let (order_in, orders) = mpsc::channel(ORDERS_MAX);

@@ -190,7 +190,10 @@ fn times_counts_and_the_log_can_be_asked_for() {
             let values: Vec<f64> = values
                 .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
                 .collect();
-            assert!(!values.is_empty() && values.iter().sum::<f64>() >= least, "{name} {values:?}");
+            assert!(
+                !values.is_empty() && values.iter().sum::<f64>() >= least,
+                "{name} {values:?}"
+            );
         }
         checked_by_promtool(&page);
         dashboard_and_alerts_speak_of_what_there_is(&page);

@@ -115,6 +115,8 @@ fn calls_go_on_while_records_cant_be_written_and_records_follow_when_they_can() 
     std::fs::remove_dir_all(&directory).expect("to be removed");
 }
 
+const CALLEE: &str = "sip:bob@example.com";
+
 /// Two user agents that a proxy rule brings together.
 struct Proxied {
     server: Server,
@@ -132,9 +134,11 @@ impl Proxied {
         };
         let (caller, callee) = (socket(), socket());
         let at = callee.local_addr().expect("an address");
-        let setup = keeping_records(directory).flags(&["--shards", "2"]).tables(&format!(
-            "\n[[route]]\naction = \"proxy\"\nto = [\"sip:{at}\"]\n{rule}"
-        ));
+        let setup = keeping_records(directory)
+            .flags(&["--shards", "2"])
+            .tables(&format!(
+                "\n[[route]]\naction = \"proxy\"\nto = [\"sip:{at}\"]\n{rule}"
+            ));
         Proxied {
             server: Server::start(&setup),
             caller,
@@ -142,10 +146,13 @@ impl Proxied {
         }
     }
 
-    fn request(&self, method: &str, number: u32, call_id: &str) -> Message {
+    fn request(&self, method: &str, uri: &str, number: u32, call_id: &str) -> Message {
         let own = self.caller.local_addr().expect("an address");
-        Message::request(method, "sip:bob@example.com")
-            .with("Via", format!("SIP/2.0/UDP {own};branch=z9hG4bK{call_id}{number}"))
+        Message::request(method, uri)
+            .with(
+                "Via",
+                format!("SIP/2.0/UDP {own};branch=z9hG4bK{call_id}{number}"),
+            )
             .with("From", "<sip:alice@example.com>;tag=a1")
             .with("To", "<sip:bob@example.com>")
             .with("Call-ID", call_id)
@@ -180,7 +187,11 @@ impl Proxied {
             }
         }
         let to = request.text("To").to_owned();
-        let to = if to.contains(";tag=") { to } else { format!("{to};tag=b1") };
+        let to = if to.contains(";tag=") {
+            to
+        } else {
+            format!("{to};tag=b1")
+        };
         let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.3\r\ns=-\r\nc=IN IP4 127.0.0.3\r\nt=0 0\r\nm=audio 7000 RTP/AVP 8\r\n";
         let answer = answer
             .with("From", request.text("From"))
@@ -194,21 +205,36 @@ impl Proxied {
 
     /// A call to its final answer, acknowledged by the way that was recorded, or else directly.
     fn calls(&self, call_id: &str, status: u16) -> Message {
-        Self::send(&self.caller, &self.request("INVITE", 1, call_id), self.server.udp);
+        Self::send(
+            &self.caller,
+            &self.request("INVITE", CALLEE, 1, call_id),
+            self.server.udp,
+        );
         let answer = self.answers("INVITE", status);
         let (ack, to) = self.within("ACK", 1, call_id, &answer);
-        Self::send(&self.caller, &ack, if status < 300 { to } else { self.server.udp });
+        Self::send(
+            &self.caller,
+            &ack,
+            if status < 300 { to } else { self.server.udp },
+        );
         answer
     }
 
     fn within(&self, method: &str, number: u32, call_id: &str, answer: &Message) -> (Message, SocketAddr) {
-        let mut request = self.request(method, number, call_id).setting("To", answer.text("To"));
+        let callee = self.callee.local_addr().expect("an address");
+        let mut request = self
+            .request(method, &format!("sip:bob@{callee}"), number, call_id)
+            .setting("To", answer.text("To"));
         let routes = answer.get_all("Record-Route");
         for route in routes.iter().rev() {
             request = request.with("Route", route);
         }
-        let callee = self.callee.local_addr().expect("an address");
-        (request, if routes.is_empty() { callee } else { self.server.udp })
+        let to = if routes.is_empty() {
+            callee
+        } else {
+            self.server.udp
+        };
+        (request, to)
     }
 
     fn ends(mut self, directory: &Path) -> Vec<serde_json::Value> {
@@ -234,14 +260,20 @@ fn a_proxied_call_leaves_a_line_when_its_bye_has_come_by() {
     let of = |key: &str| lines.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
     assert_eq!(of("reason"), ["caller_hung_up", "rejected", "shutdown"]);
     assert_eq!(of("status"), [200, 486, 200]);
-    assert_eq!(of("q850_cause"), [serde_json::json!(16), 17.into(), serde_json::Value::Null]);
+    assert_eq!(
+        of("q850_cause"),
+        [serde_json::json!(16), 17.into(), serde_json::Value::Null]
+    );
     assert_eq!(of("service"), ["proxy"; 3]);
     assert_eq!(of("extent"), ["whole_call"; 3]);
     let talked = &lines[0];
     assert_eq!(talked["from"], "<sip:alice@example.com>;tag=a1");
     assert_eq!(talked["caller"]["call_id"], talked["callee"]["call_id"]);
     assert_eq!(talked["callee"]["media"], "127.0.0.3:7000");
-    assert!(talked["talk_ms"].is_u64() && talked["answered"].is_string(), "{talked}");
+    assert!(
+        talked["talk_ms"].is_u64() && talked["answered"].is_string(),
+        "{talked}"
+    );
     assert!(lines[1]["answered"].is_null() && lines[1]["talk_ms"].is_null());
 }
 
@@ -253,7 +285,13 @@ fn a_proxied_call_that_does_not_pass_here_any_more_says_so() {
     assert_eq!(ok.get_all("Record-Route").len(), 0);
     let lines = calls.ends(&directory);
     let [line] = &lines[..] else { panic!("{lines:?}") };
-    assert_eq!((&line["reason"], &line["extent"]), (&"answered".into(), &"until_answer".into()));
+    assert_eq!(
+        (&line["reason"], &line["extent"]),
+        (&"answered".into(), &"until_answer".into())
+    );
     assert_eq!(line["status"], 200);
-    assert!(line["answered"].is_string() && line["talk_ms"].is_null(), "{line}");
+    assert!(
+        line["answered"].is_string() && line["talk_ms"].is_null(),
+        "{line}"
+    );
 }
