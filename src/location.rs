@@ -8,6 +8,7 @@
 pub mod aor;
 pub mod binding;
 pub mod contact_set;
+pub mod gruu;
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -17,12 +18,14 @@ use crate::pool::Pool;
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
+use crate::token::TokenKey;
 
 pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
 pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
 pub use contact_set::{Contact, ContactSet, Outcome};
+pub use gruu::{Device, Gruus, Named};
 
-use binding::Change;
+use binding::{Change, EPOCH_TO_BEGIN};
 
 /// Who asks for the contacts of a subscriber; slot and generation mean something to that user alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,10 +40,21 @@ pub enum Asker {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whom {
     Subscriber(AorKey),
+    /// One device of a subscriber.
+    Device(AorKey, Device),
     /// The phone on the other side of the dialog that the request names; where no such dialog is known, the subscriber `or`.
     Dialog {
-        or: Option<AorKey>,
+        or: Option<Named>,
     },
+}
+
+impl From<Named> for Whom {
+    fn from(named: Named) -> Whom {
+        match named {
+            Named::Subscriber(aor) => Whom::Subscriber(aor),
+            Named::Device(aor, device) => Whom::Device(aor, device),
+        }
+    }
 }
 
 /// What a transaction user needs from outside the shard before it can go on: who is this?
@@ -103,6 +117,8 @@ pub struct Location {
     contacts_max: usize,
     offline_memory: Duration,
     removed: Vec<Removed>,
+    /// The last epoch of a device that was begun.
+    last_epoch: u32,
     /// For the registrar, empty between requests.
     pub(crate) plan: Plan,
 }
@@ -121,6 +137,7 @@ impl Location {
             contacts_max,
             offline_memory: cfg.registrar.offline_memory,
             removed: Vec::new(),
+            last_epoch: 0,
             plan: Plan::default(),
         }
     }
@@ -169,6 +186,33 @@ impl Location {
 
     /// Where the subscriber can be reached at `now`.
     pub fn look_up(&self, key: AorKey, pool: &Pool, now: Instant, set: &mut ContactSet) {
+        self.look_up_those(key, |_| true, pool, now, set);
+    }
+
+    /// Where one device of the subscriber can be reached at `now`: RFC 5627 §6.1.
+    pub fn look_up_device(
+        &self,
+        key: AorKey,
+        device: &Device,
+        tokens: &TokenKey,
+        pool: &Pool,
+        now: Instant,
+        set: &mut ContactSet,
+    ) {
+        self.look_up_those(key, |said| device.has(said, pool, tokens), pool, now, set);
+        if set.outcome() == Outcome::Offline && !device.is_public() {
+            set.reset(Outcome::Unknown);
+        }
+    }
+
+    fn look_up_those(
+        &self,
+        key: AorKey,
+        is_wanted: impl Fn(&Fresh) -> bool,
+        pool: &Pool,
+        now: Instant,
+        set: &mut ContactSet,
+    ) {
         let Some(subscriber) = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id)) else {
             set.reset(Outcome::Unknown);
             return;
@@ -179,7 +223,7 @@ impl Location {
         for _ in 0..subscriber.bindings {
             let next = self
                 .bindings_from(subscriber.first)
-                .filter(|(_, binding)| binding.said.expires_at > now)
+                .filter(|(_, binding)| binding.said.expires_at > now && is_wanted(&binding.said))
                 .enumerate()
                 .map(|(place, (_, binding))| {
                     let rank = (
@@ -252,9 +296,15 @@ impl Location {
         let mut done = Committed::default();
         for Change { target, fresh } in plan.changes.drain(..) {
             match (target, fresh) {
-                (Some(binding), Some(fresh)) => done.changed |= self.update(binding, fresh, pool, now),
-                (None, Some(fresh)) => {
-                    self.add(id, fresh, now);
+                (Some(binding), Some(mut fresh)) => {
+                    self.begin_epoch(&mut fresh);
+                    done.changed |= self.update(binding, fresh, pool, now);
+                    self.spread_epoch(id, binding, pool);
+                }
+                (None, Some(mut fresh)) => {
+                    self.begin_epoch(&mut fresh);
+                    let binding = self.add(id, fresh, now);
+                    self.spread_epoch(id, binding, pool);
                     done.added += 1;
                 }
                 (Some(binding), None) => {
@@ -340,7 +390,34 @@ impl Location {
         Ok(id)
     }
 
-    fn add(&mut self, id: SubscriberId, said: Fresh, now: Instant) {
+    fn begin_epoch(&mut self, fresh: &mut Fresh) {
+        if fresh.epoch == EPOCH_TO_BEGIN {
+            self.last_epoch = self.last_epoch % (EPOCH_TO_BEGIN - 1) + 1;
+            fresh.epoch = self.last_epoch;
+        }
+    }
+
+    /// RFC 5627 §5.1: the temporary GRUUs of a device become invalid together, whichever of its contacts made them so.
+    fn spread_epoch(&mut self, id: SubscriberId, from: BindingId, pool: &Pool) {
+        let subscriber = self.subscriber_mut(id);
+        let (mut next, bindings) = (subscriber.first, subscriber.bindings);
+        let Some(said) = self.bindings.get(from).map(|binding| &binding.said) else {
+            return;
+        };
+        if bindings < 2 || said.epoch == 0 {
+            return;
+        }
+        let epoch = said.epoch;
+        while let Some((at, binding)) = self.link(next) {
+            next = binding.next;
+            let text = self.bindings.get(from).map(|binding| &binding.said.text);
+            if text.is_some_and(|text| text.is_of_device_of(&binding.said.text, pool)) {
+                self.binding_mut(at).said.epoch = epoch;
+            }
+        }
+    }
+
+    fn add(&mut self, id: SubscriberId, said: Fresh, now: Instant) -> BindingId {
         let binding = self
             .bindings
             .insert(Binding {
@@ -355,12 +432,13 @@ impl Location {
         subscriber.bindings += 1;
         let Some(mut last) = subscriber.first else {
             subscriber.first = Some(binding);
-            return;
+            return binding;
         };
         while let Some(next) = self.binding_mut(last).next {
             last = next;
         }
         self.binding_mut(last).next = Some(binding);
+        binding
     }
 
     /// Whether more than the expiry is different.

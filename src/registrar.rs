@@ -4,6 +4,7 @@
 //! all. Bindings are the same when their URIs are (§19.1.4); one that comes from a device (`+sip.instance`) under another
 //! URI takes the place of what that device had before, unless their `reg-id`s say that both are to stay.
 
+mod answer;
 mod path;
 
 use std::net::SocketAddr;
@@ -11,9 +12,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::location::binding::{BINDING_TEXT_MAX, Change, Wording};
+use crate::location::binding::{BINDING_TEXT_MAX, Change, EPOCH_TO_BEGIN, Wording};
 use crate::location::{
-    AorKey, Binding, BindingId, CommitError, Committed, Fresh, Location, Plan, Text, seconds_left,
+    Aor, AorKey, Binding, BindingId, CommitError, Committed, Fresh, Location, Plan, Text, gruu,
 };
 
 use crate::msg::build::Writer;
@@ -22,17 +23,18 @@ use crate::msg::name::Name;
 use crate::msg::name_addr::{Contacts, NameAddr, contacts};
 use crate::msg::params::{Params, unquoted};
 use crate::msg::request::Request;
-use crate::msg::uri::Uri;
+use crate::msg::uri::{Scheme, Uri};
 use crate::pool::{Pool, Stay};
 use crate::time::Instant;
 use crate::timer::{Timer, Wheel};
 use crate::transaction::destination::destination;
 use crate::wire::{Flow, Transport};
 
+pub use answer::{contacts_size, put_contacts, put_outbound, put_service_route, wants_gruus};
 pub use path::{PATH_HOPS_MAX, put_path};
 
 /// Option tags that a REGISTER may require.
-pub const EXTENSIONS: &[&[u8]] = &[b"path", b"outbound"];
+pub const EXTENSIONS: &[&[u8]] = &[b"path", b"outbound", b"gruu"];
 
 /// Why a REGISTER changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +56,8 @@ pub enum Refusal {
     FirstHopLacksOutbound,
     /// RFC 5626 §6: a flow is registered with other contacts.
     SeveralWithFlow,
+    /// RFC 5627 §5.1: the contact of a device leads back to the address-of-record, or nowhere.
+    Circular,
     /// Below `registrar.expires_min_s`.
     IntervalTooBrief,
     /// A CSeq that is not higher than the one that the binding was last changed with.
@@ -85,7 +89,7 @@ impl Refusal {
             Refusal::IntervalTooBrief => 423,
             // §10.3 step 7: the update is aborted and the request fails, with 500 as everything that fails there.
             Refusal::OutOfOrder => 500,
-            Refusal::TooManyContacts => 403,
+            Refusal::TooManyContacts | Refusal::Circular => 403,
             Refusal::Full => 503,
         }
     }
@@ -100,6 +104,7 @@ impl Refusal {
             Refusal::MalformedPath => "Malformed Path",
             Refusal::PathTooLong => "Path Too Long",
             Refusal::FirstHopLacksOutbound => "First Hop Lacks Outbound Support",
+            Refusal::Circular => "Contact Leads Back Here",
             Refusal::SeveralWithFlow => "A Contact With reg-id Comes Alone",
             Refusal::IntervalTooBrief => "Interval Too Brief",
             Refusal::OutOfOrder => "CSeq Out Of Order",
@@ -131,6 +136,7 @@ impl Refusal {
             | Refusal::PathTooLong
             | Refusal::FirstHopLacksOutbound
             | Refusal::SeveralWithFlow
+            | Refusal::Circular
             | Refusal::OutOfOrder
             | Refusal::TooManyContacts => {}
         }
@@ -212,41 +218,6 @@ pub fn remove_all(
     done
 }
 
-/// Writes a Contact line for every binding of the subscriber: §10.3 step 8.
-pub fn put_contacts(location: &Location, key: AorKey, pool: &Pool, now: Instant, w: &mut Writer<'_>) {
-    for said in current(location, key, now) {
-        w.put(b"Contact: <").put(said.text.uri(pool)).put(b">;expires=");
-        w.num(seconds_left(said.expires_at, now))
-            .put(said.text.params(pool))
-            .crlf();
-    }
-}
-
-/// Writes what a phone is to put into the Route of its requests: RFC 3608 §6.2.
-pub fn put_service_route(cfg: &Config, w: &mut Writer<'_>) {
-    for (i, uri) in cfg.registrar.service_route.iter().enumerate() {
-        w.put(if i == 0 { b"Service-Route: <" } else { b">, <" })
-            .put(uri.as_bytes());
-    }
-    if !cfg.registrar.service_route.is_empty() {
-        w.put(b">\r\n");
-    }
-}
-
-/// Bytes that [`put_contacts`] writes at most.
-pub fn contacts_size(location: &Location, key: AorKey, pool: &Pool, now: Instant) -> usize {
-    current(location, key, now)
-        .map(|said| CONTACT_LINE_OVERHEAD + said.text.uri(pool).len() + said.text.params(pool).len())
-        .sum()
-}
-
-fn current(location: &Location, key: AorKey, now: Instant) -> impl Iterator<Item = &Fresh> {
-    location
-        .bindings_of(key)
-        .map(|(_, binding)| &binding.said)
-        .filter(move |said| said.expires_at > now)
-}
-
 /// One request being read.
 struct Planner<'p> {
     location: &'p Location,
@@ -308,7 +279,7 @@ impl<'p> Planner<'p> {
 
     /// §10.3 step 7 for one contact.
     fn contact(&mut self, said: &Said<'_>) -> Result<(), Refusal> {
-        let fresh = if said.expires_s == 0 {
+        let mut fresh = if said.expires_s == 0 {
             None
         } else {
             Some(self.fresh(said)?)
@@ -326,7 +297,11 @@ impl<'p> Planner<'p> {
             return Ok(());
         }
         let same = self.find(|old| said.is_same(old, self.pool));
-        let Some((id, old)) = same.or_else(|| self.find(|old| said.is_same_device(old, self.pool))) else {
+        let known = same.or_else(|| self.find(|old| said.is_same_device(old, self.pool)));
+        if let Some(fresh) = &mut fresh {
+            fresh.epoch = self.epoch(said, known.map(|(_, old)| &old.said));
+        }
+        let Some((id, old)) = known else {
             self.plan.changes.push(Change { target: None, fresh });
             return Ok(());
         };
@@ -360,6 +335,30 @@ impl<'p> Planner<'p> {
         self.location
             .bindings_of(self.key)
             .find(|(id, binding)| is_it(&binding.said) && !self.plan.touches(*id))
+    }
+
+    /// Since when the temporary GRUUs of the device of a contact are valid: RFC 5627 §5.1. `old` is what the contact was before.
+    fn epoch(&self, said: &Said<'_>, old: Option<&Fresh>) -> u32 {
+        if said.instance.is_none() {
+            return 0;
+        }
+        let epoch = match old {
+            Some(old) if old.text.call_id(self.pool) == self.request.call_id => old.epoch,
+            // Another Call-ID makes all of them invalid.
+            Some(_) => 0,
+            None => {
+                let is_kin = |old: &Fresh| said.is_of_device(old, self.pool);
+                let mut bindings = self.location.bindings_of(self.key);
+                bindings
+                    .find(|(_, binding)| is_kin(&binding.said))
+                    .map_or(0, |(_, binding)| binding.said.epoch)
+            }
+        };
+        if epoch == 0 && wants_gruus(self.request) {
+            EPOCH_TO_BEGIN
+        } else {
+            epoch
+        }
     }
 
     fn order(&self, old: &Fresh) -> Order {
@@ -405,6 +404,7 @@ impl<'p> Planner<'p> {
                 .transport()
                 .is_some_and(|name| name.eq_ignore_ascii_case(tcp)),
             reg_id: said.reg_id,
+            epoch: 0,
             cseq: self.request.cseq.number,
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
             is_at_peer: destination(&said.uri) == Ok((Transport::Udp, flow.peer)),
@@ -412,9 +412,6 @@ impl<'p> Planner<'p> {
         })
     }
 }
-
-/// `Contact: <>;expires=4294967295` and its line end.
-const CONTACT_LINE_OVERHEAD: usize = 40;
 
 fn release(fresh: Option<Fresh>, pool: &mut Pool) {
     if let Some(fresh) = fresh {
@@ -480,6 +477,9 @@ impl<'a> Said<'a> {
             return Err(Refusal::ContactTooLong);
         }
         let instance = instance.filter(|value| !value.is_empty());
+        if instance.is_some() && requested > 0 && is_circular(&uri, request, cfg) {
+            return Err(Refusal::Circular);
+        }
         Ok(Said {
             uri,
             params: contact.params,
@@ -507,47 +507,46 @@ impl<'a> Said<'a> {
 
     /// Whether `old` is what the same device registered, for the same flow if it tells flows apart.
     fn is_same_device(&self, old: &Fresh, pool: &Pool) -> bool {
-        let same_instance = match (self.instance, old.text.instance(pool)) {
+        self.is_of_device(old, pool) && self.reg_id == old.reg_id
+    }
+
+    /// Whether `old` is what the same device registered, whatever the flow.
+    fn is_of_device(&self, old: &Fresh, pool: &Pool) -> bool {
+        match (self.instance, old.text.instance(pool)) {
             (Some(new), Some(old)) => new.eq_ignore_ascii_case(old),
             (Some(_) | None, None) | (None, Some(_)) => false,
-        };
-        same_instance && self.reg_id == old.reg_id
+        }
     }
+}
+
+/// RFC 5627 §5.1: whether a contact is its own address-of-record or a GRUU of that, or no SIP URI: a request to it would come back here.
+fn is_circular(contact: &Uri<'_>, request: &Request<'_>, cfg: &Config) -> bool {
+    match contact.scheme {
+        Scheme::Sip | Scheme::Sips => {}
+        Scheme::Tel | Scheme::Other => return true,
+    }
+    // Nearly all contacts are at an address, and those are at another than the address-of-record.
+    if contact.raw != request.to.uri
+        && contact
+            .host
+            .first()
+            .is_none_or(|byte| matches!(byte, b'0'..=b'9' | b'['))
+    {
+        return false;
+    }
+    let Ok(to) = request.to.uri() else { return false };
+    let is_same = |one: &Uri<'_>, two: &Uri<'_>| {
+        let names = [one, two].map(|uri| Aor::from_uri(uri, cfg));
+        matches!(names, [Ok(one), Ok(two)] if one == two)
+    };
+    // A temporary GRUU does not show whose it is; what leads here at all leads in a circle.
+    contact.matches(&to)
+        || gruu::is_ours(contact.raw, cfg) && (contact.param(b"gr") == Some(b"") || is_same(contact, &to))
 }
 
 /// RFC 5626 §4.2: from 1 to 2^31 - 1.
 fn flow_number(text: &[u8]) -> Option<NonZeroU32> {
     NonZeroU32::new(lex::number(text)?).filter(|number| number.get() <= i32::MAX as u32)
-}
-
-/// Whether the 200 to `request` says that a flow was registered: RFC 5626 §6.
-fn says_outbound(request: &Request<'_>) -> bool {
-    let msg = request.msg;
-    if msg.line(Name::Supported).is_none() || !msg.has_token(Name::Supported, b"outbound") {
-        return false;
-    }
-    let Ok(Contacts::List(mut list)) = contacts(msg) else {
-        return false;
-    };
-    list.any(|contact| {
-        contact.is_ok_and(|contact| {
-            let is_flow = contact.param(b"reg-id").and_then(flow_number).is_some();
-            is_flow
-                && contact
-                    .param(b"+sip.instance")
-                    .is_some_and(|value| !value.is_empty())
-        })
-    })
-}
-
-/// Writes what the 200 to a phone says that registered a flow: RFC 5626 §6, §5.4.
-pub fn put_outbound(cfg: &Config, request: &Request<'_>, w: &mut Writer<'_>) {
-    if says_outbound(request) {
-        w.header(Name::Require, b"outbound");
-        if cfg.registrar.flow_timer_s > 0 {
-            w.header_num(Name::FlowTimer, u64::from(cfg.registrar.flow_timer_s));
-        }
-    }
 }
 
 /// A `qvalue` of RFC 3261 §25.1 in thousandths.

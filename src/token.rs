@@ -8,6 +8,7 @@
 use std::hash::Hasher;
 
 use siphasher::sip::{SipHasher13, SipHasher24};
+use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24To128};
 
 use crate::wire::ShardId;
 
@@ -150,6 +151,95 @@ impl TokenKey {
     }
 }
 
+/// What a sealed text is for: one that was made for another purpose is not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Purpose {
+    /// A temporary GRUU: RFC 5627.
+    Gruu = 1,
+    /// A flow in a Path or Record-Route: RFC 5626 §5.2.
+    Flow = 2,
+}
+
+const SEAL_BYTES: usize = 16;
+/// Most bytes that are sealed.
+pub const SEALED_BYTES_MAX: usize = 48;
+/// Longest sealed text.
+pub const SEALED_LEN_MAX: usize = sealed_len(SEALED_BYTES_MAX);
+
+/// Length of the text that so many bytes are sealed in.
+pub const fn sealed_len(bytes: usize) -> usize {
+    2 * (SEAL_BYTES + bytes)
+}
+
+impl TokenKey {
+    /// Writes `plain` so that nobody else can read it, change it, or tell whose two such texts are: in lower-case hexadecimal, a MAC of
+    /// 128 bits, and the bytes under what follows from that (the construction of RFC 5297, over SipHash). The same bytes give the same text.
+    pub fn seal<const N: usize>(
+        &self,
+        purpose: Purpose,
+        plain: [u8; N],
+        into: &mut [u8; SEALED_LEN_MAX],
+    ) -> usize {
+        const { assert!(N <= SEALED_BYTES_MAX && N.is_multiple_of(4)) };
+        let mac = self.seal_mac(purpose, &plain);
+        let mut hidden = plain;
+        self.hide(&mac, &mut hidden);
+        let quads = mac.as_chunks::<4>().0.iter().chain(hidden.as_chunks::<4>().0);
+        for (digits, bytes) in into.as_chunks_mut::<8>().0.iter_mut().zip(quads) {
+            *digits = hex(*bytes);
+        }
+        sealed_len(N)
+    }
+
+    /// What [`TokenKey::seal`] has sealed; `None` where it was not we, or for another purpose. Any case is accepted.
+    pub fn open<const N: usize>(&self, purpose: Purpose, text: &[u8]) -> Option<[u8; N]> {
+        if text.len() != sealed_len(N) {
+            return None;
+        }
+        let (mut mac, mut plain) = ([0; SEAL_BYTES], [0; N]);
+        let (mac_text, plain_text) = text.split_at(2 * SEAL_BYTES);
+        for (bytes, digits) in mac
+            .as_chunks_mut::<4>()
+            .0
+            .iter_mut()
+            .zip(mac_text.as_chunks::<8>().0)
+        {
+            *bytes = unhex(*digits)?;
+        }
+        for (bytes, digits) in plain
+            .as_chunks_mut::<4>()
+            .0
+            .iter_mut()
+            .zip(plain_text.as_chunks::<8>().0)
+        {
+            *bytes = unhex(*digits)?;
+        }
+        self.hide(&mac, &mut plain);
+        (self.seal_mac(purpose, &plain) == mac).then_some(plain)
+    }
+
+    fn seal_mac(&self, purpose: Purpose, plain: &[u8]) -> [u8; SEAL_BYTES] {
+        let mut hasher = SipHasher24To128::new_with_key(&self.0);
+        hasher.write(&[0, purpose as u8]);
+        hasher.write(plain);
+        hasher.finish128().as_bytes()
+    }
+
+    /// Puts `bytes` under the stream that belongs to `mac`, or takes them from under it.
+    fn hide(&self, mac: &[u8; SEAL_BYTES], bytes: &mut [u8]) {
+        for (block, chunk) in bytes.chunks_mut(SEAL_BYTES).enumerate() {
+            let mut hasher = SipHasher24To128::new_with_key(&self.0);
+            // No MAC is made of what begins so.
+            hasher.write(&[1, block as u8]);
+            hasher.write(mac);
+            for (byte, mask) in chunk.iter_mut().zip(hasher.finish128().as_bytes()) {
+                *byte ^= mask;
+            }
+        }
+    }
+}
+
 /// Every byte of a word.
 const fn each(byte: u8) -> u64 {
     0x0101_0101_0101_0101 * byte as u64
@@ -207,6 +297,44 @@ mod tests {
         assert!(with_digest.ends_with(b".0123456789abcdef"));
         assert_eq!(key.parse_branch(&with_digest), Some(token));
         assert_eq!(key.parse_branch(&with_digest[..with_digest.len() - 1]), None);
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_by_its_own_key_for_its_own_purpose() {
+        let (key, other) = (TokenKey::new([7; 16]), TokenKey::new([8; 16]));
+        let plain: [u8; 36] = std::array::from_fn(|i| i as u8);
+        let mut text = [0; SEALED_LEN_MAX];
+        let len = key.seal(Purpose::Gruu, plain, &mut text);
+        let text = &mut text[..len];
+        assert_eq!((len, text.is_ascii()), (104, true));
+        assert_eq!(key.open(Purpose::Gruu, text), Some(plain));
+        assert_eq!(key.open(Purpose::Gruu, &text.to_ascii_uppercase()), Some(plain));
+        assert_eq!(key.open::<36>(Purpose::Flow, text), None);
+        assert_eq!(key.open::<32>(Purpose::Gruu, text), None);
+        assert_eq!(other.open::<36>(Purpose::Gruu, text), None);
+        for at in 0..len {
+            let was = text[at];
+            text[at] = if was == b'0' { b'1' } else { b'0' };
+            assert_eq!(key.open::<36>(Purpose::Gruu, text), None, "digit {at}");
+            text[at] = was;
+        }
+    }
+
+    #[test]
+    fn two_sealed_texts_of_nearly_the_same_have_nothing_in_common() {
+        let key = TokenKey::new([7; 16]);
+        let text = |serial: u8| {
+            let mut plain = [9; 36];
+            plain[35] = serial;
+            let mut text = [0; SEALED_LEN_MAX];
+            key.seal(Purpose::Gruu, plain, &mut text);
+            text
+        };
+        let (one, two) = (text(1), text(2));
+        let same = one[..104].iter().zip(&two[..104]).filter(|(a, b)| a == b).count();
+        // One digit in sixteen is the same by chance.
+        assert!(same < 26, "{same} of 104");
+        assert_eq!(one, text(1));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #[path = "core/control.rs"]
 mod control;
+#[path = "core/gruus.rs"]
+mod gruus;
 #[path = "core/messages.rs"]
 mod messages;
 #[path = "core/outbound.rs"]

@@ -9,6 +9,8 @@ mod world;
 mod attacks;
 #[path = "proxy/forking.rs"]
 mod forking;
+#[path = "proxy/gruus.rs"]
+mod gruus;
 #[path = "proxy/outbound.rs"]
 mod outbound;
 #[path = "proxy/paths.rs"]

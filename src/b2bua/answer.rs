@@ -1,6 +1,7 @@
 //! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
 
 use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
+use crate::location::gruu;
 use crate::metrics::{DropReason, Timed};
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
@@ -318,10 +319,10 @@ impl B2bua {
     }
 
     /// The dialog that a response with another To tag makes beside a leg's own.
-    fn twin(&self, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
+    fn twin(&self, stack: &Stack, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
         let leg = self.legs.get(leg)?;
         let remote_tag = response.to_tag?;
-        let target = first_contact(response);
+        let target = first_contact(stack, response);
         let mut routes = [0; ROUTES_BYTES_MAX];
         let mut w = Writer::new(&mut routes);
         let fits = put_route_set(&response.msg, true, &mut w);
@@ -515,7 +516,7 @@ impl B2bua {
             return;
         };
         let (call_id, flow) = (leg.call, leg.flow);
-        let target = first_contact(response);
+        let target = first_contact(stack, response);
         let remote_tag = leg.dialog.parts(&out.pool).remote_tag;
         let (is_known, is_new) = (remote_tag == tag, remote_tag.is_empty());
         let begins_dialog =
@@ -605,9 +606,9 @@ impl B2bua {
         if callees >= stack.cfg.limits.forks_max + TWINS_PER_CALL_MAX || self.legs.is_full() {
             return None;
         }
-        let dialog = self.twin(leg, response, out)?;
+        let dialog = self.twin(stack, leg, response, out)?;
         let id = self.insert_callee(call_id, dialog, flow, cseq)?;
-        if let Some(target) = first_contact(response) {
+        if let Some(target) = first_contact(stack, response) {
             self.set_target(stack, id, target, None, out);
         }
         Some(id)
@@ -726,8 +727,10 @@ impl B2bua {
     }
 }
 
-fn first_contact<'a>(response: &Response<'a>) -> Option<&'a [u8]> {
-    NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of)
+/// Where the phone says that it is reached. RFC 5627 §4.4: a GRUU of ours leads to where it was rung.
+fn first_contact<'a>(stack: &Stack, response: &Response<'a>) -> Option<&'a [u8]> {
+    let uri = NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of);
+    uri.filter(|uri| !gruu::is_ours(uri, &stack.cfg))
 }
 
 /// Whether a failure says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7. Our own

@@ -1,6 +1,7 @@
 //! Requests within a call: carried from the leg that they came on to the other, with CSeq numbers of that leg.
 
 use crate::dialog::{Change, target_of};
+use crate::location::gruu;
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -339,7 +340,10 @@ impl B2bua {
         let Some(Ok(contact)) = name_addr::first(request.msg, Name::Contact) else {
             return;
         };
-        self.set_target(stack, leg, target_of(contact.uri), source, out);
+        // RFC 5627: a GRUU of ours is no place to send to; where it leads is known already.
+        if !gruu::is_ours(contact.uri, &stack.cfg) {
+            self.set_target(stack, leg, target_of(contact.uri), source, out);
+        }
     }
 
     /// Moves a leg's remote target, and with it the flow of its requests.

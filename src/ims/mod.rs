@@ -10,7 +10,7 @@ mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
-use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp, Whom};
+use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp, Named, Whom};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -85,15 +85,12 @@ impl Ims {
         };
         let (whom, is_near) = match self.check(stack, request, tx, now, out) {
             Verdict::Done => return None,
-            Verdict::Subscriber(aor) => {
-                let aor = self.aors.key(&aor);
-                (Whom::Subscriber(aor), aor.shard(stack.shards) == stack.shard)
+            Verdict::Named(named) => {
+                let is_near = named.aor().shard(stack.shards) == stack.shard;
+                (Whom::from(named), is_near)
             }
             // It may take two look-ups, of which the second comes without the request.
-            Verdict::Dialog { or } => {
-                let or = or.map(|aor| self.aors.key(&aor));
-                (Whom::Dialog { or }, false)
-            }
+            Verdict::Dialog { or } => (Whom::Dialog { or }, false),
         };
         match self.calls.begin(stack, request, tx, is_near, now, out) {
             Begun::Waiting(exchange) => {
@@ -220,7 +217,7 @@ impl Ims {
                         b"Accept: application/sdp, application/reginfo+xml\r\nAccept-Encoding: identity\r\n",
                     );
                     w.put(
-                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog, path, outbound\r\nAllow-Events: reg\r\n",
+                        b"Accept-Language: en\r\nSupported: 100rel, timer, replaces, join, tdialog, path, outbound, gruu\r\nAllow-Events: reg\r\n",
                     );
                 };
                 stack.respond(tx, request, 200, None, extra, now, out);
@@ -237,7 +234,7 @@ impl Ims {
             | Method::Publish
             | Method::Other => {}
         }
-        let aor = Aor::from_uri(uri, &stack.cfg);
+        let named = Named::from_uri(uri, &stack.cfg, &self.aors, &stack.key);
         match NamedDialog::to_act_on(&request.msg) {
             Ok(None) => {}
             // RFC 3891 §3 and §4: it is for the phone that has the dialog, whatever the Request-URI.
@@ -264,10 +261,10 @@ impl Ims {
             }
         }
         if NamedDialog::to_prove(&request.msg).is_some() {
-            return Verdict::Dialog { or: aor.ok() };
+            return Verdict::Dialog { or: named.ok() };
         }
-        match aor {
-            Ok(aor) => Verdict::Subscriber(aor),
+        match named {
+            Ok(named) => Verdict::Named(named),
             // The server itself takes neither calls nor messages.
             Err(AorError::NoUser) => {
                 stack.respond(tx, request, 405, None, |w| _ = w.put(ALLOW), now, out);
@@ -456,10 +453,11 @@ impl Ims {
 
 enum Verdict {
     Done,
-    Subscriber(Aor),
-    /// For the phone that has a dialog, or else for a subscriber.
+    /// For a subscriber, or one device of his.
+    Named(Named),
+    /// For the phone that has a dialog, or else for whom the URI names.
     Dialog {
-        or: Option<Aor>,
+        or: Option<Named>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! REGISTER: names the subscriber, has the registrar do what is asked, answers, and tells who watches (RFC 3261 §10.3).
 
-use crate::location::{Aor, AorError, AorKey, served_domain};
+use crate::location::{Aor, AorError, AorKey, Gruus, served_domain};
 use crate::metrics::Limit;
 use crate::msg::build::{self, Writer};
 use crate::msg::request::Request;
@@ -32,7 +32,7 @@ pub fn on_register(
         Err(error) => {
             let (status, reason) = match error {
                 // Step 5: a To that is no address-of-record of this domain. 414 and 416 would speak of the Request-URI.
-                AorError::ForeignDomain | AorError::NoUser => (404, error.reason()),
+                AorError::ForeignDomain | AorError::NoUser | AorError::BadGruu => (404, error.reason()),
                 AorError::UnsupportedScheme | AorError::TooLong | AorError::BadNumber => {
                     (400, error.reason())
                 }
@@ -74,6 +74,7 @@ pub fn on_register(
                 | Refusal::PathTooLong
                 | Refusal::FirstHopLacksOutbound
                 | Refusal::SeveralWithFlow
+                | Refusal::Circular
                 | Refusal::OutOfOrder => None,
             };
             if let Some(limit) = limit {
@@ -88,7 +89,7 @@ pub fn on_register(
     };
     stack.metrics.registrations_added.add(done.added as u64);
     stack.metrics.registrations_removed.add(done.removed as u64);
-    accept(ims, stack, request, tx, key, now, out);
+    accept(ims, stack, request, tx, &aor, key, now, out);
     if done.changed {
         ims.reg_event.on_change(stack, &ims.location, key, now, out);
     }
@@ -135,17 +136,32 @@ fn subscriber(stack: &Stack, request: &Request<'_>) -> Result<Aor, AorError> {
 }
 
 /// Step 8: the 200 with all bindings there are, each with the time it has left.
+#[allow(clippy::too_many_arguments)]
 fn accept(
     ims: &Ims,
     stack: &mut Stack,
     request: &Request<'_>,
     tx: TxId,
+    aor: &Aor,
     key: AorKey,
     now: Instant,
     out: &mut Effects,
 ) {
     let Some(source) = stack.source_of(tx) else { return };
-    let contacts_size = registrar::contacts_size(&ims.location, key, &out.pool, now);
+    let tokens = stack.key;
+    let host = match aor.domain() {
+        // Every domain is ours: then the one that the phone says.
+        b"" => request.to.uri().map_or(&b""[..], |to| to.host),
+        domain => domain,
+    };
+    let gruus = Gruus {
+        key: &tokens,
+        aor_key: key,
+        aor,
+        host,
+    };
+    let gruus = Some(&gruus).filter(|gruus| !gruus.host.is_empty() && registrar::wants_gruus(request));
+    let contacts_size = registrar::contacts_size(&ims.location, key, gruus, &out.pool, now);
     let service_route_size: usize = stack
         .cfg
         .registrar
@@ -157,7 +173,7 @@ fn accept(
     let tag = stack.stateless_tag();
     let buf = stack.write(size, out, |w, pool| {
         build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
-        registrar::put_contacts(&ims.location, key, pool, now, w);
+        registrar::put_contacts(&ims.location, key, gruus, pool, now, w);
         registrar::put_path(request, w);
         registrar::put_outbound(&stack.cfg, request, w);
         registrar::put_service_route(&stack.cfg, w);

@@ -44,13 +44,15 @@ pub enum AorError {
     TooLong,
     /// A `tel:` URI whose number is none (RFC 3966 §3).
     BadNumber,
+    /// A GRUU that we did not make, or for nobody (RFC 5627 §6.1).
+    BadGruu,
 }
 
 impl AorError {
     /// What answers a request that is addressed so.
     pub const fn status(self) -> u16 {
         match self {
-            AorError::ForeignDomain | AorError::NoUser => 404,
+            AorError::ForeignDomain | AorError::NoUser | AorError::BadGruu => 404,
             AorError::UnsupportedScheme => 416,
             AorError::TooLong => 414,
             AorError::BadNumber => 400,
@@ -64,6 +66,7 @@ impl AorError {
             AorError::NoUser => "No User In URI",
             AorError::TooLong => "User And Domain Too Long",
             AorError::BadNumber => "Malformed Telephone Number",
+            AorError::BadGruu => "No Such GRUU",
         }
     }
 }
@@ -309,6 +312,20 @@ impl AorKey {
     pub fn shard(self, shards: usize) -> ShardId {
         let scaled = (u128::from(self.high) * shards as u128) >> 64;
         ShardId(scaled as u8)
+    }
+}
+
+impl AorKey {
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.low) << 64 | u128::from(self.high)).to_be_bytes()
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> AorKey {
+        let key = u128::from_be_bytes(bytes);
+        AorKey {
+            low: (key >> 64) as u64,
+            high: key as u64,
+        }
     }
 }
 

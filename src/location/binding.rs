@@ -40,6 +40,9 @@ impl ContactEvent {
     }
 }
 
+/// The epoch of what is to begin one when it is committed.
+pub(crate) const EPOCH_TO_BEGIN: u32 = u32::MAX;
+
 /// The texts of a binding, one behind the other in one buffer of the pool, which it holds a reference to. The last is the path,
 /// which ends where the buffer does: a binding without one pays nothing for it.
 #[derive(Debug)]
@@ -77,7 +80,9 @@ impl Text {
         let mut has_q = false;
         for param in wording.params.clone() {
             // What was granted replaces `expires`; a second `q` means nothing.
-            if param.is(b"expires") || param.is(b"q") && has_q {
+            // RFC 5627 §5.1: nobody says what his GRUUs are.
+            let is_ours = param.is(b"expires") || param.is(b"pub-gruu") || param.is(b"temp-gruu");
+            if is_ours || param.is(b"q") && has_q {
                 continue;
             }
             has_q |= param.is(b"q");
@@ -134,6 +139,14 @@ impl Text {
         (len > 0).then(|| &self.params(pool)[start..start + len])
     }
 
+    /// Whether both are contacts of one device.
+    pub(super) fn is_of_device_of(&self, other: &Text, pool: &Pool) -> bool {
+        match (self.instance(pool), other.instance(pool)) {
+            (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+            (Some(_) | None, _) => false,
+        }
+    }
+
     pub fn aor<'p>(&self, pool: &'p Pool) -> &'p [u8] {
         let start = usize::from(self.uri_len) + usize::from(self.params_len) + usize::from(self.call_id_len);
         &pool.get(self.buf)[start..start + usize::from(self.aor_len)]
@@ -171,6 +184,9 @@ pub struct Fresh {
     /// RFC 5626 §4.2: which of the flows of one device this is. It means something beside an instance only, and only where the
     /// first hop knows of flows. A phone that registers so is reached over this flow and no other way.
     pub reg_id: Option<NonZeroU32>,
+    /// RFC 5627: since when the temporary GRUUs of its device are valid, by a number that all contacts of the device have; 0 where none
+    /// was made.
+    pub epoch: u32,
     pub cseq: u32,
     pub expires_at: Instant,
     /// What it registered through.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::route::{Fork, Route, To};
-use crate::location::{Aor, AorHasher, Asker, ContactSet, LookUp, Outcome, Whom};
+use crate::location::{AorHasher, Asker, ContactSet, LookUp, Named, Outcome, Whom};
 use crate::metrics::{DropReason, Limit};
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
@@ -248,20 +248,19 @@ impl Proxy {
             .contexts
             .get(id)
             .and_then(|context| context.policy.rule(stack));
-        let aor = rewritten(rule, request, arrived, &mut uri)
+        let named = rewritten(rule, request, arrived, &mut uri)
             .and_then(|len| Uri::parse(&uri[..len]).ok())
-            .map(|uri| Aor::from_uri(&uri, &stack.cfg));
+            .map(|uri| Named::from_uri(&uri, &stack.cfg, aors, &stack.key));
         self.uri = Some(uri);
-        let refusal = match aor {
-            Some(Ok(aor)) => {
-                let aor = aors.key(&aor);
-                let is_near = aor.shard(stack.shards) == stack.shard;
+        let refusal = match named {
+            Some(Ok(named)) => {
+                let is_near = named.aor().shard(stack.shards) == stack.shard;
                 if is_near || self.keep_request(stack, id, request, flow, now, out) {
                     let asker = Asker::Context {
                         slot: id.slot,
                         generation: id.generation,
                     };
-                    let whom = Whom::Subscriber(aor);
+                    let whom = Whom::from(named);
                     return Some(LookUp { whom, asker });
                 }
                 (503, "Buffer Limit Reached")
@@ -402,12 +401,14 @@ impl Proxy {
         let like = Flow { conn: None, ..flow };
         match (len, contacts, rule.map(|route| &route.to)) {
             (None, _, _) => {}
-            (Some(_), Some(contacts), _) => {
+            (Some(len), Some(contacts), _) => {
                 let mut others = self
                     .others
                     .take()
                     .expect("whoever takes the others puts them back");
                 others.clear();
+                // RFC 5627 §6.1: within a dialog, whose route is there already, the path would lead a request in a circle.
+                let has_route = is_gruu(&bytes[..len]) && forward::next_route(request, arrived).is_some();
                 for (place, contact) in contacts.iter().enumerate() {
                     // RFC 5626 §7: the flows of one device are tried one after another.
                     let set = match contacts.is_first_of_device(place, &contact) {
@@ -416,7 +417,7 @@ impl Proxy {
                     };
                     set.push(&Target {
                         uri: contact.uri,
-                        path: contact.path,
+                        path: if has_route { b"" } else { contact.path },
                         is_next_hop: false,
                         q: contact.q,
                         prefer: match contact.is_flow {
@@ -504,6 +505,10 @@ impl Proxy {
         self.send_next_group(stack, id, now, out);
         self.conclude_if_nothing_is_open(stack, id, None, now, out);
     }
+}
+
+fn is_gruu(uri: &[u8]) -> bool {
+    Uri::parse(uri).is_ok_and(|uri| uri.param(b"gr").is_some())
 }
 
 /// The request URI as `rule` makes it, or as it came; its length, `None` where it does not fit.

@@ -114,8 +114,8 @@ impl Rig {
         let key = self.key(aor);
         let mut buf = [0; 16_384];
         let mut w = Writer::new(&mut buf);
-        put_contacts(&self.location, key, &self.pool, self.now, &mut w);
-        assert!(w.len() <= contacts_size(&self.location, key, &self.pool, self.now));
+        put_contacts(&self.location, key, None, &self.pool, self.now, &mut w);
+        assert!(w.len() <= contacts_size(&self.location, key, None, &self.pool, self.now));
         let text = String::from_utf8(w.as_bytes().to_vec()).expect("ASCII");
         text.lines()
             .map(|line| line.strip_prefix("Contact: ").expect("a Contact").to_owned())
@@ -147,7 +147,7 @@ impl Rig {
     }
 }
 
-const REFUSED: [(Refusal, u16); 13] = [
+const REFUSED: [(Refusal, u16); 14] = [
     (Refusal::ContentEncoding, 415),
     (Refusal::MalformedContact, 400),
     (Refusal::Star, 400),
@@ -161,6 +161,7 @@ const REFUSED: [(Refusal, u16); 13] = [
     (Refusal::PathTooLong, 400),
     (Refusal::FirstHopLacksOutbound, 439),
     (Refusal::SeveralWithFlow, 400),
+    (Refusal::Circular, 403),
 ];
 
 #[test]

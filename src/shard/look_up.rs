@@ -23,7 +23,7 @@ impl Shard {
         let LookUp { whom, asker } = look_up;
         let named = request.and_then(|(request, _)| named(request));
         let owner = match (whom, &named) {
-            (Whom::Subscriber(aor), _) => aor.shard(self.stack.shards),
+            (Whom::Subscriber(aor) | Whom::Device(aor, _), _) => aor.shard(self.stack.shards),
             (Whom::Dialog { .. }, Some(names)) => self.dialog_owner(names),
             (Whom::Dialog { .. }, None) => self.stack.shard,
         };
@@ -91,6 +91,12 @@ impl Shard {
     ) {
         match (whom, named) {
             (Whom::Subscriber(aor), _) => self.ims.location.look_up(aor, &out.pool, now, contacts),
+            (Whom::Device(aor, device), _) => {
+                let key = &self.stack.key;
+                self.ims
+                    .location
+                    .look_up_device(aor, &device, key, &out.pool, now, contacts);
+            }
             (Whom::Dialog { .. }, Some(names)) => {
                 self.ims
                     .calls
@@ -110,10 +116,10 @@ impl Shard {
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        if let (Whom::Dialog { or: Some(aor) }, Some(Outcome::NoDialog)) =
+        if let (Whom::Dialog { or: Some(named) }, Some(Outcome::NoDialog)) =
             (whom, contacts.map(ContactSet::outcome))
         {
-            let whom = Whom::Subscriber(aor);
+            let whom = Whom::from(named);
             return Some(LookUp { whom, asker });
         }
         match asker {

@@ -47,6 +47,22 @@ pub fn register_flow(transport: &str, at: &str, reg_id: u32, call_id: &str) -> M
         .inserting("Supported", "path, outbound")
 }
 
+/// BOB's phone number `device` registers and asks for its GRUUs (RFC 5627).
+pub fn register_device(at: &str, device: u8, call_id: &str, cseq: u32) -> Message {
+    let instance = format!("+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-0000000000{device:02}>\"");
+    register("bob", at, call_id)
+        .setting("Via", via(at, &format!("gruu{call_id}{cseq}")))
+        .setting("CSeq", format!("{cseq} REGISTER"))
+        .setting("Contact", format!("<sip:bob@{at}>;{instance}"))
+        .inserting("Supported", "gruu")
+}
+
+/// The URI in a parameter of a contact that is a quoted string.
+pub fn quoted_uri(contact: &str, name: &str) -> Option<String> {
+    let (_, rest) = contact.split_once(&format!(";{name}=\""))?;
+    Some(rest.split_once('"')?.0.to_owned())
+}
+
 pub fn invite(from: &str, at: &str, to: &str, call_id: &str) -> Message {
     Message::request("INVITE", to)
         .with("Via", via(at, &format!("i{call_id}")))

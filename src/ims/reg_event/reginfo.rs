@@ -2,7 +2,7 @@
 //!
 //! Everything that a phone wrote passes through [`put_text`], so that no name or parameter of a contact can become markup.
 
-use crate::location::{Binding, BindingId, ContactEvent, Location, Removed, seconds_left};
+use crate::location::{Binding, BindingId, ContactEvent, Fresh, Location, Removed, gruu, seconds_left};
 use crate::msg::build::Writer;
 use crate::msg::params::Params;
 use crate::pool::Pool;
@@ -92,7 +92,7 @@ fn attempt(
         }
     };
     for (id, binding) in contacts() {
-        element(&|w| put_contact(id, binding, binding.event, detail, pool, now, w));
+        element(&|w| put_contact(subject.aor, id, binding, binding.event, detail, pool, now, w));
     }
     element(&|w| _ = w.put(subject.gone));
     buf[len..len + TAIL.len()].copy_from_slice(TAIL);
@@ -102,6 +102,7 @@ fn attempt(
 /// Writes the `contact` element of a binding that is no more.
 pub fn put_removed(removed: &Removed, pool: &Pool, now: Instant, w: &mut Writer<'_>) {
     put_contact(
+        b"",
         removed.id,
         &removed.binding,
         removed.event,
@@ -112,7 +113,9 @@ pub fn put_removed(removed: &Removed, pool: &Pool, now: Instant, w: &mut Writer<
     );
 }
 
+#[allow(clippy::too_many_arguments)]
 fn put_contact(
+    aor: &[u8],
     id: BindingId,
     binding: &Binding,
     event: ContactEvent,
@@ -162,7 +165,21 @@ fn put_contact(
             }
         }
     }
+    if !aor.is_empty() {
+        put_public_gruu(aor, said, pool, w);
+    }
     w.put(b"</contact>\n");
+}
+
+/// RFC 5628 §5: the public GRUU of a contact that has one. The temporary ones are for the phone alone, which gets them in its 200.
+fn put_public_gruu(aor: &[u8], said: &Fresh, pool: &Pool, w: &mut Writer<'_>) {
+    let mut uri = [0; 1_024];
+    let mut gruu = Writer::new(&mut uri);
+    if gruu::put_public(said, pool, aor, &mut gruu) && gruu.finish().is_some() {
+        w.put(b"<gr:pub-gruu xmlns:gr=\"urn:ietf:params:xml:ns:gruuinfo\" uri=\"");
+        put_text(gruu.as_bytes(), w);
+        w.put(b"\"/>\n");
+    }
 }
 
 /// Writes `text` as XML character data or attribute value. What is not UTF-8, and characters that XML 1.0 §2.2 does not
