@@ -17,7 +17,7 @@ pub(super) const GROUP: u16 = 0;
 /// Buffers: they are given back within the turn, so that this many chunks can arrive in one turn. A power of two.
 const COUNT: u16 = 1_024;
 /// Bytes a buffer: a SIP message or two; longer ones come in several chunks.
-const BUFFER_BYTES: usize = 4_096;
+pub(super) const BUFFER_BYTES: usize = 4_096;
 
 /// Buffers that the kernel fills, registered with one ring.
 pub struct BufRing {

@@ -34,6 +34,7 @@ pub mod steer;
 mod steer_asm;
 mod steer_kernel;
 mod steer_program;
+mod stream_wait;
 mod tag;
 mod tcp;
 mod tcp_receive;

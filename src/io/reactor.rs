@@ -1,6 +1,7 @@
 //! What the core's loop asks of the outside: one turn, one flush. The ring is one implementation, the simulator another.
 
 use std::io;
+use std::time::Duration;
 
 use crate::config::Limits;
 use crate::time::Instant;
@@ -30,6 +31,12 @@ pub trait Reactor {
     /// wait in a bounded queue); what goes out on connections is submitted with the next turn. Events that come of it,
     /// such as [`Event::SendFailed`], are delivered by the next turn, which then doesn't wait.
     fn flush(&mut self, effects: &mut Effects);
+
+    /// How long the bytes on connections that the last turn took up had waited, as far as can be told: no time where the turn took all
+    /// that there was. `None`: there were none.
+    fn streams_wait(&self) -> Option<Duration> {
+        None
+    }
 
     /// Goes by these limits from now on; what is beyond them already stays. Without limits of its own there is nothing to do.
     fn configure(&mut self, _limits: &Limits) {}

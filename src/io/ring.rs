@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, SubmitArgs, TimeoutFlags, Timespec};
@@ -60,6 +61,8 @@ pub(super) struct Ring {
     timeout_generation: u32,
     /// What a TIMEOUT entry points to until it has been submitted.
     timeout_spec: Box<Timespec>,
+    /// The same for time-outs that measure lag.
+    lag_spec: Box<Timespec>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -68,6 +71,9 @@ struct ArmedTimeout {
     deadline: Instant,
     generation: u32,
 }
+
+/// After so long a time-out that measures lag fires: soon, but not so soon that a busy shard had to handle many.
+pub(super) const LAG_PROBE: Duration = Duration::from_millis(1);
 
 /// TIMEOUT requests that may be on the ring at once.
 const TIMEOUTS_MAX: usize = 8;
@@ -84,6 +90,7 @@ impl Ring {
             timeouts: Vec::with_capacity(TIMEOUTS_MAX),
             timeout_generation: 0,
             timeout_spec: Box::new(Timespec::new()),
+            lag_spec: Box::new(Timespec::from(LAG_PROBE)),
             clock,
             metrics,
         })
@@ -173,6 +180,13 @@ impl Ring {
             .user_data(Tag::new(Op::ConnectTimeout, tag.slot, 0).bits());
         self.in_flight += 2;
         self.queue(Queued::Pair(connect, timeout));
+    }
+
+    /// Completes with [`Op::Lag`] after [`LAG_PROBE`].
+    pub(super) fn probe_lag(&mut self) {
+        let entry = opcode::Timeout::new(&raw const *self.lag_spec).build();
+        // SAFETY: the entry points to a box of the ring's that never changes.
+        unsafe { self.push(entry, Tag::new(Op::Lag, 0, 0)) }
     }
 
     /// Cancels the request that has `target`, if it is still there.
@@ -355,7 +369,8 @@ impl Ring {
                 | Op::SendReady
                 | Op::Connect
                 | Op::ConnectTimeout
-                | Op::Cancel => !completion.more(),
+                | Op::Cancel
+                | Op::Lag => !completion.more(),
             };
             self.in_flight -= usize::from(was_counted);
             completions.push(completion);

@@ -52,6 +52,8 @@ ops! {
     ConnectTimeout = 15,
     /// The cancellation of a request.
     Cancel = 16,
+    /// A time-out whose lateness tells how long completions wait.
+    Lag = 17,
 }
 
 /// Bits of the generation that fit: enough, since a slot is not used again while a request for it is on the ring.

@@ -24,6 +24,7 @@ use super::notices::Notices;
 use super::ring::Ring;
 use super::send_queue::{SendQueue, Sending, Store};
 use super::stalled::Stalled;
+use super::stream_wait::StreamWait;
 use super::tag::{Op, Tag};
 use super::tcp_receive::Receiver;
 use crate::config::Limits;
@@ -52,6 +53,7 @@ pub(super) struct Tcp {
     /// The connection to use for a peer: the one that came last.
     pub(super) by_peer: AHashMap<(ListenerId, SocketAddr), u32>,
     pub(super) receiver: Receiver,
+    pub(super) waits: StreamWait,
     /// Slots that were given something to send since the last flush.
     pub(super) dirty: Vec<u32>,
     /// Peers that closed their side in this turn. Ours is closed in the next, after the answers to what came before.
@@ -148,6 +150,7 @@ impl Tcp {
             generation: 0,
             by_peer: AHashMap::new(),
             receiver,
+            waits: StreamWait::default(),
             dirty: Vec::new(),
             half_closed: Vec::new(),
             idle: Looks::new(limits.connection_idle / IDLE_LOOKS),

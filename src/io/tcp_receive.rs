@@ -3,9 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use super::buf_ring::{self, BufRing};
-use super::ring::{Completion, Ring};
+use super::clock::Clock;
+use super::ring::{Completion, LAG_PROBE, Ring};
 use super::tag::Op;
 use super::tcp::{Connection, Cx, Phase, Tcp};
 use crate::time::Instant;
@@ -85,6 +87,7 @@ impl Tcp {
             receiver: Receiver::Ring(buf_ring),
             metrics,
             half_closed,
+            waits,
             ..
         } = self
         else {
@@ -119,6 +122,7 @@ impl Tcp {
             }
             if let Found::Bytes(bytes) = found {
                 metrics.stream_bytes_in.add(bytes.len() as u64);
+                waits.heard(slot, bytes.len(), bytes.len() >= buf_ring::BUFFER_BYTES);
             }
             broken = hand_over(connection, found, half_closed, cx.now, sink);
         }
@@ -141,6 +145,7 @@ impl Tcp {
             receiver: Receiver::Plain(buffer),
             metrics,
             half_closed,
+            waits,
             ..
         } = self
         else {
@@ -158,6 +163,7 @@ impl Tcp {
                     Ok(0) => Found::End,
                     Ok(count) => {
                         metrics.stream_bytes_in.add(count as u64);
+                        waits.heard(slot, count, count >= buf_ring::BUFFER_BYTES);
                         Found::Bytes(&buffer[..count])
                     }
                     Err(error) => match error.kind() {
@@ -169,6 +175,28 @@ impl Tcp {
             }
         }
         self.received(slot, broken, cx);
+    }
+
+    /// All `completions` of a turn that began at `now` have been handled: how long what came on connections had waited.
+    pub(super) fn end_receiving(
+        &mut self,
+        completions: usize,
+        ring: &mut Ring,
+        clock: &Clock,
+        now: Instant,
+    ) -> Option<Duration> {
+        let connections = &self.connections;
+        let pending = |slot: u32| {
+            connections
+                .get(slot as usize)
+                .map_or(0, |connection| pending_bytes(connection.socket.as_raw_fd()))
+        };
+        let turn = self.waits.end_turn(now, completions, pending)?;
+        if turn.probes {
+            self.waits.probing(clock.now() + LAG_PROBE);
+            ring.probe_lag();
+        }
+        Some(turn.wait)
     }
 
     /// Whether a RECV is on the ring that may still write to a buffer.
@@ -249,4 +277,16 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is valid for writes of its whole length.
     let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Bytes that wait in a socket to be received.
+fn pending_bytes(fd: RawFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one integer, to a place of ours.
+    let done = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut count) };
+    if done == 0 {
+        usize::try_from(count).unwrap_or(0)
+    } else {
+        0
+    }
 }

@@ -56,6 +56,8 @@ pub struct Uring {
     udp: Udp,
     notices: Notices,
     completions: Vec<Completion>,
+    /// Of the last turn.
+    streams_wait: Option<Duration>,
     shard: ShardId,
     wakers: Arc<Wakers>,
     messages: bool,
@@ -133,6 +135,7 @@ impl Uring {
             udp,
             notices: Notices::default(),
             completions: Vec::new(),
+            streams_wait: None,
             shard,
             wakers,
             messages: features.has(Feature::MsgRing),
@@ -201,6 +204,7 @@ impl Uring {
             Op::Send => self.tcp.send_completed(completion, cx),
             Op::SendReady => self.tcp.send_ready(completion, cx),
             Op::Connect => self.tcp.connect_completed(completion, cx),
+            Op::Lag => self.tcp.waits.probed(self.clock.now()),
         }
     }
 
@@ -260,7 +264,8 @@ impl Uring {
                     | Op::SendReady
                     | Op::Connect
                     | Op::ConnectTimeout
-                    | Op::Cancel => {}
+                    | Op::Cancel
+                    | Op::Lag => {}
                 }
             }
             if self.ring.in_flight() == 0 {
@@ -301,8 +306,12 @@ impl Reactor for Uring {
             // In order: a connection's bytes come after its opening and before its end.
             self.notices.deliver(sink, self.now);
         }
+        let completed = completions.len();
         completions.clear();
         self.completions = completions;
+        self.streams_wait = self
+            .tcp
+            .end_receiving(completed, &mut self.ring, &self.clock, self.now);
 
         self.udp.receive(&mut self.ring, sink, self.now);
         self.tcp.tick(&mut Cx {
@@ -364,6 +373,10 @@ impl Reactor for Uring {
         }
         self.udp
             .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
+    }
+
+    fn streams_wait(&self) -> Option<Duration> {
+        self.streams_wait
     }
 
     fn configure(&mut self, limits: &Limits) {

@@ -56,6 +56,9 @@ impl ShardLoop {
         let deadline = self.deadline(reactor.now());
         let (shard, out) = (&mut self.shard, &mut self.out);
         let now = reactor.turn(Some(deadline), &mut |event, now| shard.handle(event, now, out))?;
+        if let Some(wait) = reactor.streams_wait() {
+            shard.note_streams_wait(now, wait);
+        }
         self.is_busy = shard.read_mail(now, out);
         self.is_busy |= shard.run_timers(now, out);
         self.is_busy |= shard.read_asks(now, out);

@@ -17,6 +17,7 @@ mod tap;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::RandomState;
 
@@ -228,6 +229,11 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// The bytes on connections that the turn of `now` took up had waited for `wait`.
+    pub fn note_streams_wait(&mut self, now: Instant, wait: Duration) {
+        self.overload.streams(now, wait);
     }
 
     /// Timers that are due. `true`: more may be.

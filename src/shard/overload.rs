@@ -1,7 +1,7 @@
 //! Overload control: how many new requests a shard takes up, by how long what it reads has waited (RFC 6357, RFC 7415).
 //!
 //! A shard that gets more than it can do has a standing queue: datagrams that were old when they were read, although every turn
-//! took a full batch. While there is one, requests that begin something new are admitted at a rate, which falls while the
+//! took a full batch; or bytes on connections that wait (`io::stream_wait`). While there is one, requests that begin something new are admitted at a rate, which falls while the
 //! queue is longer than the target and rises while it is shorter. What is not admitted is answered 503, or dropped where
 //! even that costs too much. What belongs to something admitted is never in question.
 //!
@@ -70,8 +70,10 @@ pub enum Verdict {
 const INTERVAL: Duration = Duration::from_millis(20);
 /// A turn that read fewer datagrams emptied the sockets, however old they were: the shard had been kept from running.
 const FULL_TURN: u32 = 60;
-/// A queue counts as standing only if so many turns found one.
+/// A queue counts as standing only if so many turns found one. Turns may be long, so an interval that has seen a queue waits for them,
 const TURNS_MIN: u32 = 4;
+/// so long at most; then two turns are enough.
+const INTERVAL_MAX: Duration = Duration::from_millis(200);
 /// The rate begins below what was admitted when the queue grew: most of those calls had not cost their part yet.
 const FIRST_PART: f64 = 0.8;
 /// Per interval and target's worth of excess, and at most.
@@ -102,6 +104,8 @@ pub struct Overload {
     /// `None`: everything is admitted.
     limit: Option<Limit>,
     turn: Turn,
+    /// How long what came on connections in the last turn had waited.
+    streams_wait: Duration,
     interval: Interval,
     /// The last interval's queue was longer than the target: one more, and it is no burst.
     was_long: bool,
@@ -127,6 +131,8 @@ struct Turn {
     at: Instant,
     datagrams: u32,
     oldest: Duration,
+    /// The wait of what came on connections; `None`: nothing did.
+    streams: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,6 +155,7 @@ impl Overload {
             refusals_per_admitted: f64::from(cfg.refusals_per_admitted),
             limit: None,
             turn: Turn::default(),
+            streams_wait: Duration::ZERO,
             interval: Interval::default(),
             was_long: false,
             loss: 0.0,
@@ -170,17 +177,27 @@ impl Overload {
 
     /// A datagram was taken up at `now`, the time at which the turn began, having waited `age`.
     pub fn datagram(&mut self, now: Instant, age: Duration) {
+        self.begin_turn(now);
+        self.turn.datagrams += 1;
+        self.turn.oldest = self.turn.oldest.max(age);
+    }
+
+    /// The turn that began at `now` took up bytes on connections, which had waited for `wait`: no time if it took all that there was.
+    pub fn streams(&mut self, now: Instant, wait: Duration) {
+        self.begin_turn(now);
+        self.turn.streams = Some(wait);
+        self.streams_wait = wait;
+    }
+
+    fn begin_turn(&mut self, now: Instant) {
         if now != self.turn.at {
             self.end_turn();
             self.turn = Turn {
                 at: now,
-                datagrams: 0,
-                oldest: Duration::ZERO,
+                ..Turn::default()
             };
             self.tick(now);
         }
-        self.turn.datagrams += 1;
-        self.turn.oldest = self.turn.oldest.max(age);
     }
 
     /// Share of new requests that are refused now, 0 to 1 (RFC 7339: `oc`).
@@ -196,6 +213,8 @@ impl Overload {
     /// it again.
     pub fn decide(&mut self, class: Class, age: Duration, may_drop: bool, now: Instant) -> Verdict {
         self.interval.offered += 1;
+        // What comes on a connection says nothing of its age; it is about that of what came before it.
+        let age = if may_drop { age } else { age.max(self.streams_wait) };
         let cost = class.cost();
         let (target, stale) = (self.target, self.stale);
         let verdict = match &mut self.limit {
@@ -228,14 +247,15 @@ impl Overload {
     }
 
     fn end_turn(&mut self) {
-        if self.turn.datagrams == 0 {
+        if self.turn.datagrams == 0 && self.turn.streams.is_none() {
             return;
         }
-        let queue = if self.turn.datagrams < FULL_TURN {
+        let datagrams = if self.turn.datagrams < FULL_TURN {
             Duration::ZERO
         } else {
             self.turn.oldest
         };
+        let queue = datagrams.max(self.turn.streams.unwrap_or_default());
         self.interval.turns += 1;
         self.interval.queue = Some(self.interval.queue.map_or(queue, |least| least.min(queue)));
     }
@@ -243,7 +263,9 @@ impl Overload {
     /// Time goes by: also where no datagram comes, so that a limit ends.
     pub fn tick(&mut self, now: Instant) {
         let lasted = now.since(self.interval.began);
-        if lasted < INTERVAL {
+        let is_long = self.interval.queue.is_some_and(|queue| queue > self.target);
+        let is_early = is_long && self.interval.turns < TURNS_MIN && lasted < INTERVAL_MAX;
+        if lasted < INTERVAL || is_early {
             return;
         }
         let over = self.interval;
@@ -258,7 +280,8 @@ impl Overload {
         if !self.is_enabled {
             return;
         }
-        let standing = over.queue.filter(|_| over.turns >= TURNS_MIN).unwrap_or_default();
+        let has_lasted = over.turns >= TURNS_MIN || over.turns >= 2 && lasted >= INTERVAL_MAX;
+        let standing = over.queue.filter(|_| has_lasted).unwrap_or_default();
         let target = self.target.as_secs_f64();
         match &mut self.limit {
             None if standing > self.target && !std::mem::replace(&mut self.was_long, true) => {}
@@ -586,6 +609,50 @@ mod tests {
         );
         let mut verdicts = (0..1_000).map(|_| overload.decide(Class::Call, Duration::ZERO, false, now));
         assert!(verdicts.all(|verdict| verdict == Verdict::Refuse));
+    }
+
+    #[test]
+    fn connections_that_wait_are_a_queue_like_datagrams_that_do() {
+        let mut overload = controller();
+        let mut now = Instant::from_millis(1_000_000);
+        let mut turns = |overload: &mut Overload, ms: u64, wait: Duration| {
+            let until = now + Duration::from_millis(ms);
+            while now < until {
+                now = now + Duration::from_millis(1);
+                overload.streams(now, wait);
+                for _ in 0..10 {
+                    overload.decide(Class::Call, Duration::ZERO, false, now);
+                }
+            }
+            (overload.is_limiting(), overload.loss())
+        };
+        let calm = turns(&mut overload, 200, Duration::ZERO);
+        assert_eq!(calm, (false, 0.0));
+        // One long interval is a burst.
+        assert!(!turns(&mut overload, 20, Duration::from_millis(15)).0);
+        turns(&mut overload, 100, Duration::ZERO);
+        assert!(turns(&mut overload, 100, Duration::from_millis(15)).0);
+        let (_, pressed) = turns(&mut overload, 1_000, Duration::from_millis(15));
+        assert!(pressed > 0.5, "{pressed}");
+        // So long a queue is drained before any call gets in.
+        assert_eq!(turns(&mut overload, 100, Duration::from_millis(90)).1, 1.0);
+        // Time to spare: more and more get in again, in the end all.
+        let (_, spare) = turns(&mut overload, 1_000, Duration::ZERO);
+        assert!(spare < pressed, "{spare} of {pressed}");
+        assert_eq!(turns(&mut overload, 10_000, Duration::ZERO), (false, 0.0));
+    }
+
+    #[test]
+    fn turns_that_are_longer_than_an_interval_show_a_queue_too() {
+        let mut overload = controller();
+        let mut now = Instant::from_millis(1_000_000);
+        for _ in 0..20 {
+            now = now + Duration::from_millis(70);
+            overload.streams(now, Duration::from_millis(200));
+            overload.decide(Class::Call, Duration::ZERO, false, now);
+        }
+        assert!(overload.is_limiting());
+        assert!(overload.loss() > 0.0);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub enum Seen {
     },
     /// A turn that came back with nothing.
     Nothing,
+    /// What came on connections in a turn had waited for so long.
+    StreamsWait(Duration),
 }
 
 impl From<&Event<'_>> for Seen {
@@ -83,6 +85,13 @@ impl From<&Event<'_>> for Seen {
 
 /// What a shard's application does with an event, besides being recorded.
 pub type App = fn(&Event<'_>, &mut Effects);
+
+/// Takes a millisecond for every 4 KiB of what comes on a connection, or a part of that.
+pub fn slow(event: &Event<'_>, _: &mut Effects) {
+    if let Event::Stream { bytes, .. } = event {
+        std::thread::sleep(Duration::from_millis(bytes.len().div_ceil(4_096) as u64));
+    }
+}
 
 /// Sends back whatever comes.
 pub fn echo(event: &Event<'_>, out: &mut Effects) {
@@ -327,6 +336,9 @@ impl Job {
             assert!(began <= reactor.now());
             if events == 0 {
                 let _ = seen.send(Seen::Nothing);
+            }
+            if let Some(wait) = reactor.streams_wait() {
+                let _ = seen.send(Seen::StreamsWait(wait));
             }
             let mut stop = false;
             for order in orders.try_iter().flatten() {

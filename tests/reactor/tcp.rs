@@ -23,6 +23,8 @@ at_every_level!(
     a_stalled_reader_costs_only_its_own_connection,
     stalled_readers_together_have_a_limit_and_the_longest_stalled_goes_first,
     a_reader_that_stalls_for_too_long_loses_its_connection,
+    a_shard_that_many_connections_keep_busy_knows_how_long_they_wait,
+    a_shard_that_one_connection_keeps_busy_knows_how_long_it_waits,
     a_peer_that_closes_its_side_still_gets_its_answer,
     a_reset_closes_the_connection_and_fails_what_was_queued,
     what_a_closing_peer_may_not_have_read_fails,
@@ -404,6 +406,58 @@ fn a_reader_that_stalls_for_too_long_loses_its_connection(level: Level) {
     drop(stalled);
     server.until("nothing waits", |server| {
         server.metrics(0).send_queue_bytes.get() == 0
+    });
+    server.stop();
+}
+
+fn wait_of(server: &Server, what: impl Fn(Duration) -> bool) {
+    server.wait_for(0, |seen| match seen {
+        Seen::StreamsWait(wait) if what(*wait) => Some(()),
+        _ => None,
+    });
+}
+
+fn a_shard_that_many_connections_keep_busy_knows_how_long_they_wait(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), slow);
+    let clients: Vec<TcpStream> = (0..200).map(|_| tcp_client(&server)).collect();
+    // Each says something all the time: 200 messages take 200 ms, and by then as many are there again.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for mut client in &clients {
+                    client.write_all(&[b'x'; 300]).expect("sent");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        wait_of(&server, |wait| wait >= Duration::from_millis(20));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // What is left over ends, and what comes alone has waited for nothing.
+    server.until("all taken up", |server| {
+        let sent = server.metrics(0).stream_bytes_in.get();
+        std::thread::sleep(Duration::from_millis(50));
+        sent == server.metrics(0).stream_bytes_in.get()
+    });
+    (&clients[0]).write_all(b"alone").expect("sent");
+    wait_of(&server, |wait| wait.is_zero());
+    server.stop();
+}
+
+fn a_shard_that_one_connection_keeps_busy_knows_how_long_it_waits(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), slow);
+    let client = tcp_client(&server);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            // Until the server ends the connection.
+            let bytes = pattern(60_000, 9);
+            while (&client).write_all(&bytes).is_ok() {}
+        });
+        // As much as the kernel's smallest window holds takes this shard longer.
+        wait_of(&server, |wait| wait >= Duration::from_millis(5));
+        client.shutdown(Shutdown::Both).expect("closed");
+        sender.join().expect("sent");
     });
     server.stop();
 }
