@@ -6,7 +6,7 @@ use crate::metrics::{DropReason, Timed};
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
-use crate::msg::name_addr::NameAddr;
+use crate::msg::name_addr;
 use crate::msg::request::Response;
 use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
@@ -284,7 +284,7 @@ impl B2bua {
         let Some(leg) = self.legs.get(leg_id) else { return };
         let (call_id, flow) = (leg.call, leg.flow);
         let tag = response.to_tag.unwrap_or(b"");
-        let known = if leg.dialog.parts(&out.pool).remote_tag == tag {
+        let known = if leg.dialog.remote_tag(&out.pool) == tag {
             Some(leg_id)
         } else {
             let Some(call) = self.calls.get(call_id) else {
@@ -327,7 +327,7 @@ impl B2bua {
         let mut w = Writer::new(&mut routes);
         let fits = put_route_set(&response.msg, true, &mut w);
         let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
-        let len = leg.dialog.parts(&out.pool).len()
+        let len = leg.dialog.len()
             + response.to.raw.len()
             + remote_tag.len()
             + target.map_or(0, <[u8]>::len)
@@ -517,7 +517,7 @@ impl B2bua {
         };
         let (call_id, flow) = (leg.call, leg.flow);
         let target = first_contact(stack, response);
-        let remote_tag = leg.dialog.parts(&out.pool).remote_tag;
+        let remote_tag = leg.dialog.remote_tag(&out.pool);
         let (is_known, is_new) = (remote_tag == tag, remote_tag.is_empty());
         let begins_dialog =
             method == Method::Invite && leg.side == Side::Callee && call.answered != Some(leg_id);
@@ -729,7 +729,7 @@ impl B2bua {
 
 /// Where the phone says that it is reached. RFC 5627 §4.4: a GRUU of ours leads to where it was rung.
 fn first_contact<'a>(stack: &Stack, response: &Response<'a>) -> Option<&'a [u8]> {
-    let uri = NameAddr::uri_of(response.msg.elements(Name::Contact).next()?).map(target_of);
+    let uri = name_addr::first_uri(response.msg, Name::Contact).map(target_of);
     uri.filter(|uri| !gruu::is_ours(uri, &stack.cfg))
 }
 

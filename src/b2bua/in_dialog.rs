@@ -218,7 +218,7 @@ impl B2bua {
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
         let leg = self.legs.get(to)?;
-        let len = request.msg.len() + FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len();
+        let len = request.msg.len() + FORWARD_SLACK + 2 * leg.dialog.len();
         // Toward the caller we bear the tag of the callee that the request came from.
         let from_tag = match leg.side {
             Side::Caller => request.from_tag.unwrap_or(b""),
@@ -252,7 +252,7 @@ impl B2bua {
     fn invite_cseq(&self, from: LegId, to: LegId, cseq: u32, pool: &Pool) -> Option<u32> {
         let exchange = self.find_invite_exchange(from, cseq)?;
         // A branch made several dialogs where its phone's contact forked: they share its Call-ID.
-        let call_id = |leg: LegId| self.legs.get(leg).map(|leg| leg.dialog.parts(pool).call_id);
+        let call_id = |leg: LegId| self.legs.get(leg).map(|leg| leg.dialog.call_id(pool));
         let mut next = self.exchanges.get(exchange)?.first_branch;
         while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
             if branch.leg == to || call_id(branch.leg) == call_id(to) {
@@ -356,7 +356,7 @@ impl B2bua {
         out: &mut Effects,
     ) {
         let Some(leg) = self.legs.get_mut(id) else { return };
-        if leg.dialog.parts(&out.pool).target != target {
+        if leg.dialog.target(&out.pool) != target {
             let change = Change {
                 target: Some(target),
                 ..Change::default()

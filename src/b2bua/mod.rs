@@ -122,7 +122,7 @@ impl B2bua {
     pub fn caller_call_id<'p>(&self, token: Token, pool: &'p Pool) -> Option<&'p [u8]> {
         let leg = self.legs.get(self.leg_by_token(token)?)?;
         let caller = self.legs.get(self.calls.get(leg.call)?.caller)?;
-        Some(caller.dialog.parts(pool).call_id)
+        Some(caller.dialog.call_id(pool))
     }
 
     /// The leg of a request whose Call-ID is one that we made.
@@ -153,7 +153,7 @@ impl B2bua {
             // The phone may have answered with more than one tag: each is a leg of its own under one Call-ID.
             let id = self.callee_with_tag(call, from_tag, Some(call_id), pool)?;
             let leg = self.legs.get(id)?;
-            let is_ours = leg.dialog.parts(pool).local_tag == to_tag;
+            let is_ours = leg.dialog.local_tag(pool) == to_tag;
             return is_ours.then_some((id, call.caller));
         }
         let call = self.call_by_key(stack.keyer.dialog(call_id, from_tag))?;
@@ -175,8 +175,9 @@ impl B2bua {
         let mut next = call.first_callee;
         while let Some(id) = next {
             let leg = self.legs.get(id)?;
-            let parts = leg.dialog.parts(pool);
-            if parts.remote_tag == tag && call_id.is_none_or(|call_id| call_id == parts.call_id) {
+            let dialog = &leg.dialog;
+            if dialog.remote_tag(pool) == tag && call_id.is_none_or(|call_id| call_id == dialog.call_id(pool))
+            {
                 return Some(id);
             }
             next = leg.next;
@@ -289,7 +290,7 @@ impl B2bua {
         let Some(call) = self.calls.remove(id) else { return };
         self.by_key.remove(call.key, id.slot);
         if let Some(caller) = self.legs.get(call.caller) {
-            let call_id = caller.dialog.parts(&out.pool).call_id;
+            let call_id = caller.dialog.call_id(&out.pool);
             tracing::debug!(call_id = %call_id.escape_ascii(), "call over");
         }
         if let Some(timer) = call.timer {
@@ -505,12 +506,12 @@ impl B2bua {
     ) -> Option<BufId> {
         let leg = self.legs.get(leg_id)?;
         let tag_leg = self.tag_leg(leg);
-        let tag_len = tag_leg.map_or(0, |callee| callee.dialog.parts(&out.pool).remote_tag.len());
-        let len = write::FORWARD_SLACK + 2 * leg.dialog.parts(&out.pool).len() + tag_len;
+        let tag_len = tag_leg.map_or(0, |callee| callee.dialog.remote_tag(&out.pool).len());
+        let len = write::FORWARD_SLACK + 2 * leg.dialog.len() + tag_len;
         let mut draft = out.pool.draft(len)?;
         let mut w = Writer::new(&mut draft.bytes);
         let parts = leg.dialog.parts(&out.pool);
-        let tag = tag_leg.map_or(&b""[..], |callee| callee.dialog.parts(&out.pool).remote_tag);
+        let tag = tag_leg.map_or(&b""[..], |callee| callee.dialog.remote_tag(&out.pool));
         write::put_own_request(&mut w, stack, method, &parts, tag, cseq, leg.flow, branch);
         match w.written() {
             Some(written) => Some(out.pool.commit(draft, written)),

@@ -566,9 +566,9 @@ impl B2bua {
             return;
         };
         tracing::debug!(
-            call_id = %caller.dialog.parts(pool).call_id.escape_ascii(),
-            leg_call_id = %leg.dialog.parts(pool).call_id.escape_ascii(),
-            target = %leg.dialog.parts(pool).target.escape_ascii(),
+            call_id = %caller.dialog.call_id(pool).escape_ascii(),
+            leg_call_id = %leg.dialog.call_id(pool).escape_ascii(),
+            target = %leg.dialog.target(pool).escape_ascii(),
             peer = %leg.flow.peer,
             transport = leg.flow.transport.name(),
             "leg"
@@ -584,7 +584,7 @@ impl B2bua {
             .get(leg.call)
             .and_then(|call| self.legs.get(call.caller));
         if let Some(caller) = caller {
-            tap.link(caller.dialog.parts(pool).call_id, leg.dialog.parts(pool).call_id);
+            tap.link(caller.dialog.call_id(pool), leg.dialog.call_id(pool));
         }
     }
 
@@ -620,7 +620,7 @@ impl B2bua {
         let remote_len = w.finish();
         let dialog = remote_len.and_then(|remote_len| {
             let caller = &self.legs.get(self.calls.get(call_id)?.caller)?.dialog;
-            let len = caller.parts(&out.pool).len() + TOKEN_LEN + 2 * remote_len + routes.len();
+            let len = caller.len() + TOKEN_LEN + 2 * remote_len + routes.len();
             let mut draft = out.pool.draft(len)?;
             let caller = caller.parts(&out.pool);
             let parts = Parts {

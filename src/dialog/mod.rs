@@ -2,6 +2,7 @@
 
 use crate::msg::Span;
 use crate::msg::build::Writer;
+use crate::msg::lanes;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::scan::Message;
@@ -61,25 +62,50 @@ impl Dialog {
         }
     }
 
+    /// Bytes of all parts.
+    pub fn len(&self) -> usize {
+        self.ends.0[PARTS - 1] as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For who needs one part: the others are not looked at.
+    pub fn call_id<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        self.part(0, pool.get(self.text))
+    }
+
+    pub fn local_tag<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        self.part(2, pool.get(self.text))
+    }
+
+    pub fn remote_tag<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        self.part(4, pool.get(self.text))
+    }
+
+    pub fn target<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        self.part(5, pool.get(self.text))
+    }
+
     pub fn parts<'p>(&self, pool: &'p Pool) -> Parts<'p> {
         let text = pool.get(self.text);
-        let part = |i: usize| {
-            let start = if i == 0 { 0 } else { self.ends.0[i - 1] };
-            Span {
-                start,
-                end: self.ends.0[i],
-            }
-            .of(text)
-        };
         Parts {
-            call_id: part(0),
-            local: part(1),
-            local_tag: part(2),
-            remote: part(3),
-            remote_tag: part(4),
-            target: part(5),
-            routes: part(6),
+            call_id: self.part(0, text),
+            local: self.part(1, text),
+            local_tag: self.part(2, text),
+            remote: self.part(3, text),
+            remote_tag: self.part(4, text),
+            target: self.part(5, text),
+            routes: self.part(6, text),
         }
+    }
+
+    #[inline(always)]
+    fn part<'p>(&self, i: usize, text: &'p [u8]) -> &'p [u8] {
+        let start = if i == 0 { 0 } else { self.ends.0[i - 1] };
+        let end = self.ends.0[i];
+        Span { start, end }.of(text)
     }
 
     /// Writes the text anew with `change`. `false` when the pool has no buffer: then nothing has changed.
@@ -202,7 +228,7 @@ impl<'a> Parts<'a> {
 /// What of a Contact's URI is a remote target: RFC 3261 §19.1.1, table 1 keeps headers out of a Request-URI.
 pub fn target_of(uri: &[u8]) -> &[u8] {
     // Nearly all have none, which is seen without reading the URI.
-    if memchr::memchr(b'?', uri).is_none() {
+    if lanes::find(uri, |block| block.eq(b'?')) == uri.len() {
         return uri;
     }
     match Uri::parse(uri) {

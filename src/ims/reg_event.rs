@@ -412,7 +412,7 @@ impl Subscription {
         } else {
             None
         };
-        let texts = self.dialog.parts(&out.pool).len() + out.pool.get(self.topic.text).len();
+        let texts = self.dialog.len() + out.pool.get(self.topic.text).len();
         // The target may stand twice, and the address-of-record does.
         let size = NOTIFY_OVERHEAD + 2 * texts + body.map_or(0, <[u8]>::len);
         let cseq = self.cseq.checked_add(1)?;

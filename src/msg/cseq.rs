@@ -19,12 +19,12 @@ impl<'a> CSeq<'a> {
 
     /// Parses a trimmed value; the place of an error counts from its start.
     pub fn parse(value: &'a [u8]) -> Result<CSeq<'a>, ParseError> {
-        let digits_end = lex::digits_len(value);
+        let (number, digits_end) = lex::leading_number(value);
+        if digits_end == 0 {
+            return Err(ParseError::new(ErrorKind::BadCSeq, 0));
+        }
         let method_start = lex::skip_lws(value, digits_end);
         let method_text = &value[method_start..];
-        let Some(number) = lex::number(&value[..digits_end]) else {
-            return Err(ParseError::new(ErrorKind::BadCSeq, 0));
-        };
         let method = Method::lookup(method_text);
         if method_start == digits_end || method == Method::Other && !lex::is_token(method_text) {
             return Err(ParseError::new(ErrorKind::BadCSeq, method_start as u32));

@@ -188,9 +188,10 @@ pub fn trim(bytes: &[u8]) -> &[u8] {
 
 /// Where the value of a header line stands in it, without the white space around it. Empty for a line without a colon.
 pub fn value_of_line(line: &[u8]) -> core::ops::Range<usize> {
-    let Some(colon) = memchr::memchr(b':', line) else {
+    let colon = lanes::find(line, |block| block.eq(b':'));
+    if colon == line.len() {
         return 0..0;
-    };
+    }
     let end = trim_end(line).len();
     skip_lws(line, colon + 1).min(end)..end
 }
@@ -221,19 +222,36 @@ pub fn skip_quoted(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// A number of decimal digits only, `None` when it is anything else; saturates at `u32::MAX`.
+#[inline]
 pub fn number(bytes: &[u8]) -> Option<u32> {
-    if bytes.is_empty() {
-        return None;
-    }
+    let (value, len) = leading_number(bytes);
+    (len > 0 && len == bytes.len()).then_some(value)
+}
+
+/// The number that `bytes` begins with, and how many digits it has, 0 for none; saturates at `u32::MAX`.
+#[inline]
+pub fn leading_number(bytes: &[u8]) -> (u32, usize) {
+    // So many digits fit 64 bits whatever they are: none needs a look at what came before it.
+    const FITTING: usize = 19;
     let mut value: u64 = 0;
-    for &byte in bytes {
+    let mut len = 0;
+    for &byte in bytes.iter().take(FITTING) {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            return None;
+            break;
         }
-        value = (value * 10 + u64::from(digit)).min(u64::from(u32::MAX));
+        value = value * 10 + u64::from(digit);
+        len += 1;
     }
-    Some(value as u32)
+    if len == FITTING {
+        let len = digits_len(bytes);
+        let zeros = bytes.iter().take_while(|byte| **byte == b'0').count();
+        return match len - zeros {
+            0..FITTING => (leading_number(&bytes[zeros..]).0, len),
+            _ => (u32::MAX, len),
+        };
+    }
+    (u32::try_from(value).unwrap_or(u32::MAX), len)
 }
 
 /// A port, 0 to 65535.
@@ -242,6 +260,7 @@ pub fn port(bytes: &[u8]) -> Option<u16> {
 }
 
 /// Length of the `host` at the start of `bytes`: a bracketed IPv6 reference, or host name characters. 0 when there is none.
+#[inline]
 pub fn host_len(bytes: &[u8]) -> usize {
     if bytes.first() != Some(&b'[') {
         return lanes::run(bytes, |block| {
@@ -457,6 +476,17 @@ mod tests {
             assert_eq!(number(bad), None);
         }
         assert_eq!((port(b"65535"), port(b"65536")), (Some(65535), None));
+        for (text, found) in [
+            (&b"5060;x"[..], (5060, 4)),
+            (b"x", (0, 0)),
+            (b"", (0, 0)),
+            (b"9999999999999999999", (u32::MAX, 19)),
+            (b"18446744073709551616 ", (u32::MAX, 20)),
+            (b"00000000000000000000042-", (42, 23)),
+            (b"0000000000000000000", (0, 19)),
+        ] {
+            assert_eq!(leading_number(text), found);
+        }
     }
 
     #[test]

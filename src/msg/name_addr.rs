@@ -40,6 +40,11 @@ impl<'a> NameAddr<'a> {
 
     /// The URI of an element, without a look at its parameters: for one that was parsed before, or is only passed on.
     pub fn uri_of(element: &'a [u8]) -> Option<&'a [u8]> {
+        // Most have no display name.
+        if let [b'<', inner @ ..] = element {
+            let len = lex::addr_len(inner);
+            return (len > 0 && inner.get(len) == Some(&b'>')).then(|| &inner[..len]);
+        }
         let raw = lex::trim(element);
         let open = match raw.first() {
             Some(b'"') => lex::skip_lws(raw, lex::skip_quoted(raw, 0)?),
@@ -160,8 +165,8 @@ fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malforme
     if bytes.is_empty() {
         return Err(Malformed::at(semicolon));
     }
-    let mut tag = None;
     let mut params = Params::new(bytes);
+    let mut tag = params.take_first(b"tag=");
     while let Some(param) = params.step().map_err(|m| m.shifted(semicolon + 1))? {
         if tag.is_none() && param.is(b"tag") {
             tag = Some(param.value_or_empty());
@@ -206,6 +211,15 @@ pub fn first<'a>(msg: Message<'a>, name: Name) -> Option<Result<NameAddr<'a>, Ma
     match NameAddr::parse(msg.value(name)?) {
         Ok(address) => Some(Ok(address)),
         Err(Malformed { .. }) => msg.elements(name).next().map(NameAddr::parse),
+    }
+}
+
+/// The URI of the first element of the header fields `name` of `msg`, without a look at its parameters.
+pub fn first_uri(msg: Message<'_>, name: Name) -> Option<&[u8]> {
+    match msg.value(name)? {
+        // Where it begins with its URI, its end need not be known.
+        value @ [b'<', ..] => NameAddr::uri_of(value),
+        _ => NameAddr::uri_of(msg.elements(name).next()?),
     }
 }
 

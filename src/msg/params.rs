@@ -1,6 +1,7 @@
 //! Header field parameters: `;name`, `;name=value`, `;name="quoted"` (RFC 3261 §7.3.1, §25.1 `generic-param`).
 
 use super::error::Malformed;
+use super::lanes;
 use super::lex::{TOKEN, plain_token_len, skip, skip_lws, skip_quoted, value_len};
 
 /// One parameter.
@@ -38,6 +39,24 @@ impl<'a> Params<'a> {
     /// `bytes` begins after the first semicolon. Empty means no parameters.
     pub const fn new(bytes: &'a [u8]) -> Params<'a> {
         Params { bytes, at: 0 }
+    }
+
+    /// The value of the first parameter where the list begins with `name`, its `=` included, spelled just so, and a value without
+    /// quotes: nearly all have the one that matters in front, and no end of a name needs to be looked for. `None` leaves it to
+    /// [`Params::step`].
+    #[inline(always)]
+    pub fn take_first(&mut self, name: &[u8]) -> Option<&'a [u8]> {
+        let rest = self.bytes.strip_prefix(name)?;
+        let len = value_len(rest);
+        let end = name.len() + len;
+        self.at = match rest.get(len) {
+            _ if len == 0 => return None,
+            None => end,
+            // Something must follow a semicolon.
+            Some(b';') if end + 1 < self.bytes.len() => end + 1,
+            Some(_) => return None,
+        };
+        Some(&rest[..len])
     }
 
     /// The next parameter, `Ok(None)` behind the last.
@@ -146,10 +165,9 @@ pub fn find<'a>(params: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 /// Reason (RFC 3326), Replaces (RFC 3891), Content-Type and q-valued tokens have it: the first part, trimmed, and the raw
 /// parameters.
 pub fn split(value: &[u8]) -> (&[u8], &[u8]) {
-    match memchr::memchr(b';', value) {
-        Some(at) => (super::lex::trim(&value[..at]), &value[at + 1..]),
-        None => (super::lex::trim(value), &value[value.len()..]),
-    }
+    let at = lanes::find(value, |block| block.eq(b';'));
+    let params = value.get(at + 1..).unwrap_or(&value[value.len()..]);
+    (super::lex::trim(&value[..at]), params)
 }
 
 /// What a value means: a quoted string without its quotes, escapes left as they are; anything else as it is.
@@ -207,6 +225,23 @@ mod tests {
             assert_eq!(all(bad), Err(Malformed { at }), "{}", bad.escape_ascii());
         }
         assert_eq!(Params::new(b"a;;b").count(), 1);
+    }
+
+    #[test]
+    fn the_first_is_taken_only_where_the_list_goes_on_as_it_should() {
+        for (list, taken, rest) in [
+            (&b"tag=a"[..], Some(&b"a"[..]), &b""[..]),
+            (b"tag=a;b", Some(b"a"), b"b"),
+            (b"Tag=a", None, b"Tag=a"),
+            (b"tag=", None, b"tag="),
+            (b"tag=\"a\"", None, b"tag=\"a\""),
+            (b"tag=a;", None, b"tag=a;"),
+            (b"tag=a b", None, b"tag=a b"),
+            (b"tags=a", None, b"tags=a"),
+        ] {
+            let mut params = Params::new(list);
+            assert_eq!((params.take_first(b"tag="), &list[params.at..]), (taken, rest));
+        }
     }
 
     #[test]

@@ -97,12 +97,12 @@ impl<'a> Uri<'a> {
         self.host = &rest[at..at + host_len];
         at += host_len;
         if rest.get(at) == Some(&b':') {
-            let end = rest[at + 1..]
-                .iter()
-                .position(|byte| !byte.is_ascii_digit())
-                .map_or(rest.len(), |len| at + 1 + len);
-            self.port = Some(lex::port(&rest[at + 1..end]).ok_or(Malformed::at(at + 1))?);
-            at = end;
+            let (number, digits) = lex::leading_number(&rest[at + 1..]);
+            self.port = match u16::try_from(number) {
+                Ok(port) if digits > 0 => Some(port),
+                Ok(_) | Err(_) => return Err(Malformed::at(at + 1)),
+            };
+            at += 1 + digits;
         }
         match rest.get(at) {
             None => Ok(self),
@@ -116,12 +116,12 @@ impl<'a> Uri<'a> {
         let tail = &rest[at..];
         let plain = lex::plain_tail_len(tail);
         escaped_run(&tail[plain..], URI_TAIL).map_err(|m| m.shifted(at + plain))?;
-        let question = memchr::memchr(b'?', &tail[plain..]).map(|question| plain + question);
+        let question = plain + lanes::find(&tail[plain..], |block| block.eq(b'?'));
         if tail[0] == b';' {
-            self.params = &tail[1..question.unwrap_or(tail.len())];
+            self.params = &tail[1..question];
         }
-        if let Some(question) = question {
-            self.headers = &tail[question + 1..];
+        if let Some(headers) = tail.get(question + 1..) {
+            self.headers = headers;
         }
         Ok(self)
     }
@@ -129,15 +129,11 @@ impl<'a> Uri<'a> {
     /// RFC 3966 §3: a number, global or local, then parameters.
     fn tel(mut self, rest: &'a [u8]) -> Result<Uri<'a>, Malformed> {
         let plain = lex::alphanumeric_len(rest);
-        let end = memchr::memchr(b';', &rest[plain..]).map_or(rest.len(), |len| plain + len);
+        let end = plain + lanes::find(&rest[plain..], |block| block.eq(b';'));
         let number = &rest[..end];
-        let digits = number.strip_prefix(b"+").unwrap_or(number);
-        let shift = number.len() - digits.len();
-        if let Some(at) = digits.iter().position(|&byte| !is_phone_digit(byte)) {
-            return Err(Malformed::at(shift + at));
-        }
-        if !digits.iter().any(u8::is_ascii_hexdigit) && !digits.iter().any(|byte| b"*#".contains(byte)) {
-            return Err(Malformed::at(shift));
+        // Nearly all are digits alone.
+        if number.is_empty() || lex::digits_len(number) < number.len() {
+            number_of_tel(number)?;
         }
         self.user = Some(number);
         if end < rest.len() {
@@ -225,6 +221,19 @@ impl<'a> Uri<'a> {
             && within(self, other)
             && within(other, self)
     }
+}
+
+/// RFC 3966 §3 `global-number-digits`, `local-number-digits`.
+fn number_of_tel(number: &[u8]) -> Result<(), Malformed> {
+    let digits = number.strip_prefix(b"+").unwrap_or(number);
+    let shift = number.len() - digits.len();
+    if let Some(at) = digits.iter().position(|&byte| !is_phone_digit(byte)) {
+        return Err(Malformed::at(shift + at));
+    }
+    if !digits.iter().any(u8::is_ascii_hexdigit) && !digits.iter().any(|byte| b"*#".contains(byte)) {
+        return Err(Malformed::at(shift));
+    }
+    Ok(())
 }
 
 fn scheme_of(text: &[u8]) -> Result<Scheme, Malformed> {

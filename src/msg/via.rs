@@ -54,8 +54,14 @@ impl<'a> Via<'a> {
         let mut port = None;
         if raw.get(next) == Some(&b':') {
             let port_start = lex::skip_lws(raw, next + 1);
-            sent_by_end = lex::skip(raw, port_start, TOKEN);
-            port = Some(lex::port(&raw[port_start..sent_by_end]).ok_or(Malformed::at(port_start))?);
+            let (number, digits) = lex::leading_number(&raw[port_start..]);
+            sent_by_end = port_start + digits;
+            port = match u16::try_from(number) {
+                Ok(port) if digits > 0 && raw.get(sent_by_end).is_none_or(|&byte| !lex::is(byte, TOKEN)) => {
+                    Some(port)
+                }
+                Ok(_) | Err(_) => return Err(Malformed::at(port_start)),
+            };
             next = lex::skip_lws(raw, sent_by_end);
         }
         let mut via = Via {
@@ -87,6 +93,7 @@ impl<'a> Via<'a> {
         let bytes = self.params;
         let place = |part: &[u8]| Malformed::at(part.as_ptr() as usize - bytes.as_ptr() as usize);
         let mut params = Params::new(bytes);
+        self.branch = params.take_first(b"branch=");
         while let Some(param) = params.step()? {
             let value = param.value_or_empty();
             if self.branch.is_none() && param.is(b"branch") {
