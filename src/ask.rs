@@ -1,7 +1,10 @@
 //! `ringway status` and the other commands that ask a running server, over its unix socket.
 
+mod top;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -35,6 +38,21 @@ pub struct Way {
 pub enum Question {
     /// Show what a running server does
     Status(Way),
+    /// Watch a running server on a screen: rates, times, busiest peers, shards, drops
+    ///
+    /// The screen is drawn anew as the numbers come. q or Ctrl-C ends it, p pauses it, s sorts the busiest peers by another column, t
+    /// has the times of the last second or since the start, and Tab gives one table all of the screen, one after the other. A
+    /// server that goes away is waited for; with --once or --json it ends with exit code 3.
+    Top {
+        /// How often the server is asked, 0.1 to 60
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+        interval: Duration,
+        /// Print one screen as text (with --json one line), and end; no terminal is needed
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        way: Way,
+    },
     /// List the registrations, or those of one subscriber
     Registrations {
         /// sip:USER@DOMAIN, USER@DOMAIN, or USER of the first domain served
@@ -126,6 +144,14 @@ pub enum Question {
     },
 }
 
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok();
+    let seconds = seconds.filter(|seconds| (0.1..=60.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "it takes seconds, 0.1 to 60".to_owned())
+}
+
 /// What a trace is of.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
@@ -150,6 +176,7 @@ impl Question {
             | Question::Connections(way)
             | Question::Reload(way)
             | Question::Drain(way)
+            | Question::Top { way, .. }
             | Question::Registrations { way, .. }
             | Question::Peers { way, .. }
             | Question::Call { way, .. }
@@ -166,7 +193,7 @@ impl Question {
 /// Asks, prints the answer, and says how it went: an exit code.
 pub fn run(question: &Question) -> u8 {
     let way = question.way();
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(io::stdout());
     let outcome = answer(question, &way.socket, way.json, &mut out);
     // A reader that went away early (`| head`) has what it wanted.
     let _ = out.flush();
@@ -195,6 +222,14 @@ fn answer(question: &Question, socket: &Path, json: bool, out: &mut impl Write) 
     let mut asker = Asker { socket, json, out };
     match question {
         Question::Status(_) => asker.shown("/api/v1/status", tables::status),
+        Question::Top { interval, once, .. } => {
+            let options = top::Options {
+                interval: *interval,
+                is_once: *once,
+                is_json: json,
+            };
+            top::top(socket, options, asker.out)
+        }
         Question::Registrations { aor: None, .. } => {
             asker.listed("/api/v1/registrations", tables::REGISTRATIONS)
         }

@@ -50,6 +50,8 @@ mod service;
 mod stopping;
 #[path = "flows/support.rs"]
 mod support;
+#[path = "flows/top.rs"]
+mod top;
 #[path = "flows/torture.rs"]
 mod torture;
 #[path = "flows/tracing.rs"]

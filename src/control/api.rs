@@ -174,13 +174,7 @@ impl Default for Most {
 /// The busiest peers, a line each.
 async fn peers(State(api): State<Api>, Query(most): Query<Most>) -> Answer<Response> {
     let peers = lock(&api.history).busiest.last(most.seconds, most.count);
-    let mut lines = Vec::new();
-    for peer in &peers {
-        serde_json::to_writer(&mut lines, peer)
-            .map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        lines.push(b'\n');
-    }
-    Ok((NDJSON, lines).into_response())
+    lines_of(peers.into_iter())
 }
 
 /// One point of a percentile curve.

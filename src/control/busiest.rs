@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::PeerCount;
 use crate::time::Instant;
@@ -15,7 +15,7 @@ const PEERS_PER_SECOND: usize = 256;
 
 /// What one peer sent and was sent over a span of time. Counts are no greater than what there was; of a peer that is not among the
 /// busiest of each second they may be less.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Peer {
     pub peer: IpAddr,
     pub received: u64,

@@ -1,5 +1,6 @@
 //! The command line's side of the unix socket: one request, one answer, taken as it comes.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -31,6 +32,27 @@ pub enum ClientError {
     Local(String),
 }
 
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoServer(error) => write!(f, "no server answers: {error}"),
+            ClientError::Refused(text) => write!(f, "the server refuses: {text}"),
+            ClientError::NotFound(text) | ClientError::Local(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What asking runs on.
+///
+/// # Errors
+/// The system has no room for it.
+pub fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ClientError::NoServer)
+}
+
 /// `text` as one segment of a path.
 pub fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
@@ -48,33 +70,52 @@ pub fn ask(
     body: &str,
     line: impl FnMut(&str) -> bool,
 ) -> Result<(), ClientError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    runtime()?.block_on(answered(socket, method, path, body, line))
+}
+
+/// The whole of what the server at `socket` has at `path`.
+///
+/// # Errors
+/// There is no answer, or not the whole of it.
+pub async fn text(socket: &Path, path: &str) -> Result<String, ClientError> {
+    let mut text = String::new();
+    let whole = |line: &str| {
+        text.push_str(line);
+        text.push('\n');
+        true
+    };
+    answered(socket, Method::GET, path, "", whole).await?;
+    Ok(text)
+}
+
+async fn answered(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: &str,
+    line: impl FnMut(&str) -> bool,
+) -> Result<(), ClientError> {
+    let response = request(socket, method, path, body)
+        .await
         .map_err(ClientError::NoServer)?;
-    runtime.block_on(async {
-        let response = request(socket, method, path, body)
-            .await
-            .map_err(ClientError::NoServer)?;
-        let status = response.status();
-        if status.is_success() {
-            return lines(response, line).await.map_err(ClientError::NoServer);
-        }
-        let mut text = String::new();
-        let whole = |part: &str| {
-            text.push_str(part);
-            true
-        };
-        lines(response, whole).await.map_err(ClientError::NoServer)?;
-        let said = serde_json::from_str::<Value>(&text).ok();
-        let said = said
-            .as_ref()
-            .and_then(|said| said["error"].as_str())
-            .unwrap_or(&text);
-        Err(match status {
-            StatusCode::NOT_FOUND => ClientError::NotFound(said.to_owned()),
-            _ => ClientError::Refused(said.to_owned()),
-        })
+    let status = response.status();
+    if status.is_success() {
+        return lines(response, line).await.map_err(ClientError::NoServer);
+    }
+    let mut text = String::new();
+    let whole = |part: &str| {
+        text.push_str(part);
+        true
+    };
+    lines(response, whole).await.map_err(ClientError::NoServer)?;
+    let said = serde_json::from_str::<Value>(&text).ok();
+    let said = said
+        .as_ref()
+        .and_then(|said| said["error"].as_str())
+        .unwrap_or(&text);
+    Err(match status {
+        StatusCode::NOT_FOUND => ClientError::NotFound(said.to_owned()),
+        _ => ClientError::Refused(said.to_owned()),
     })
 }
 

@@ -53,7 +53,7 @@ pub fn json(socket: &str, args: &[&str]) -> Vec<Value> {
 }
 
 /// The status and the body of an answer over HTTP.
-fn http(s: &Scene, request: &str) -> (u16, String) {
+pub fn http(s: &Scene, request: &str) -> (u16, String) {
     http_of(&s.server, request)
 }
 

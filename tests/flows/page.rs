@@ -5,7 +5,8 @@ use std::process::Command;
 use bench_harness::call;
 use bench_harness::links::Transport::Tcp;
 
-use crate::support::{Setup, registered};
+use crate::admin::http;
+use crate::support::{Setup, registered, wait_until};
 
 /// What Chromium makes of the page after some seconds of its own time, and what it said meanwhile.
 fn rendered(url: &str) -> (String, String) {
@@ -44,6 +45,10 @@ fn the_page_shows_live_numbers_and_a_browser_has_nothing_to_complain_of() {
     registered(setup, |s| {
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         let addr = s.server.logged("admin server", "addr");
+        // They are gathered once a second.
+        wait_until("busy peers", || {
+            http(s, "GET /api/v1/peers HTTP/1.1").1.contains("received_per_s")
+        });
         let (page, said) = rendered(&format!("http://{addr}/"));
         let complaints: Vec<&str> = said.lines().filter(|line| line.contains("CONSOLE")).collect();
         assert!(complaints.is_empty(), "{complaints:#?}");
@@ -51,6 +56,10 @@ fn the_page_shows_live_numbers_and_a_browser_has_nothing_to_complain_of() {
         for wanted in ["serving", "Calls now 1", "Registrations 2", "Drops/s 0"] {
             assert!(words.contains(wanted), "{wanted} in\n{words}");
         }
+        assert!(
+            words.contains("Busiest peers in the last minute Peer In/s Out/s In Out 127.0.0."),
+            "{words}"
+        );
         assert!(
             words.contains("INVITE") && page.contains("<svg"),
             "charts and kinds: {words}"

@@ -7,6 +7,9 @@ import { showCalls, startCalls } from "./calls.js";
 const EVERY_MS = 1000;
 /** Seconds that the charts show. */
 const SPAN_S = 300;
+/** Peers that are shown, and the seconds that they are the busiest in. */
+const PEERS = 10;
+const PEERS_SPAN_S = 60;
 /** Bindings of one subscriber that are shown. */
 const BINDINGS_MAX = 100;
 
@@ -27,17 +30,19 @@ const ABOUT = {
 const ABOUT_MESSAGE = "The time in the server: from the kernel's receive time stamp to the send.";
 
 /** What is known. `samples`: rates and gauges by second, oldest first; `seconds`: those of the server's history. */
-const known = { status: undefined, samples: [], seconds: [], times: [], curve: undefined, kind: "INVITE", isChosen: false };
+const known = { status: undefined, samples: [], seconds: [], times: [], peers: [], curve: undefined, kind: "INVITE", isChosen: false };
 
 // Asking --------------------------------------------------------------------------------------------------------------
 
 async function poll() {
   const last = known.seconds.at(-1)?.at_ms ?? 0;
   const behind = known.status ? Math.ceil((known.status.now_ms - last) / 1000) + 3 : SPAN_S;
+  const peers = [];
   const [status, seconds, times] = await Promise.all([
     one("status"),
     one(`history?seconds=${last ? Math.min(SPAN_S, Math.max(5, behind)) : SPAN_S}`),
     one("histograms"),
+    lines(`peers?seconds=${PEERS_SPAN_S}&count=${PEERS}`, (peer) => peers.push(peer)),
   ]);
   if (known.status && status.uptime_s < known.status.uptime_s) {
     // Another server has taken its place: what was counted before is of no use.
@@ -47,7 +52,7 @@ async function poll() {
   const newest = known.seconds.at(-1)?.at_ms ?? 0;
   known.seconds.push(...seconds.filter((second) => second.at_ms > newest));
   known.seconds = known.seconds.slice(-SPAN_S);
-  Object.assign(known, { status, times });
+  Object.assign(known, { status, times, peers });
   if (!known.isChosen && !times.some((row) => row.kind === known.kind) && times.length > 0) {
     known.kind = times.some((row) => row.kind === "INVITE") ? "INVITE" : times[0].kind;
   }
@@ -91,6 +96,7 @@ function show() {
   showCurve();
   showTimes();
   showShards(status, sample);
+  showPeers();
   showCounts(status, sample);
 }
 
@@ -228,6 +234,18 @@ function showShards(status, sample) {
     { name: "Timers", number: true, of: (row) => whole(row.timers) },
     { name: "Buffers", number: true, of: (row) => whole(row.buffers) },
   ], rows);
+}
+
+function showPeers() {
+  const most = Math.max(1, ...known.peers.map((row) => row.received + row.sent));
+  table(byId("peers"), [
+    { name: "Peer", of: (row) => row.peer },
+    { name: "", bar: true, of: (row) => bar((row.received + row.sent) / most, "one") },
+    { name: "In/s", number: true, of: (row) => rate(row.received_per_s) },
+    { name: "Out/s", number: true, of: (row) => rate(row.sent_per_s) },
+    { name: "In", number: true, of: (row) => whole(row.received) },
+    { name: "Out", number: true, of: (row) => whole(row.sent) },
+  ], known.peers);
 }
 
 function showCounts(status, sample) {
