@@ -584,7 +584,7 @@ impl Route {
                 let expected = "\"request-uri\" or one URI where mode is \"stateless\"";
                 wrong(to_origin, "to", expected, self.to.texts().join(", "), hint);
             }
-            for key in ["fork", "recurse", "ring_s"] {
+            for key in ["fork", "recurse", "ring_s", "tcp_when_large"] {
                 if let Some(origin) = is_given(key) {
                     let expected = format!("no {key} where mode is \"stateless\"");
                     wrong(origin, key, &expected, "one".to_owned(), None);

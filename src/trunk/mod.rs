@@ -279,6 +279,9 @@ impl Trunks {
         let Some(destination) = self.get_mut(id) else {
             return;
         };
+        let names_transport = destination
+            .wanted
+            .is_some_and(|wanted| wanted.transport.is_some());
         let is_fixed = match resolved {
             Resolved::Targets => {
                 let is_same = destination.hops.len() == targets.len()
@@ -288,7 +291,10 @@ impl Trunks {
                         .zip(targets.iter())
                         .all(|(hop, target)| hop.target == target);
                 if !is_same {
-                    destination.hops = targets.iter().map(hop).collect();
+                    destination.hops = targets
+                        .iter()
+                        .map(|target| hop(target, names_transport))
+                        .collect();
                     self.tell_addresses(id);
                 }
                 false
@@ -479,10 +485,12 @@ impl Trunks {
     }
 }
 
-fn hop(target: Target) -> Hop {
+/// `names_transport`: the destination was configured with its transport, which then holds for large requests too.
+fn hop(target: Target, names_transport: bool) -> Hop {
     let addr = target.addr;
     let uri = match target.transport {
-        Transport::Udp => format!("sip:{addr};transport=udp"),
+        Transport::Udp if names_transport => format!("sip:{addr};transport=udp"),
+        Transport::Udp => format!("sip:{addr}"),
         Transport::Tcp => format!("sip:{addr};transport=tcp"),
     };
     Hop {

@@ -418,3 +418,42 @@ fn names_of_destinations_are_asked_of_dns_again_when_their_time_is_over() {
     busy(&mut world, "c3", TWO);
     world.end();
 }
+
+/// RFC 3261 §18.1.1: the rule says so, and the destination does not name its transport.
+#[test]
+fn a_large_request_takes_tcp_to_a_trunk_too() {
+    let large = |call_id: &str| {
+        let body = "x".repeat(1_200);
+        invite("alice", ALICE, "sip:+4930123@example.com", call_id).with_body("application/sdp", body)
+    };
+    for (destination, first) in [("", "SIP/2.0/TCP"), (";transport=udp", "SIP/2.0/UDP")] {
+        let table = format!(
+            "{}tcp_when_large = true\n",
+            trunk(&format!("destinations = [\"sip:{ONE}{destination}\"]"))
+        );
+        let mut world = world(1, &table);
+        let invite = large("c1");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(ONE, "INVITE");
+        assert!(there.top_via().starts_with(first), "{}", there.top_via());
+        world.udp(ONE, &reply(&there, 486, "b", ONE));
+        world.request(ONE, "ACK");
+        fails(&mut world, &invite, 486);
+        // Where TCP is refused it goes over UDP after all, to the same destination.
+        world.refuses_connections = true;
+        let invite = large("c2");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(ONE, "INVITE");
+        assert!(there.top_via().starts_with("SIP/2.0/UDP"), "{}", there.top_via());
+        world.udp(ONE, &reply(&there, 486, "b", ONE));
+        world.request(ONE, "ACK");
+        fails(&mut world, &invite, 486);
+        assert_eq!(calls(&world), 0);
+        world.forget_waiting();
+        world.advance(40_000);
+        world.forget_waiting();
+        ends_empty(world);
+    }
+}
