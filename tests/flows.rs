@@ -12,6 +12,8 @@ mod admin;
 mod calls;
 #[path = "flows/dialogs.rs"]
 mod dialogs;
+#[path = "flows/dns_server.rs"]
+mod dns_server;
 #[path = "flows/errors.rs"]
 mod errors;
 #[path = "flows/forking.rs"]
@@ -22,6 +24,8 @@ mod histograms;
 mod logs;
 #[path = "flows/messages.rs"]
 mod messages;
+#[path = "flows/names.rs"]
+mod names;
 #[path = "flows/page.rs"]
 mod page;
 #[path = "flows/proxy.rs"]

@@ -11,6 +11,8 @@ mod attacks;
 mod forking;
 #[path = "proxy/gruus.rs"]
 mod gruus;
+#[path = "proxy/names.rs"]
+mod names;
 #[path = "proxy/outbound.rs"]
 mod outbound;
 #[path = "proxy/paths.rs"]

@@ -107,9 +107,9 @@ pub struct Exchange {
     pub server: Option<TxId>,
     /// For writing its responses; dropped once the final one was sent.
     pub asked: Option<Asked>,
-    /// The request as received, while it waits for a look-up on another shard, or may have to go to another flow.
+    /// The request as received, while it waits for a look-up on another shard or for DNS, or may have to go to another flow.
     pub request: Option<BufId>,
-    /// What the look-up found, where a device has more than one flow.
+    /// What the look-up found, while DNS is asked for host names in it, and where a device has more than one flow.
     pub contacts: Option<BufId>,
     pub method: Method,
     pub refresh: Refresh,

@@ -9,6 +9,7 @@ mod asked;
 mod call;
 mod end;
 mod in_dialog;
+mod names;
 mod other_side;
 mod record;
 mod session;

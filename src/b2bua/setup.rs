@@ -1,7 +1,6 @@
 //! How a call begins: a request outside any dialog is taken in, the subscriber it is for is looked up, and each contact of
 //! that subscriber is rung on a leg of its own.
 
-use crate::config::Config;
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::{DropReason, Limit};
@@ -24,6 +23,7 @@ use crate::wire::{Effects, Flow, Transport};
 
 use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
+use super::names::address_of;
 use super::session::Refresh;
 use super::write::{FORWARD_SLACK, Mentions, put_contact};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
@@ -328,13 +328,21 @@ impl B2bua {
             return;
         };
         let (call_id, is_answered) = (exchange.call, exchange.is_answered);
+        let Some(call) = self.calls.get(call_id) else {
+            return;
+        };
+        let is_over = is_answered || call.phase != Phase::Locating;
+        // The call's timer bounds this wait as well.
+        if !is_over && self.waits_for_names(stack, id, contacts, request, kept, now, out) {
+            return;
+        }
         let Some(call) = self.calls.get_mut(call_id) else {
             return;
         };
         if let Some(timer) = call.timer.take() {
             stack.wheel.cancel(timer);
         }
-        if is_answered || call.phase != Phase::Locating {
+        if is_over {
             // Cancelled meanwhile.
             self.remove_if_over(stack, call_id, out);
             return;
@@ -498,7 +506,7 @@ impl B2bua {
         out: &mut Effects,
     ) -> Result<(), Failed> {
         let target = target_of(contact.uri);
-        let flow = flow_of(&stack.cfg, contact, target).map_err(Failed::Route)?;
+        let flow = flow_of(stack, id, contact, target, now).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let leg = self
@@ -690,7 +698,14 @@ impl B2bua {
 }
 
 /// Where a request to `contact`, whose remote target is `target`, is sent.
-fn flow_of(cfg: &Config, contact: &Contact<'_>, target: &[u8]) -> Result<Flow, RouteError> {
+fn flow_of(
+    stack: &Stack,
+    id: ExchangeId,
+    contact: &Contact<'_>,
+    target: &[u8],
+    now: Instant,
+) -> Result<Flow, RouteError> {
+    let cfg = &stack.cfg;
     if !contact.path.is_empty() {
         return path_flow(cfg, contact.path, contact.flow);
     }
@@ -701,7 +716,11 @@ fn flow_of(cfg: &Config, contact: &Contact<'_>, target: &[u8]) -> Result<Flow, R
     let to = if contact.is_at_peer {
         (Transport::Udp, contact.flow.peer)
     } else {
-        destination(&Uri::parse(target).map_err(|_| RouteError::Scheme)?)?
+        let uri = Uri::parse(target).map_err(|_| RouteError::Scheme)?;
+        match destination(&uri) {
+            Err(RouteError::HostName) => address_of(stack, id, &uri, contact.flow, now)?,
+            known => known?,
+        }
     };
     flow_to(cfg, to, Some(contact.flow))
 }

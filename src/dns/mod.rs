@@ -35,6 +35,12 @@ pub type LookUpId = Id<LookUp>;
 pub enum Asker {
     /// A destination of a trunk, by its number among all destinations.
     Destination { index: u16, generation: u32 },
+    /// A branch of the proxy.
+    Branch { slot: u32, generation: u32 },
+    /// A message that the proxy holds, to forward it without state.
+    Held { slot: u32, generation: u32 },
+    /// A request of the B2BUA for a subscriber.
+    Exchange { slot: u32, generation: u32 },
 }
 
 /// A look-up that waits for an answer.
@@ -173,6 +179,7 @@ impl Resolver {
     }
 
     /// As [`Resolver::resolve`], with what is known alone: `None` where DNS would have to be asked.
+    #[must_use]
     pub fn resolve_known(
         &self,
         wanted: &Wanted,

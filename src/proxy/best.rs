@@ -13,6 +13,7 @@ use crate::wire::{Effects, Flow};
 
 use super::context::Best;
 use super::targets::Target;
+use super::validate::Refused;
 use super::{ContextId, Proxy};
 
 /// Challenge lines that may be gathered: §16.7 step 7.
@@ -22,7 +23,7 @@ const CHALLENGES_BYTES_MAX: usize = 16_384;
 pub(super) enum Candidate<'r, 'm> {
     Received(&'r Response<'m>),
     /// One of our own: nothing came, or nothing could be sent.
-    Own(u16),
+    Own(Refused),
 }
 
 impl Candidate<'_, '_> {
@@ -31,15 +32,20 @@ impl Candidate<'_, '_> {
     pub(super) fn is_of_flow(&self) -> bool {
         match self {
             Candidate::Received(response) => matches!(response.status, 408 | 430),
-            Candidate::Own(status) => matches!(status, 408 | 503),
+            Candidate::Own(refused) => matches!(refused.status, 408 | 503),
         }
     }
 
     pub(super) fn status(&self) -> u16 {
         match self {
             Candidate::Received(response) => response.status,
-            Candidate::Own(status) => *status,
+            Candidate::Own(refused) => refused.status,
         }
+    }
+
+    /// One of our own, of which no more is to be said.
+    pub(super) fn own(status: u16) -> Self {
+        Candidate::Own(Refused::with(status, reason_phrase(status)))
     }
 }
 
@@ -69,6 +75,15 @@ const fn rank(status: u16) -> u16 {
         400..=499 => 22,
         503 => 39,
         _ => 30,
+    }
+}
+
+/// The reason of a response whose buffer could not be had is that of its status.
+fn said(status: u16, reason: &'static str) -> &'static str {
+    if reason.is_empty() {
+        reason_phrase(status)
+    } else {
+        reason
     }
 }
 
@@ -134,8 +149,8 @@ impl Proxy {
     }
 
     /// A failure of our own among others: a place that could not be reached.
-    pub(super) fn keep_own(&mut self, stack: &Stack, id: ContextId, status: u16, out: &mut Effects) {
-        self.keep(stack, id, &Candidate::Own(status), out);
+    pub(super) fn keep_own(&mut self, stack: &Stack, id: ContextId, refused: Refused, out: &mut Effects) {
+        self.keep(stack, id, &Candidate::Own(refused), out);
     }
 
     /// Keeps a failure while others may still be better: §16.7 step 4.
@@ -159,14 +174,18 @@ impl Proxy {
         if !is_better {
             return;
         }
-        let response = match candidate {
-            Candidate::Received(response) => self.write_back(stack, response, Some(b""), out),
-            Candidate::Own(_) => None,
+        let (response, reason) = match candidate {
+            Candidate::Received(response) => (self.write_back(stack, response, Some(b""), out), ""),
+            Candidate::Own(refused) => (None, refused.reason),
         };
         let Some(context) = self.contexts.get_mut(id) else {
             return;
         };
-        let old = context.best.replace(Best { status, response });
+        let old = context.best.replace(Best {
+            status,
+            reason,
+            response,
+        });
         if let Some(old) = old.and_then(|best| best.response) {
             out.pool.release(old);
         }
@@ -208,12 +227,13 @@ impl Proxy {
             Some(Best {
                 response: Some(_), ..
             }) => {
-                self.finish(stack, id, &Candidate::Own(UNRANKED), now, out);
+                self.finish(stack, id, &Candidate::own(UNRANKED), now, out);
             }
             Some(Best {
                 status,
+                reason,
                 response: None,
-            }) => self.conclude(stack, id, (status, reason_phrase(status)), request, now, out),
+            }) => self.conclude(stack, id, (status, said(status, reason)), request, now, out),
             None if context.is_cancelled => {
                 self.conclude(stack, id, (487, reason_phrase(487)), request, now, out);
             }
@@ -239,7 +259,14 @@ impl Proxy {
             .filter(|best| rank(best.status) <= rank(last.status()));
         let challenges = context.challenges;
         let (status, buf) = match (best, last) {
-            (Some(Best { status, response }), last) => {
+            (
+                Some(Best {
+                    status,
+                    reason,
+                    response,
+                }),
+                last,
+            ) => {
                 if let (Candidate::Received(response), true) = (last, is_challenge(status))
                     && is_challenge(response.status)
                 {
@@ -248,7 +275,7 @@ impl Proxy {
                 match response {
                     Some(_) => (status, self.write_best(stack, id, status, out)),
                     None => {
-                        self.conclude(stack, id, (status, reason_phrase(status)), None, now, out);
+                        self.conclude(stack, id, (status, said(status, reason)), None, now, out);
                         return;
                     }
                 }
@@ -259,8 +286,8 @@ impl Proxy {
                 let text = more.map(|more| out.pool.get(more).to_vec());
                 (status, self.write_last(stack, response, text.as_deref(), out))
             }
-            (None, Candidate::Own(status)) => {
-                self.conclude(stack, id, (*status, reason_phrase(*status)), None, now, out);
+            (None, Candidate::Own(Refused { status, reason })) => {
+                self.conclude(stack, id, (*status, reason), None, now, out);
                 return;
             }
         };

@@ -34,9 +34,12 @@ pub struct Context {
     /// The request as it was first forwarded; the block of lines that differ by branch begins its header section.
     pub(super) template: Option<BufId>,
     pub(super) block_len: u16,
-    /// The request as it came, while a look-up on another shard is under way, and how.
+    /// The request as it came, while it waits for a look-up on another shard, or for DNS.
     pub(super) asked: Option<BufId>,
+    /// How it came, where another shard was asked.
     pub(super) came_over: Option<Flow>,
+    /// The timer bounds the wait for the other shard.
+    pub(super) is_looked_up: bool,
     /// Places that were not tried yet.
     pub(super) targets: Option<BufId>,
     /// Further flows of devices that are tried: RFC 5626 §7.
@@ -60,12 +63,16 @@ pub struct Context {
 #[derive(Clone, Copy)]
 pub struct Best {
     pub(super) status: u16,
+    /// Of one of our own.
+    pub(super) reason: &'static str,
     /// `None`: one of our own.
     pub(super) response: Option<BufId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BranchPhase {
+    /// The addresses of its place are looked up, and nothing was sent yet.
+    Resolving,
     /// Nothing came back yet.
     Sent,
     Provisional,
@@ -75,7 +82,8 @@ pub enum BranchPhase {
 
 pub struct Branch {
     pub(super) context: ContextId,
-    pub(super) tx: TxId,
+    /// `None` while it is [`BranchPhase::Resolving`].
+    pub(super) tx: Option<TxId>,
     pub(super) phase: BranchPhase,
     /// It is to be cancelled as soon as something has come back, or has been (§9.1).
     pub(super) is_cancelled: bool,
@@ -90,7 +98,18 @@ pub struct Branch {
     pub(super) device: u8,
     /// The message and the length of its block, where it went over TCP for its size alone: it goes over UDP if TCP is refused.
     pub(super) for_udp: Option<(BufId, u16)>,
+    /// Where else it can go.
+    pub(super) place: Option<Place>,
     pub(super) next: Option<BranchId>,
+}
+
+/// A place whose host is a name, while there are addresses of it that were not tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// A `TargetSet` of this one.
+    pub(super) kept: BufId,
+    /// The address that comes next.
+    pub(super) next: usize,
 }
 
 impl Context {
@@ -137,6 +156,7 @@ impl Context {
             block_len: 0,
             asked: None,
             came_over: None,
+            is_looked_up: false,
             targets: None,
             others: None,
             tried: 0,
@@ -161,7 +181,9 @@ impl Proxy {
         };
         self.contexts.get_mut(context_id)?.first_branch = Some(id);
         let (slot, generation) = (id.slot, id.generation);
-        stack.set_user(tx, User::ProxyBranch { slot, generation });
+        if let Some(tx) = tx {
+            stack.set_user(tx, User::ProxyBranch { slot, generation });
+        }
         Some(id)
     }
 
@@ -170,9 +192,15 @@ impl Proxy {
         let Some(branch) = self.branches.remove(id) else {
             return;
         };
-        stack.set_user(branch.tx, User::None);
-        if let Some((kept, _)) = branch.for_udp {
-            out.pool.release(kept);
+        if let Some(tx) = branch.tx {
+            stack.set_user(tx, User::None);
+        }
+        let kept = [
+            branch.for_udp.map(|(kept, _)| kept),
+            branch.place.map(|place| place.kept),
+        ];
+        for buf in kept.into_iter().flatten() {
+            out.pool.release(buf);
         }
         let Some(context) = self.contexts.get_mut(branch.context) else {
             return;
@@ -204,7 +232,7 @@ impl Proxy {
         while let Some(branch) = next.and_then(|id| self.branches.get(id)) {
             match branch.phase {
                 BranchPhase::Sent if branch.is_given_up => {}
-                BranchPhase::Sent | BranchPhase::Provisional => {
+                BranchPhase::Resolving | BranchPhase::Sent | BranchPhase::Provisional => {
                     is_open = true;
                     breadth = breadth.saturating_add(branch.breadth);
                 }
@@ -281,6 +309,11 @@ impl Proxy {
             if let Some(id) = self.contexts.id_at(slot) {
                 self.settle(stack, id, out);
                 self.remove(stack, id, out);
+            }
+        }
+        for slot in 0..self.held.slots() {
+            if let Some(held) = self.held.id_at(slot).and_then(|id| self.held.remove(id)) {
+                out.pool.release(held.buf);
             }
         }
     }

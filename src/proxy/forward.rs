@@ -18,12 +18,13 @@ use crate::pool::BufId;
 use crate::routing::rewrite;
 use crate::time::Instant;
 use crate::token::{BRANCH_LEN, DIGEST_LEN, TOKEN_LEN, Token, TokenKind, digest_text};
-use crate::transaction::destination::{RouteError, listener_for, path_flow, route};
+use crate::transaction::destination::{RouteError, listener_for, path_flow};
 use crate::transaction::{Stack, TxId, User};
 use crate::trunk::{DestinationId, overload};
 use crate::wire::{Effects, Flow, Transport};
 
 use super::context::{Branch, BranchPhase};
+use super::names::{Address, Way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, ROUTE_PARAM, Refused};
 use super::{ContextId, Proxy};
@@ -105,9 +106,10 @@ impl Proxy {
                 // The breadth there is, in equal parts.
                 let share = (breadth / count + usize::from(i < breadth % count)) as u8;
                 let request_uri = targets.request_uri();
-                match self.send_branch(stack, id, source, &target, request_uri, share, now, out) {
+                let from = Address::From(0);
+                match self.send_branch(stack, id, source, &target, request_uri, from, share, now, out) {
                     Ok(()) => has_sent = true,
-                    Err(refused) => self.keep_own(stack, id, refused.status, out),
+                    Err(refused) => self.keep_own(stack, id, refused, out),
                 }
                 if let Some(context) = self.contexts.get_mut(id) {
                     context.tried += 1;
@@ -207,8 +209,19 @@ impl Proxy {
             }
             self.others = Some(rest);
             let sent = chosen.map(|target| {
-                self.send_branch(stack, id, &Source::Template, &target, b"", breadth, now, out)
-                    .is_ok()
+                let from = Address::From(0);
+                self.send_branch(
+                    stack,
+                    id,
+                    &Source::Template,
+                    &target,
+                    b"",
+                    from,
+                    breadth,
+                    now,
+                    out,
+                )
+                .is_ok()
             });
             self.targets = Some(all);
             match sent {
@@ -219,15 +232,16 @@ impl Proxy {
         }
     }
 
-    /// Sends the request to one place, on a branch of its own.
+    /// Sends the request to one place, on a branch of its own. Where DNS must be asked first it waits for that.
     #[allow(clippy::too_many_arguments)]
-    fn send_branch(
+    pub(super) fn send_branch(
         &mut self,
         stack: &mut Stack,
         id: ContextId,
         source: &Source<'_, '_>,
         target: &Target<'_>,
         set_uri: &[u8],
+        address: Address<'_>,
         breadth: u8,
         now: Instant,
         out: &mut Effects,
@@ -235,7 +249,7 @@ impl Proxy {
         let Some(context) = self.contexts.get(id) else {
             return Err(Refused::with(503, "Context Gone"));
         };
-        let (method, policy) = (context.method, context.policy);
+        let (method, policy, seed) = (context.method, context.policy, context.dialog);
         let request_uri = if target.is_next_hop { set_uri } else { target.uri };
         let received_len = match (source, context.template) {
             (Source::Received { request, .. }, _) => request.msg.len(),
@@ -256,12 +270,24 @@ impl Proxy {
             return Err(Refused::with(502, "Strict Route Can Not Be Forked"));
         }
         let over_flow = target.is_flow && hop.is_none();
-        let mut flow = match target.path {
-            b"" if over_flow => Ok(target.prefer),
-            b"" => route(&stack.cfg, &hop_uri, Some(target.prefer)),
-            path => path_flow(&stack.cfg, path, target.prefer),
-        }
-        .map_err(unreachable)?;
+        let found = match target.path {
+            b"" if over_flow => Way::There {
+                flow: target.prefer,
+                next: None,
+            },
+            b"" => way(stack, &hop_uri, target.prefer, address, seed, now)?,
+            path => Way::There {
+                flow: path_flow(&stack.cfg, path, target.prefer).map_err(unreachable)?,
+                next: None,
+            },
+        };
+        let (mut flow, next_address) = match found {
+            Way::There { flow, next } => (flow, next),
+            Way::Unknown { wanted, next } => {
+                let wanted = (wanted, next);
+                return self.wait_for_name(stack, id, source, target, set_uri, wanted, breadth, now, out);
+            }
+        };
         let names_udp = hop_uri.transport().is_some();
         // §18.1.1: a large request takes TCP.
         let is_large = received_len + BLOCK_ESTIMATE > UDP_BYTES_MAX;
@@ -343,17 +369,21 @@ impl Proxy {
             return Err(Refused::with(513, "Message Too Large"));
         };
         let buf = out.pool.commit(draft, len);
-        if goes_for_size && let Some(User::ProxyBranch { slot, generation }) = stack.user_of(tx) {
-            let branch = super::BranchId::new(slot, generation);
-            if let Some(branch) = self.branches.get_mut(branch) {
-                branch.for_udp = Some((out.pool.retain(buf), block.len() as u16));
-            }
+        let place = next_address.and_then(|next| self.keep_place(target, set_uri, next, out));
+        if let Some(User::ProxyBranch { slot, generation }) = stack.user_of(tx)
+            && let Some(branch) = self.branches.get_mut(super::BranchId::new(slot, generation))
+        {
+            branch.for_udp = goes_for_size.then(|| (out.pool.retain(buf), block.len() as u16));
+            branch.place = place;
         }
         if let Some(context) = self.contexts.get_mut(id)
             && context.template.is_none()
         {
             context.template = Some(out.pool.retain(buf));
             context.block_len = (block.len() + path_line_len(target.path)) as u16;
+            if let Some(asked) = context.asked.take() {
+                out.pool.release(asked);
+            }
         }
         stack.count_request(method, flow.transport);
         stack.send_request(tx, buf, now, out);
@@ -454,7 +484,7 @@ impl Proxy {
         let tx = stack.open_client(User::None, method, to.flow)?;
         let branch = Branch {
             context: id,
-            tx,
+            tx: Some(tx),
             phase: BranchPhase::Sent,
             is_cancelled: false,
             breadth,
@@ -463,6 +493,7 @@ impl Proxy {
             flow: to.flow,
             device: to.device,
             for_udp: None,
+            place: None,
             next: None,
         };
         if self.add_branch(stack, branch).is_none() {

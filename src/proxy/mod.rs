@@ -2,7 +2,7 @@
 //!
 //! A request that is forwarded with state has a response context ([`context`]): its server transaction, and a branch with a
 //! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] §16.6, [`response`]
-//! and [`best`] §16.7 to §16.10, [`relay`] §16.11. Dialogs have no state here: their later requests come back by our
+//! and [`best`] §16.7 to §16.10, [`relay`] §16.11, [`names`] RFC 3263. Dialogs have no state here: their later requests come back by our
 //! Record-Route and go on to where they say themselves.
 //!
 //! Nothing is copied but once: a request is written with its edits into the buffer that its first client transaction keeps.
@@ -11,6 +11,7 @@
 mod best;
 mod context;
 mod forward;
+mod names;
 mod record;
 mod relay;
 mod response;
@@ -30,7 +31,7 @@ use crate::msg::method::Method;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, Table, scan};
 use crate::msg::uri::Uri;
-use crate::pool::CLASS_BYTES;
+use crate::pool::{BufId, CLASS_BYTES};
 use crate::port::ConfigId;
 use crate::routing::rewrite;
 use crate::slots::Slots;
@@ -40,10 +41,12 @@ use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
 pub use context::{BranchId, ContextId};
+pub use relay::HeldId;
 pub use validate::{Arrived, preprocess};
 
 use context::{Branch, Context};
 use forward::Source;
+use relay::Held;
 use targets::{Target, TargetSet};
 use validate::Refused;
 
@@ -112,6 +115,7 @@ impl Policy {
 pub struct Proxy {
     contexts: Slots<Context>,
     branches: Slots<Branch>,
+    held: Slots<Held>,
     edits: Box<Edits>,
     /// For a message that is read again from its buffer.
     table: Option<Box<Table>>,
@@ -122,6 +126,8 @@ pub struct Proxy {
     targets: Option<Box<TargetSet>>,
     /// Further flows of devices that are among them.
     others: Option<Box<TargetSet>>,
+    /// One place that is kept, or was.
+    place: Box<TargetSet>,
     /// The request URI that a rule makes.
     uri: Option<Box<[u8]>>,
     /// What call records will say; `None` where none are kept.
@@ -136,12 +142,14 @@ impl Proxy {
         Proxy {
             contexts: Slots::new(transactions_max),
             branches: Slots::new(transactions_max),
+            held: Slots::new(transactions_max),
             edits: Box::new(Edits::new()),
             table: Some(Box::new(Table::new())),
             asked: Some(Box::new(Table::new())),
             copy: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
             targets: Some(Box::new(TargetSet::new())),
             others: Some(Box::new(TargetSet::new())),
+            place: Box::new(TargetSet::new()),
             uri: Some(vec![0; URI_BYTES_MAX].into_boxed_slice()),
             notes: None,
             is_draining: false,
@@ -152,6 +160,7 @@ impl Proxy {
     pub fn set_limit(&mut self, transactions_max: usize) {
         self.contexts.set_limit(transactions_max);
         self.branches.set_limit(transactions_max);
+        self.held.set_limit(transactions_max);
     }
 
     /// Response contexts that there were, modulo 2^32.
@@ -159,13 +168,13 @@ impl Proxy {
         self.contexts.inserted()
     }
 
-    /// Response contexts now.
+    /// Response contexts now, and messages that are held without one.
     pub fn len(&self) -> usize {
-        self.contexts.len()
+        self.contexts.len() + self.held.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.contexts.is_empty()
+        self.len() == 0
     }
 
     /// Branches now; zero when no context is left.
@@ -288,6 +297,7 @@ impl Proxy {
         context.asked = out.pool.put(&request.msg.bytes[..request.msg.len()]);
         context.came_over = Some(flow);
         let is_kept = context.asked.is_some();
+        context.is_looked_up = is_kept;
         if is_kept {
             self.set_timer(stack, id, now + LOOK_UP_TIMEOUT);
         }
@@ -310,6 +320,7 @@ impl Proxy {
             return;
         };
         let kept = context.asked.take();
+        context.is_looked_up = false;
         let came_over = context.came_over;
         if let Some(timer) = context.timer.take() {
             stack.wheel.cancel(timer);
@@ -317,24 +328,36 @@ impl Proxy {
         match (request, kept, came_over) {
             (Some((request, flow)), _, _) => self.go_on(stack, id, contacts, request, flow, now, out),
             (None, Some(kept), Some(flow)) => {
-                let mut table = self.asked.take().expect("whoever takes the table puts it back");
-                // The pool must be free to be written to meanwhile.
-                let mut copy = self.copy.take().expect("whoever takes the copy puts it back");
-                let len = out.pool.get(kept).len();
-                copy[..len].copy_from_slice(out.pool.get(kept));
-                if let Ok(request) = scan(&copy[..len], &mut table)
-                    .and_then(|()| Request::check(Message::new(&copy[..len], &table)))
-                {
-                    self.go_on(stack, id, contacts, &request, flow, now, out);
-                }
-                self.copy = Some(copy);
-                self.asked = Some(table);
+                self.read_again(kept, out, |proxy, request, out| {
+                    proxy.go_on(stack, id, contacts, request, flow, now, out);
+                });
             }
             (None, Some(_) | None, _) => {}
         }
         if let Some(kept) = kept {
             out.pool.release(kept);
         }
+    }
+
+    /// Reads a request again that was kept as it came.
+    fn read_again(
+        &mut self,
+        kept: BufId,
+        out: &mut Effects,
+        then: impl FnOnce(&mut Proxy, &Request<'_>, &mut Effects),
+    ) {
+        let mut table = self.asked.take().expect("whoever takes the table puts it back");
+        // The pool must be free to be written to meanwhile.
+        let mut copy = self.copy.take().expect("whoever takes the copy puts it back");
+        let len = out.pool.get(kept).len();
+        copy[..len].copy_from_slice(out.pool.get(kept));
+        if let Ok(request) =
+            scan(&copy[..len], &mut table).and_then(|()| Request::check(Message::new(&copy[..len], &table)))
+        {
+            then(self, &request, out);
+        }
+        self.copy = Some(copy);
+        self.asked = Some(table);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -496,7 +519,7 @@ impl Proxy {
         if context.is_answered {
             return;
         }
-        if context.asked.is_some() {
+        if context.is_looked_up {
             self.conclude(stack, id, (503, "Look-up Timed Out"), None, now, out);
             return;
         }

@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 
 use crate::config::route::To;
+use crate::dns::plan::{Targets, Wanted};
+use crate::dns::{Asker, Resolved};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
@@ -13,14 +15,17 @@ use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::uri::Uri;
 use crate::msg::via::Via;
+use crate::pool::BufId;
+use crate::slots::Id;
 use crate::token::{Token, TokenKind};
 use crate::transaction::Stack;
-use crate::transaction::destination::{listener_for, route};
+use crate::transaction::destination::listener_for;
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport};
 
-use super::forward::{edit_received, next_route, put_record_routes, put_via, unreachable};
+use super::forward::{edit_received, next_route, put_record_routes, put_via};
+use super::names::{Address, Way, unresolved, way};
 use super::response::edit_relayed;
-use super::validate::{Arrived, Refused, check};
+use super::validate::{Arrived, Refused, check, preprocess};
 use super::{Policy, Proxy, rewritten};
 
 /// The lines that are put before those of the request.
@@ -40,22 +45,86 @@ impl Proxy {
         flow: Flow,
         out: &mut Effects,
     ) {
-        let sent = match check(stack, request, arrived, None) {
+        let checked = match check(stack, request, arrived, None) {
             Ok(()) if self.is_draining && request.to_tag.is_none() && request.method == Method::Invite => {
                 Err(Refused::with(503, "Server Stopping"))
             }
-            Ok(()) => self.send_on(stack, request, arrived, policy, flow, out),
-            Err(refused) => Err(refused),
+            checked => checked,
         };
-        match sent {
-            Ok(()) if request.method == Method::Ack => self.note_ack(stack, request),
-            Ok(()) => {}
-            // §17: an ACK is never answered.
-            Err(_) if request.method == Method::Ack => stack.metrics.dropped(DropReason::StrayAck),
-            Err(refused) => refused.answer_stateless(stack, request, flow, out),
+        let sent =
+            checked.and_then(|()| self.send_on(stack, request, arrived, policy, flow, Address::From(0), out));
+        if sent.is_ok() && request.method == Method::Ack {
+            self.note_ack(stack, request);
+        }
+        refuse(stack, request, flow, sent, out);
+    }
+
+    /// What came of the look-up that a held message waits for.
+    pub fn held_resolved(
+        &mut self,
+        stack: &mut Stack,
+        id: HeldId,
+        resolved: Resolved,
+        targets: &Targets,
+        out: &mut Effects,
+    ) {
+        let Some(Held { buf, policy, flow }) = self.held.remove(id) else {
+            return;
+        };
+        self.read_again(buf, out, |proxy, request, out| {
+            let arrived = preprocess(stack, request);
+            let sent = match resolved {
+                Resolved::Targets => {
+                    let known = Address::Known(targets, 0);
+                    proxy.send_on(stack, request, &arrived, policy, flow, known, out)
+                }
+                Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
+                    Err(unresolved(resolved))
+                }
+            };
+            refuse(stack, request, flow, sent, out);
+        });
+        out.pool.release(buf);
+    }
+
+    /// Keeps a message until it is known where it goes.
+    #[allow(clippy::too_many_arguments)]
+    fn hold(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        policy: Policy,
+        flow: Flow,
+        wanted: &Wanted,
+        seed: u64,
+        out: &mut Effects,
+    ) -> Result<(), Refused> {
+        let Some(buf) = out.pool.put(&request.msg.bytes[..request.msg.len()]) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return Err(Refused::with(503, "Buffer Limit Reached"));
+        };
+        let Some(id) = self.held.insert(Held { buf, policy, flow }) else {
+            out.pool.release(buf);
+            return Err(Refused::with(503, "Transaction Limit Reached"));
+        };
+        let asker = Asker::Held {
+            slot: id.slot,
+            generation: id.generation,
+        };
+        let now = out.received_at;
+        let mut targets = Targets::default();
+        let asked = (stack.dns).resolve(&mut stack.wheel, wanted, asker, seed, now, &mut targets);
+        match asked {
+            Resolved::Waiting(_) => Ok(()),
+            Resolved::Targets | Resolved::NoAddress | Resolved::Failed | Resolved::Full => {
+                self.held.remove(id);
+                out.pool.release(buf);
+                Err(unresolved(asked))
+            }
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn send_on(
         &mut self,
         stack: &mut Stack,
@@ -63,8 +132,11 @@ impl Proxy {
         arrived: &Arrived<'_>,
         policy: Policy,
         flow: Flow,
+        address: Address<'_>,
         out: &mut Effects,
     ) -> Result<(), Refused> {
+        // RFC 3263 §4.4: every copy of a message takes the same way.
+        let seed = stack.key.digest(&[request.call_id]);
         let rule = policy.rule(stack);
         let mut bytes = self
             .uri
@@ -87,7 +159,10 @@ impl Proxy {
                     .map_err(|_| Refused::with(400, "Bad Route"))?;
                 let is_strict = next.is_some() && hop_uri.param(b"lr").is_none();
                 let like = Flow { conn: None, ..flow };
-                let to = route(&stack.cfg, &hop_uri, Some(like)).map_err(unreachable)?;
+                let to = match way(stack, &hop_uri, like, address, seed, out.received_at)? {
+                    Way::There { flow, .. } => flow,
+                    Way::Unknown { wanted, .. } => return Ok(Written::Waits(wanted)),
+                };
                 let (request_uri, strict_target) = if is_strict {
                     (hop_uri.raw, Some(request_uri))
                 } else {
@@ -131,7 +206,7 @@ impl Proxy {
                     .then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
                     .flatten();
                 match written {
-                    Some(len) => Ok((to, out.pool.commit(draft, len))),
+                    Some(len) => Ok(Written::Message(to, out.pool.commit(draft, len))),
                     None => {
                         out.pool.discard(draft);
                         Err(Refused::with(513, "Message Too Large"))
@@ -139,10 +214,14 @@ impl Proxy {
                 }
             });
         self.uri = Some(bytes);
-        let (to, buf) = written?;
-        stack.count_request(request.method, to.transport);
-        out.send(to, buf, None);
-        Ok(())
+        match written? {
+            Written::Message(to, buf) => {
+                stack.count_request(request.method, to.transport);
+                out.send(to, buf, None);
+                Ok(())
+            }
+            Written::Waits(wanted) => self.hold(stack, request, policy, flow, &wanted, seed, out),
+        }
     }
 
     /// A response whose Via of ours names no transaction but the way back: RFC 3261 §16.11, §18.2.2.
@@ -210,6 +289,38 @@ impl Proxy {
                 stack.metrics.dropped(DropReason::TooLarge);
             }
         }
+    }
+}
+
+/// A message that waits for the address of its next hop.
+pub struct Held {
+    pub(super) buf: BufId,
+    policy: Policy,
+    flow: Flow,
+}
+
+pub type HeldId = Id<Held>;
+
+#[allow(clippy::large_enum_variant)]
+enum Written {
+    Message(Flow, BufId),
+    /// DNS must be asked first.
+    Waits(Wanted),
+}
+
+/// Answers what can't be sent on.
+fn refuse(
+    stack: &mut Stack,
+    request: &Request<'_>,
+    flow: Flow,
+    sent: Result<(), Refused>,
+    out: &mut Effects,
+) {
+    match sent {
+        Ok(()) => {}
+        // §17: an ACK is never answered.
+        Err(_) if request.method == Method::Ack => stack.metrics.dropped(DropReason::StrayAck),
+        Err(refused) => refused.answer_stateless(stack, request, flow, out),
     }
 }
 

@@ -38,7 +38,10 @@ impl Proxy {
         let Some(branch) = self.branches.get_mut(id) else {
             return;
         };
-        let (context_id, tx, is_cancelled) = (branch.context, branch.tx, branch.is_cancelled);
+        let (context_id, is_cancelled) = (branch.context, branch.is_cancelled);
+        let Some(tx) = branch.tx else {
+            return;
+        };
         let Some(context) = self.contexts.get(context_id) else {
             return;
         };
@@ -47,7 +50,7 @@ impl Proxy {
             // §16.7 step 3: without a Via below ours it is for nobody else. What it ends must end all the same.
             stack.metrics.dropped(DropReason::BadResponse);
             if response.status >= 200 {
-                self.failed(stack, id, Candidate::Own(502), now, out);
+                self.failed(stack, id, Candidate::own(502), now, out);
             }
             return;
         }
@@ -100,6 +103,8 @@ impl Proxy {
                 self.cancel_branches(stack, context_id, b"", now, out);
                 self.settle(stack, context_id, out);
             }
+            // RFC 3263 §4.3.
+            503 if self.try_next_address(stack, id, now, out) => {}
             _ => self.failed(stack, id, Candidate::Received(response), now, out),
         }
     }
@@ -118,30 +123,39 @@ impl Proxy {
         };
         match (notice, branch.phase) {
             (Notice::Message, _) => {}
+            // Nothing was sent that could come to an end.
+            (Notice::Timeout | Notice::Unreachable | Notice::Ended, BranchPhase::Resolving) => {}
             // §16.8: Timer C of a branch that rang.
             (Notice::Timeout, BranchPhase::Provisional)
                 if (self.contexts.get(branch.context))
                     .is_some_and(|context| context.method == Method::Invite) =>
             {
                 branch.is_cancelled = true;
-                stack.cancel_invite(branch.tx, b"", now, out);
+                if let Some(tx) = branch.tx {
+                    stack.cancel_invite(tx, b"", now, out);
+                }
             }
-            (Notice::Timeout, BranchPhase::Sent | BranchPhase::Provisional) => {
+            (Notice::Timeout, phase @ (BranchPhase::Sent | BranchPhase::Provisional)) => {
                 if !branch.is_given_up {
                     self.trunk_failed(stack, id, Outcome::TimeOut, now);
                 }
-                self.failed(stack, id, Candidate::Own(408), now, out);
+                // RFC 3263 §4.3: who has said something is there.
+                if phase == BranchPhase::Provisional || !self.try_next_address(stack, id, now, out) {
+                    self.failed(stack, id, Candidate::own(408), now, out);
+                }
             }
             (Notice::Unreachable, BranchPhase::Sent | BranchPhase::Provisional) => {
                 // §16.9: as if a 503 had come.
                 if !self.send_over_udp(stack, id, now, out) {
                     self.trunk_failed(stack, id, Outcome::Unreachable, now);
-                    self.failed(stack, id, Candidate::Own(503), now, out);
+                    if !self.try_next_address(stack, id, now, out) {
+                        self.failed(stack, id, Candidate::own(503), now, out);
+                    }
                 }
             }
             // §9.1: a cancelled INVITE that was never answered.
             (Notice::Ended, BranchPhase::Sent | BranchPhase::Provisional) => {
-                self.failed(stack, id, Candidate::Own(408), now, out);
+                self.failed(stack, id, Candidate::own(408), now, out);
             }
             (Notice::Timeout | Notice::Unreachable | Notice::Ended, BranchPhase::Accepted) => {
                 let context = branch.context;
@@ -210,13 +224,14 @@ impl Proxy {
             let Some(branch) = self.branches.get_mut(id) else {
                 break;
             };
-            match branch.phase {
-                BranchPhase::Sent => branch.is_cancelled = true,
-                BranchPhase::Provisional => {
+            match (branch.phase, branch.tx) {
+                (BranchPhase::Resolving, _) | (_, None) => self.remove_branch(stack, id, out),
+                (BranchPhase::Sent, Some(_)) => branch.is_cancelled = true,
+                (BranchPhase::Provisional, Some(tx)) => {
                     branch.is_cancelled = true;
-                    stack.cancel_invite(branch.tx, reasons, now, out);
+                    stack.cancel_invite(tx, reasons, now, out);
                 }
-                BranchPhase::Accepted => {}
+                (BranchPhase::Accepted, Some(_)) => {}
             }
         }
     }
@@ -224,7 +239,7 @@ impl Proxy {
     // ---- Final responses that are no 2xx ---------------------------------------------------------------------------
 
     /// A branch has failed.
-    fn failed(
+    pub(super) fn failed(
         &mut self,
         stack: &mut Stack,
         id: BranchId,
@@ -254,7 +269,7 @@ impl Proxy {
         let status = candidate.status();
         // RFC 5626 §11.5: a 430 is for whoever has the registration, and goes no further.
         let candidate = match candidate {
-            Candidate::Received(_) if status == 430 && context.is_of_registered => Candidate::Own(480),
+            Candidate::Received(_) if status == 430 && context.is_of_registered => Candidate::own(480),
             other => other,
         };
         let status = candidate.status();

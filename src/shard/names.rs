@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::b2bua::ExchangeId;
 use crate::dns::Asker;
 use crate::dns::plan::Targets;
 use crate::domain::Answer;
 use crate::port::Tell;
+use crate::proxy::{BranchId, HeldId};
 use crate::time::Instant;
 use crate::trunk::DestinationId;
 use crate::trunk::board::Board;
@@ -40,10 +42,13 @@ impl Shard {
     }
 
     /// Tells whoever waited what came of the look-ups that have ended.
-    pub(super) fn finish_look_ups(&mut self, now: Instant, _out: &mut Effects) {
-        let stack = &mut self.stack;
+    pub(super) fn finish_look_ups(&mut self, now: Instant, out: &mut Effects) {
         let mut targets = Targets::default();
-        while let Some((asker, resolved)) = stack.dns.next_finished(&mut stack.wheel, now, &mut targets) {
+        loop {
+            let stack = &mut self.stack;
+            let Some((asker, resolved)) = stack.dns.next_finished(&mut stack.wheel, now, &mut targets) else {
+                break;
+            };
             match asker {
                 Asker::Destination { index, generation } => {
                     let id = DestinationId { index, generation };
@@ -51,7 +56,28 @@ impl Shard {
                         .trunks
                         .resolved(id, resolved, &targets, &stack.dns, &mut stack.wheel, now);
                 }
+                Asker::Branch { slot, generation } => {
+                    let id = BranchId::new(slot, generation);
+                    self.proxy.resolved(stack, id, resolved, &targets, now, out);
+                }
+                Asker::Held { slot, generation } => {
+                    let id = HeldId::new(slot, generation);
+                    self.proxy.held_resolved(stack, id, resolved, &targets, out);
+                }
+                Asker::Exchange { slot, generation } => {
+                    let id = ExchangeId::new(slot, generation);
+                    self.resolve_contacts(id, now, out);
+                }
             }
         }
+    }
+    /// A name among the contacts of a subscriber has been looked up: on with the call that waits for it.
+    fn resolve_contacts(&mut self, id: ExchangeId, now: Instant, out: &mut Effects) {
+        let Some(mut contacts) = self.contacts.take() else {
+            return;
+        };
+        let calls = &mut self.ims.calls;
+        calls.resolved(&mut self.stack, id, &mut contacts, now, out);
+        self.contacts = Some(contacts);
     }
 }

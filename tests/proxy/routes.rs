@@ -119,14 +119,6 @@ fn each_rule_does_what_it_says() {
 }
 
 #[test]
-fn a_name_that_is_not_resolved_is_a_bad_gateway() {
-    let mut world = world(1, TABLE);
-    world.udp(ALICE, &ask("MESSAGE", "sip:name@somewhere.example", "1"));
-    world.response(ALICE, 502);
-    ends_empty(world);
-}
-
-#[test]
 fn a_rule_changes_what_the_phone_service_sees() {
     on_each_number_of_shards(|shards| {
         let mut world = world(shards, TABLE);
