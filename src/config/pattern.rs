@@ -63,7 +63,11 @@ fn table(text: &str) -> Result<DFA<Vec<u32>>, Box<BuildError>> {
         .configure(limits)
         // SIP's texts are bytes.
         .syntax(syntax::Config::new().unicode(false).utf8(false))
-        .thompson(thompson::Config::new().utf8(false))
+        .thompson(
+            thompson::Config::new()
+                .utf8(false)
+                .nfa_size_limit(Some(TABLE_BYTES_MAX)),
+        )
         .build(text)
         .map_err(Box::new)
 }
@@ -134,9 +138,10 @@ mod tests {
             let told = Pattern::new(text).expect_err(text).expect("a reason");
             assert_eq!(told, why, "{text}");
         }
-        let told = Pattern::new("(a|b)*a(a|b){30}")
-            .expect_err("too large")
-            .expect("a reason");
-        assert!(told.contains("exceeded"), "{told}");
+        // States of the DFA, and of the NFA that it is made from.
+        for text in ["(a|b)*a(a|b){30}", "(((a{100}){100}){100}){100}"] {
+            let told = Pattern::new(text).expect_err("too large").expect("a reason");
+            assert!(told.contains("exceed"), "{told}");
+        }
     }
 }
