@@ -60,6 +60,9 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>) -> Arrived<'a> {
         }
         arrived.popped += 1;
     }
+    // RFC 3261 §12.2: within a dialog both tags stand. Whoever has got our Record-Route once would otherwise send new requests past
+    // the table by it.
+    arrived.is_in_dialog &= request.to_tag.is_some();
     arrived
 }
 
@@ -90,7 +93,7 @@ fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
     }
 }
 
-/// Whether a URI is that of a listener of ours, or one that we told phones to route by (RFC 3608 §6.1).
+/// Whether a URI is that of a listener of ours or of a domain of ours, or one that we told phones to route by (RFC 3608 §6.1).
 fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
     const PORT_DEFAULT: u16 = 5060;
     let port = uri.port.unwrap_or(PORT_DEFAULT);
@@ -106,7 +109,17 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
                 .parse()
                 .map_or(port == PORT_DEFAULT, |own: u16| own == port);
         is_address || is_name
-    }) || is_service_route(cfg, uri)
+    }) || is_domain(cfg, uri)
+        || is_service_route(cfg, uri)
+}
+
+/// Phones name their proxy by its domain too.
+fn is_domain(cfg: &Config, uri: &Uri<'_>) -> bool {
+    let is_port = |port| cfg.listeners.iter().any(|listener| listener.addr.port() == port);
+    cfg.domains
+        .iter()
+        .any(|domain| same_host(domain.as_bytes(), uri.host))
+        && uri.port.is_none_or(is_port)
 }
 
 fn is_service_route(cfg: &Config, uri: &Uri<'_>) -> bool {

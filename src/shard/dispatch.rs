@@ -15,6 +15,7 @@ use crate::msg::status::reason_phrase;
 use crate::proxy::{Arrived, ContextId, Policy, preprocess};
 use crate::routing::{self, rewrite};
 use crate::time::Instant;
+use crate::token::TokenKind;
 use crate::transaction::key::Key;
 use crate::transaction::{Known, User};
 use crate::wire::{Effects, Flow};
@@ -105,6 +106,12 @@ impl Shard {
             return;
         }
         if self.ims.ack(&mut self.stack, request, now, out) {
+            return;
+        }
+        // §8.2.7: that of a failure which we answered with no transaction is for nobody else.
+        let tag = request.to_tag.and_then(|tag| self.stack.key.parse(tag));
+        if tag.is_some_and(|token| token.kind == TokenKind::Stateless) {
+            self.stack.metrics.dropped(DropReason::StrayAck);
             return;
         }
         let cfg = &self.stack.cfg;

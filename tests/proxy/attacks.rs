@@ -245,3 +245,47 @@ fn a_server_that_stops_takes_no_new_calls_and_lets_dialogs_end() {
     world.forget_waiting();
     ends_empty(world);
 }
+
+#[test]
+fn a_recorded_route_is_no_way_past_the_table_for_a_new_request() {
+    for mode in ["stateful", "stateless"] {
+        let table = format!(
+            "[[route]]\nuser = [\"bob\"]\naction = \"proxy\"\nto = [\"sip:{BOB}\"]\nmode = \"{mode}\"\n"
+        );
+        let mut world = world(1, &format!("{table}[[route]]\naction = \"reject\"\n"));
+        world.udp(ALICE, &invite("alice", ALICE, "sip:bob@example.com", "c1"));
+        if mode == "stateful" {
+            world.response(ALICE, 100);
+        }
+        let there = world.request(BOB, "INVITE");
+        world.udp(BOB, &reply(&there, 180, "b1", BOB));
+        let ringing = world.response(ALICE, 180);
+        let route = ringing.text("Record-Route").to_owned();
+        // The same Call-ID, so that the route is good for it, but nobody's tag: it begins something.
+        for method in ["INVITE", "MESSAGE"] {
+            let dear = ask(method, &format!("sip:+1900@{CAROL}"), "c1").with("Route", &route);
+            world.udp(ALICE, &dear);
+            world.response(ALICE, 403);
+        }
+        world.udp(BOB, &reply(&there, 486, "b1", BOB));
+        world.forget_waiting();
+        world.advance(70_000);
+        world.forget_waiting();
+        ends_empty(world);
+    }
+}
+
+#[test]
+fn the_ack_of_an_answer_without_a_transaction_goes_no_further() {
+    let table =
+        format!("[[route]]\nmethod = [\"INVITE\"]\nuser = [\"nobody\"]\naction = \"reject\"\n{TO_BOB}");
+    let mut world = world(1, &table);
+    let invite = ask("INVITE", "sip:nobody@example.com", "c1");
+    world.udp(ALICE, &invite);
+    let failure = world.response(ALICE, 403);
+    // By the table it would be Bob's: the rule that answered is for INVITE alone.
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    world.silent();
+    assert_eq!(world.drops(DropReason::StrayAck), 1);
+    ends_empty(world);
+}

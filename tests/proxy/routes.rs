@@ -189,6 +189,17 @@ fn a_route_is_followed_and_ours_is_left_out() {
     );
     world.udp(BOB, &reply(&there, 200, "b", BOB));
     world.response(ALICE, 200);
+    // A phone may name its proxy by the domain.
+    for (n, ours) in ["one.att.net", "ONE.att.net:5060"].into_iter().enumerate() {
+        let route = format!("<sip:{ours};lr>, <sip:{BOB};lr>");
+        world.udp(ALICE, &options(&format!("d{n}")).with("Route", route));
+        let there = world.request(BOB, "OPTIONS");
+        assert_eq!(there.elements("Route"), [format!("<sip:{BOB};lr>")]);
+        world.udp(BOB, &reply(&there, 200, "b", BOB));
+        world.response(ALICE, 200);
+    }
+    world.udp(ALICE, &options("d9").with("Route", "<sip:one.att.net:5999;lr>"));
+    world.response(ALICE, 502);
     // Strict: §16.6 step 6.
     world.udp(
         ALICE,
