@@ -403,3 +403,55 @@ fn messages_with_one_call_id_and_rising_numbers_each_have_their_answer() {
     assert_eq!(world.calls(), 0);
     world.end();
 }
+
+#[test]
+fn a_bye_that_cannot_be_passed_on_ends_the_call_on_both_sides() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    let mut bye = in_dialog("BYE", 33303, ALICE, &standing.invite_a, &standing.ok_a);
+    for _ in 0..248 {
+        bye = bye.with("X-Pad", "x");
+    }
+    world.udp(ALICE, &bye);
+    world.response(ALICE, 200);
+    let bye = world.request(BOB, "BYE");
+    assert!(!bye.has("X-Pad"), "one of the server's own");
+    world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+    world.silent();
+    assert_eq!(world.calls(), 0);
+    world.advance(40_000);
+    world.end();
+}
+
+#[test]
+fn seventy_hops_are_remembered_and_what_is_longer_is_refused() {
+    let hop = |n: usize| format!("<sip:127.0.1.{n};lr>");
+    let through = |hops: usize, call_id: &str| {
+        (1..=hops).fold(
+            invite("alice", ALICE, "sip:bob@one.att.net", call_id),
+            |invite, n| invite.with("Record-Route", hop(n)),
+        )
+    };
+    let mut world = with_bob(1);
+    let invite_a = through(70, "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    let ok_b = answer(&invite_b, 200, "OK", "b1", BOB);
+    world.udp(BOB, &ok_b);
+    let ok_a = world.response(ALICE, 200);
+    assert_eq!(ok_a.get_all("Record-Route").len(), 70);
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+    world.request(BOB, "ACK");
+    world.udp(BOB, &in_dialog_from_callee("BYE", 1, BOB, &invite_b, &ok_b));
+    let bye = world.request("127.0.1.1:5060", "BYE");
+    assert_eq!(bye.elements("Route"), (1..=70).map(hop).collect::<Vec<_>>());
+    world.udp("127.0.1.1:5060", &answer(&bye, 200, "OK", "", ALICE));
+    world.response(BOB, 200);
+    // RFC 3261 §12.1.1: a route set that is cut short leads nowhere.
+    world.udp(ALICE, &through(71, "c2"));
+    world.response(ALICE, 513);
+    world.advance(70_000);
+    world.forget_waiting();
+    world.end();
+}

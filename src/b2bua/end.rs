@@ -190,7 +190,7 @@ impl B2bua {
     }
 
     /// A BYE of our own: an exchange without a server side.
-    fn send_bye(&mut self, stack: &mut Stack, leg_id: LegId, now: Instant, out: &mut Effects) {
+    pub(super) fn send_bye(&mut self, stack: &mut Stack, leg_id: LegId, now: Instant, out: &mut Effects) {
         let Some(leg) = self.legs.get_mut(leg_id) else {
             return;
         };

@@ -59,6 +59,7 @@ impl B2bua {
             return true;
         }
         let is_bye = request.method == Method::Bye;
+        let mut ends_call = false;
         match self.calls.get_mut(call_id) {
             // Only BYEs may still cross each other once the call is ending.
             Some(call) if call.phase == Phase::Ending && !is_bye => return false,
@@ -68,6 +69,7 @@ impl B2bua {
                 let is_answered = call.phase == Phase::Answered;
                 if is_bye && is_answered {
                     call.phase = Phase::Ending;
+                    ends_call = true;
                 }
                 if is_bye && (is_answered || is_callers) {
                     let reason = match (is_answered, is_callers) {
@@ -89,6 +91,12 @@ impl B2bua {
                 stack.respond(tx, request, 100, None, |_| {}, now, out);
             }
             Ok(()) => {}
+            // §15.1.2: whoever hung up has left the call, and the other phone is told so all the same.
+            Err(_) if ends_call => {
+                stack.respond(tx, request, 200, None, |_| {}, now, out);
+                self.send_bye(stack, to, now, out);
+                self.remove_if_over(stack, call_id, out);
+            }
             Err(status) => {
                 let extra: &[u8] = if status.0 == 503 { RETRY_AFTER } else { b"" };
                 stack.respond_because(tx, request, status, None, |w| _ = w.put(extra), now, out);

@@ -107,8 +107,26 @@ impl B2bua {
             Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
             Err(_) => source_flow,
         };
-        let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, target, flow, tx, out)
-        else {
+        let mut room;
+        let routes = match request.msg.line(Name::RecordRoute) {
+            None => &b""[..],
+            Some(_) => {
+                room = [0; ROUTES_BYTES_MAX];
+                let mut w = Writer::new(&mut room);
+                let fits = put_route_set(&request.msg, false, &mut w);
+                match w.finish().filter(|_| fits) {
+                    Some(len) => &room[..len],
+                    // §12.1.1: a route set that is cut short leads nowhere.
+                    None => {
+                        let said = (513, "Record-Route Too Long");
+                        stack.respond_because(tx, request, said, None, |_| {}, now, out);
+                        return Begun::Answered;
+                    }
+                }
+            }
+        };
+        let way = (target, routes);
+        let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, way, flow, tx, out) else {
             return self.unavailable(stack, tx, request, "Call Limit Reached", now, out);
         };
         stack.set_user(
@@ -178,7 +196,7 @@ impl B2bua {
         request: &Request<'_>,
         key: Key,
         from_tag: &[u8],
-        target: &[u8],
+        (target, routes): (&[u8], &[u8]),
         flow: Flow,
         tx: TxId,
         out: &mut Effects,
@@ -190,17 +208,6 @@ impl B2bua {
         if !out.pool.takes_in(Stay::New) {
             return None;
         }
-        let mut room;
-        let routes = match request.msg.line(Name::RecordRoute) {
-            None => &b""[..],
-            Some(_) => {
-                room = [0; ROUTES_BYTES_MAX];
-                let mut w = Writer::new(&mut room);
-                let fits = put_route_set(&request.msg, false, &mut w);
-                let len = w.finish().filter(|_| fits)?;
-                &room[..len]
-            }
-        };
         let parts = Parts {
             call_id: request.call_id,
             local: request.to.raw,

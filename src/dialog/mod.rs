@@ -240,9 +240,10 @@ pub fn target_of(uri: &[u8]) -> &[u8] {
     }
 }
 
-/// Longest route set that is kept, bytes and elements.
-pub const ROUTES_BYTES_MAX: usize = 2_048;
-const ROUTES_MAX: usize = 16;
+/// Longest route set that is kept, bytes and elements: those of as many hops as Max-Forwards allows where nobody sets it lower
+/// (RFC 3261 §8.1.1.6).
+pub const ROUTES_BYTES_MAX: usize = 4_096;
+const ROUTES_MAX: usize = 70;
 
 /// Writes the route set that `message` gives its receiver: the Record-Route elements in order for who received the request
 /// (§12.1.1), in reverse for who sent it (§12.1.2). Returns `false` when there are more than can be kept.

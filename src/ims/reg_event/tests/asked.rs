@@ -44,7 +44,7 @@ fn what_cannot_be_a_subscription_is_refused_with_what_would_help() {
             "0",
         ),
         (
-            plain().with("Record-Route", format!("<sip:192.0.2.1;x={}>", "y".repeat(3_000))),
+            plain().with("Record-Route", format!("<sip:192.0.2.1;x={}>", "y".repeat(4_500))),
             400,
             "Content-Length",
             "0",
