@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,9 +92,16 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    // Nobody answers: it was left behind.
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
+    match std::fs::symlink_metadata(path) {
+        // Nobody answers: it was left behind.
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        // Whoever mistook the path wants to keep what is there.
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is there",
+            ));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -239,5 +246,25 @@ mod tests {
                 "{path} {authorization}"
             );
         }
+    }
+
+    #[test]
+    fn a_socket_that_was_left_behind_goes_and_any_other_file_stays() {
+        let directory = std::env::temp_dir().join(format!("ringway-listen-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        tokio_uring::start(async {
+            let file = directory.join("ringway.toml");
+            std::fs::write(&file, "shards = 1").expect("written");
+            let refused = unix(&file, Router::new()).await.err().expect("no socket");
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read_to_string(&file).expect("still there"), "shards = 1");
+            let left = directory.join("left.sock");
+            drop(std::os::unix::net::UnixListener::bind(&left).expect("bound"));
+            let socket = unix(&left, Router::new()).await.expect("in its place");
+            assert!(UnixStream::connect(&left).await.is_ok());
+            drop(socket);
+            assert!(!left.exists());
+        });
+        std::fs::remove_dir_all(&directory).expect("to be removed");
     }
 }
