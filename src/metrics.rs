@@ -243,6 +243,9 @@ pub struct Metrics {
     pub connections_stalled: Counter,
     pub datagrams_in: Counter,
     pub datagrams_out: Counter,
+    /// Receives of several datagrams of one peer at once (UDP_GRO), and the datagrams in them.
+    pub runs_in: Counter,
+    pub run_datagrams_in: Counter,
     /// Sends of several datagrams to one peer at once (UDP_SEGMENT), and the datagrams in them.
     pub runs_out: Counter,
     pub run_datagrams_out: Counter,

@@ -169,6 +169,14 @@ pub enum Segment {
     Off,
 }
 
+/// Whether what a peer sent together is received together (UDP_GRO).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gro {
+    /// Where the kernel does not choose the shard of each datagram.
+    Auto,
+    Off,
+}
+
 /// One line of JSON for each call that is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Records {
@@ -244,6 +252,7 @@ pub struct HistogramFiles {
 pub struct Udp {
     pub steering: Steering,
     pub segment: Segment,
+    pub gro: Gro,
 }
 
 /// Which kernel features the reactor may use: all that it finds, or only those of an older kernel.
@@ -325,6 +334,7 @@ impl Default for Config {
             udp: Udp {
                 steering: Steering::Auto,
                 segment: Segment::Auto,
+                gro: Gro::Auto,
             },
             timers: Timers {
                 t1: Duration::from_millis(500),

@@ -247,7 +247,7 @@ mod tests {
         let served = config("");
         let wanted = config(
             "listen = [\"127.0.0.1:5070\"]\nadvertise = [\"sip.example\"]\nshards = 2\ncpus = [1]\nkernel_level = \"5.10\"\n\
-             [log]\nformat = \"json\"\n[udp]\nsteering = \"off\"\nsegment = \"off\"\n[limits]\nmailbox_bytes = 2_000_000",
+             [log]\nformat = \"json\"\n[udp]\nsteering = \"off\"\nsegment = \"off\"\ngro = \"off\"\n[limits]\nmailbox_bytes = 2_000_000",
         );
         let result = reload(&served, &wanted);
         assert_eq!(result.config, served);
@@ -261,6 +261,7 @@ mod tests {
             "log.format",
             "udp.steering",
             "udp.segment",
+            "udp.gro",
             "limits.mailbox_bytes",
         ];
         assert_eq!(keys(&result.waiting), expected, "in the order of the schema");

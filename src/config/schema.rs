@@ -497,6 +497,21 @@ pub static KEYS: &[Key] = &[
                   by white space in a line of our own. \"off\": each leaves alone, as it was written.",
     },
     Key {
+        section: "udp",
+        name: "gro",
+        unit: "",
+        kind: Kind::Text {
+            expected: value::GRO,
+            get: |s| value::gro_text(s.config.udp.gro).to_owned(),
+            set: |s, text| {
+                s.config.udp.gro = value::gro(text)?;
+                Ok(())
+            },
+        },
+        meaning: "\"auto\": datagrams of one length that one peer sent together, or that a network card gathered, are received as \
+                  one (UDP_GRO), unless the kernel steers each to its shard. \"off\": each is received alone.",
+    },
+    Key {
         section: "timers",
         name: "t1_ms",
         unit: "milliseconds",

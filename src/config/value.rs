@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{KernelLevel, LogFormat, Origin, Segment, Steering};
+use super::{Gro, KernelLevel, LogFormat, Origin, Segment, Steering};
 use crate::msg::uri::{Scheme, Uri};
 use crate::wire::Transport;
 
@@ -328,6 +328,24 @@ pub fn segment_text(segment: Segment) -> &'static str {
     match segment {
         Segment::Auto => "auto",
         Segment::Off => "off",
+    }
+}
+
+/// What is taken for `udp.gro`.
+pub const GRO: &str = SEGMENT;
+
+pub fn gro(text: &str) -> Result<Gro, Wrong> {
+    match text {
+        "auto" => Ok(Gro::Auto),
+        "off" => Ok(Gro::Off),
+        _ => Err(near_miss(text, SEGMENTS.iter().copied()).and_then(did_you_mean)),
+    }
+}
+
+pub fn gro_text(gro: Gro) -> &'static str {
+    match gro {
+        Gro::Auto => "auto",
+        Gro::Off => "off",
     }
 }
 

@@ -238,6 +238,8 @@ pub const TOTALS: &[(&str, Pick)] = &[
     ("datagrams_received", |m| &m.datagrams_in),
     ("datagrams_sent", |m| &m.datagrams_out),
     ("datagrams_held", |m| &m.datagrams_held),
+    ("runs_received", |m| &m.runs_in),
+    ("run_datagrams_received", |m| &m.run_datagrams_in),
     ("runs_sent", |m| &m.runs_out),
     ("run_datagrams_sent", |m| &m.run_datagrams_out),
     ("runs_refused", |m| &m.runs_refused),

@@ -11,7 +11,7 @@ use crate::config::KernelLevel;
 pub const OLDEST: KernelLevel = KernelLevel { major: 5, minor: 10 };
 
 macro_rules! features {
-    ($($(#[$doc:meta])* $variant:ident: $name:literal, $major:literal . $minor:literal, $uses:expr, $stand_in:literal;)+) => {
+    ($($(#[$doc:meta])* $variant:ident: $name:literal, $major:literal . $minor:literal, $stand_in:literal;)+) => {
         /// Everything beyond what Linux 5.10 has for certain.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
@@ -30,11 +30,6 @@ macro_rules! features {
                 match self { $(Feature::$variant => KernelLevel { major: $major, minor: $minor },)+ }
             }
 
-            /// Whether this version of ringway makes use of it.
-            pub const fn is_used(self) -> bool {
-                match self { $(Feature::$variant => $uses,)+ }
-            }
-
             /// What is done without it.
             pub const fn stand_in(self) -> &'static str {
                 match self { $(Feature::$variant => $stand_in,)+ }
@@ -43,24 +38,21 @@ macro_rules! features {
     };
 }
 
-const USED: bool = true;
-const UNUSED: bool = false;
-
 features! {
-    ExtArg: "enter with a time-out (EXT_ARG)", 5 . 11, USED, "a TIMEOUT entry on the ring";
-    CqeSkip: "no completion on success (CQE_SKIP)", 5 . 17, USED, "the completion of a wake-up is ignored";
-    MsgRing: "message to another ring (MSG_RING)", 5 . 18, USED, "eventfd wakes the other shard";
-    SubmitAll: "submission goes on after an error (SUBMIT_ALL)", 5 . 18, USED, "the rest is submitted by the next turn";
-    CoopTaskrun: "no interrupt for completions (COOP_TASKRUN)", 5 . 19, USED, "the kernel interrupts the shard";
-    BufferRing: "ring of provided buffers (PBUF_RING)", 5 . 19, USED, "one shared buffer and plain recv";
-    MultishotAccept: "multishot ACCEPT", 5 . 19, USED, "POLL_ADD and accept4";
-    SingleIssuer: "one submitting thread (SINGLE_ISSUER)", 6 . 0, USED, "nothing";
-    MultishotRecv: "multishot RECV", 6 . 0, USED, "POLL_ADD and plain recv";
-    DeferTaskrun: "completions when asked for (DEFER_TASKRUN)", 6 . 1, USED, "COOP_TASKRUN";
-    UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, USED, "sendmmsg";
-    UdpGro: "several datagrams in one receive (UDP_GRO)", 5 . 0, UNUSED, "recvmmsg";
-    ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 5 . 3, USED, "mailbox to the owning shard";
-    TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, USED, "the time at which the turn began";
+    ExtArg: "enter with a time-out (EXT_ARG)", 5 . 11, "a TIMEOUT entry on the ring";
+    CqeSkip: "no completion on success (CQE_SKIP)", 5 . 17, "the completion of a wake-up is ignored";
+    MsgRing: "message to another ring (MSG_RING)", 5 . 18, "eventfd wakes the other shard";
+    SubmitAll: "submission goes on after an error (SUBMIT_ALL)", 5 . 18, "the rest is submitted by the next turn";
+    CoopTaskrun: "no interrupt for completions (COOP_TASKRUN)", 5 . 19, "the kernel interrupts the shard";
+    BufferRing: "ring of provided buffers (PBUF_RING)", 5 . 19, "one shared buffer and plain recv";
+    MultishotAccept: "multishot ACCEPT", 5 . 19, "POLL_ADD and accept4";
+    SingleIssuer: "one submitting thread (SINGLE_ISSUER)", 6 . 0, "nothing";
+    MultishotRecv: "multishot RECV", 6 . 0, "POLL_ADD and plain recv";
+    DeferTaskrun: "completions when asked for (DEFER_TASKRUN)", 6 . 1, "COOP_TASKRUN";
+    UdpSegment: "several datagrams in one send (UDP_SEGMENT)", 4 . 18, "sendmmsg";
+    UdpGro: "several datagrams in one receive (UDP_GRO)", 5 . 0, "recvmmsg";
+    ReuseportEbpf: "a program that picks the shard (REUSEPORT_EBPF)", 5 . 3, "mailbox to the owning shard";
+    TimestampNs: "arrival times (SO_TIMESTAMPNS)", 2 . 6, "the time at which the turn began";
 }
 
 /// What the kernel has, and what of it may be used.
@@ -145,9 +137,6 @@ impl Features {
     }
 
     fn use_of(&self, feature: Feature) -> &'static str {
-        if !feature.is_used() {
-            return "not yet";
-        }
         let used = self.has(feature)
             && match feature {
                 // The buffer ring serves multishot RECV alone.

@@ -28,6 +28,8 @@ const PORT_TRIES: usize = 32;
 /// The listening sockets of one shard, in the order of the listeners.
 pub struct ShardSockets {
     pub(super) sockets: Vec<BoundSocket>,
+    /// The kernel chooses the shard of each datagram.
+    pub(super) is_steered: bool,
 }
 
 pub(super) enum BoundSocket {
@@ -95,6 +97,7 @@ pub fn bind_all(cfg: &Config) -> Result<(Vec<Listener>, Vec<ShardSockets>), Bind
     let mut per_listener: Vec<_> = sockets.into_iter().map(Vec::into_iter).collect();
     let shard_sockets = (0..shards)
         .map(|_| ShardSockets {
+            is_steered: false,
             sockets: per_listener.iter_mut().filter_map(Iterator::next).collect(),
         })
         .collect();

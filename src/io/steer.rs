@@ -21,7 +21,7 @@ use crate::owner::OwnerKey;
 /// # Errors
 /// The kernel refuses the program or the maps, most likely because the process lacks CAP_BPF (CAP_SYS_ADMIN before 5.8). Listeners
 /// that it got to before are steered: that is as right as not to be.
-pub fn steer(shards: &[ShardSockets], key: &OwnerKey) -> io::Result<()> {
+pub fn steer(shards: &mut [ShardSockets], key: &OwnerKey) -> io::Result<()> {
     let listeners = shards.first().map_or(0, |shard| shard.sockets.len());
     for listener in 0..listeners {
         let sockets: Vec<&UdpSocket> = shards
@@ -34,6 +34,9 @@ pub fn steer(shards: &[ShardSockets], key: &OwnerKey) -> io::Result<()> {
         if sockets.len() > 1 {
             steer_group(&sockets, key)?;
         }
+    }
+    for shard in shards {
+        shard.is_steered = true;
     }
     Ok(())
 }

@@ -21,6 +21,10 @@ use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Event, Flow, ListenerId, Transport, TxOp};
 
+/// Datagrams that a turn takes from a listener where they come in runs, as the last turn foretells; at least so many runs.
+const TURN: usize = 2 * BATCH;
+const BATCH_MIN: usize = 4;
+
 /// Bytes that may wait for a socket whose send buffer is full; what comes on top is dropped and counted.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
@@ -47,6 +51,8 @@ struct UdpListener {
     socket: UdpSocket,
     /// There may be datagrams: nothing has said yet that there are none.
     readable: bool,
+    /// How much the next receive asks for: fewer where each is a run of many datagrams.
+    batch: usize,
     arrival: Arrival,
     /// What this turn sends, in order.
     queue: Vec<Outgoing>,
@@ -75,17 +81,22 @@ struct HeldDatagram {
 
 impl Udp {
     /// `makes_runs`: whether datagrams to one peer may leave together.
+    /// `takes_runs`: whether what came together may be received together.
     /// `has_stamps`: the kernel can say when a datagram came in.
     pub(super) fn new(
         sockets: Vec<Option<UdpSocket>>,
         makes_runs: bool,
+        takes_runs: bool,
         has_stamps: bool,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> io::Result<Udp> {
-        if has_stamps {
-            for socket in sockets.iter().flatten() {
-                socket_options::set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+        for fd in sockets.iter().flatten().map(AsRawFd::as_raw_fd) {
+            if has_stamps {
+                socket_options::set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+            }
+            if takes_runs {
+                socket_options::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
             }
         }
         let listeners = sockets
@@ -95,6 +106,7 @@ impl Udp {
                     socket,
                     // The first turn looks for itself, and then has the ring watch.
                     readable: true,
+                    batch: BATCH,
                     queue: Vec::new(),
                     arrival: Arrival::default(),
                     held: Held::default(),
@@ -139,42 +151,54 @@ impl Udp {
                 continue;
             };
             let fd = listener.socket.as_raw_fd();
-            let count = match self.receive.receive(fd) {
+            let asked = listener.batch;
+            let count = match self.receive.receive(fd, asked) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Nothing there; or an error that the socket reported this way and has forgotten now. The poll tells what comes next.
                 Err(_) => 0,
             };
-            self.metrics.datagrams_in.add(count as u64);
             if count > 0 {
                 let (read_at, date) = self.clock.now_and_date();
                 listener.arrival.batch_read(read_at, date);
             }
             let id = ListenerId(index as u16);
-            for datagram in 0..count {
-                match self.receive.datagram(datagram) {
-                    Some(received) => {
-                        let flow = Flow {
-                            transport: Transport::Udp,
-                            listener: id,
-                            peer: received.peer,
-                            conn: None,
-                        };
-                        sink(
-                            Event::Datagram {
-                                flow,
-                                bytes: received.bytes,
-                                received_at: listener.arrival.received_at(received.stamp).min(now),
-                            },
-                            now,
-                        );
-                    }
-                    None => self.metrics.dropped(DropReason::Garbage),
+            let mut datagrams = 0usize;
+            for at in 0..count {
+                let Some(received) = self.receive.received(at) else {
+                    self.metrics.dropped(DropReason::Garbage);
+                    datagrams += 1;
+                    continue;
+                };
+                let flow = Flow {
+                    transport: Transport::Udp,
+                    listener: id,
+                    peer: received.peer,
+                    conn: None,
+                };
+                let received_at = listener.arrival.received_at(received.stamp).min(now);
+                let before = datagrams;
+                for bytes in received.datagrams() {
+                    let event = Event::Datagram {
+                        flow,
+                        bytes,
+                        received_at,
+                    };
+                    sink(event, now);
+                    datagrams += 1;
                 }
+                if datagrams - before > 1 {
+                    self.metrics.runs_in.inc();
+                    self.metrics.run_datagrams_in.add((datagrams - before) as u64);
+                }
+            }
+            self.metrics.datagrams_in.add(datagrams as u64);
+            if let Some(each) = datagrams.checked_div(count) {
+                listener.batch = (TURN / each.max(1)).clamp(BATCH_MIN, BATCH);
             }
             // A full batch means that there may be more, which the next turn takes. A short one means that the socket is empty: only
             // then is it worth a poll.
-            if count < BATCH {
+            if count < asked {
                 listener.readable = false;
                 listener.arrival.drained();
                 ring.poll(fd, libc::POLLIN, Tag::new(Op::UdpReadable, index as u32, 0));

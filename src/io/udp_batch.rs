@@ -13,7 +13,8 @@ pub(super) const BATCH: usize = 64;
 /// Bytes for each: more than a datagram can hold (65,507 with IPv4), so that none is cut. Virtual memory, touched as needed.
 const DATAGRAM_BYTES: usize = 65_536;
 
-/// Room for what the kernel says besides the bytes of a datagram: the time stamp takes half of it.
+/// Room for what the kernel says besides the bytes of a datagram: the time stamp takes 32 bytes of it, the length of those in a
+/// run 24.
 const CONTROL_BYTES: usize = 64;
 
 /// The control data of one datagram, aligned as its headers want to be.
@@ -64,12 +65,25 @@ pub(super) struct ReceiveBatch {
     memory: Pages,
 }
 
-/// One received datagram.
+/// One received datagram, or several of one peer that came together.
 pub(super) struct Received<'a> {
     pub peer: SocketAddr,
-    pub bytes: &'a [u8],
+    bytes: &'a [u8],
+    /// The length of each but the last, where there are several (UDP_GRO).
+    each: Option<usize>,
     /// The date at which it reached the machine, nanoseconds since 1970, if the kernel was asked to say (SO_TIMESTAMPNS).
     pub stamp: Option<u64>,
+}
+
+impl<'a> Received<'a> {
+    /// The datagrams, in the order in which they were sent.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
+        let (bytes, each) = (self.bytes, self.each);
+        // An empty datagram is one too.
+        let alone = each.is_none().then_some(bytes);
+        let run = each.map(|each| bytes.chunks(each));
+        alone.into_iter().chain(run.into_iter().flatten())
+    }
 }
 
 impl ReceiveBatch {
@@ -95,8 +109,8 @@ impl ReceiveBatch {
         })
     }
 
-    /// Takes what is there, up to [`BATCH`] datagrams, without waiting.
-    pub(super) fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+    /// Takes what is there, up to `asked` datagrams or runs of them, without waiting.
+    pub(super) fn receive(&mut self, fd: RawFd, asked: usize) -> io::Result<usize> {
         // What the last call left is the length of what it said, not the room for it.
         for header in &mut self.headers.headers[..self.used] {
             header.msg_hdr.msg_namelen = RAW_ADDR_LEN;
@@ -109,7 +123,7 @@ impl ReceiveBatch {
             libc::recvmmsg(
                 fd,
                 self.headers.headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                asked.min(BATCH) as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -119,8 +133,8 @@ impl ReceiveBatch {
         Ok(count)
     }
 
-    /// Datagram `index` of the last call. `None` if it was cut or has no address, neither of which UDP over IP does.
-    pub(super) fn datagram(&self, index: usize) -> Option<Received<'_>> {
+    /// What the last call brought at `index`. `None` if it was cut or has no address, neither of which UDP over IP does.
+    pub(super) fn received(&self, index: usize) -> Option<Received<'_>> {
         let header = self.headers.headers.get(index)?;
         if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
@@ -129,16 +143,22 @@ impl ReceiveBatch {
         let len = (header.msg_len as usize).min(DATAGRAM_BYTES);
         // SAFETY: the kernel writes to the buffers only during `receive`, which needs this value mutably.
         let bytes = unsafe { self.memory.slice(index * DATAGRAM_BYTES, len) };
-        let stamp = self.stamp(index);
-        Some(Received { peer, bytes, stamp })
+        let mut received = Received {
+            peer,
+            bytes,
+            each: None,
+            stamp: None,
+        };
+        self.read_control(index, &mut received);
+        Some(received)
     }
 
-    /// The time stamp among the control data of datagram `index`.
+    /// Reads the control data of what came at `index`: when it came, and how it is to be cut.
     #[allow(
         clippy::unnecessary_cast,
         reason = "other C libraries have other integers here"
     )]
-    fn stamp(&self, index: usize) -> Option<u64> {
+    fn read_control(&self, index: usize, received: &mut Received<'_>) -> Option<()> {
         const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
         let len = self.headers.headers.get(index)?.msg_hdr.msg_controllen as usize;
         let mut rest = self.controls.get(index)?.0.get(..len)?;
@@ -146,20 +166,24 @@ impl ReceiveBatch {
             // SAFETY: as many bytes are there as are read, and integers take any value.
             let header = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
             let end = (header.cmsg_len as usize).max(HEADER_BYTES);
-            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_TIMESTAMPNS {
-                let data = rest.get(HEADER_BYTES..end)?;
-                if data.len() < size_of::<libc::timespec>() {
-                    return None;
+            let data = rest.get(HEADER_BYTES..end)?;
+            match (header.cmsg_level, header.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) if data.len() >= size_of::<libc::timespec>() => {
+                    // SAFETY: the same.
+                    let spec = unsafe { data.as_ptr().cast::<libc::timespec>().read_unaligned() };
+                    let seconds = u64::try_from(spec.tv_sec).ok()?;
+                    received.stamp = Some(seconds * 1_000_000_000 + u64::try_from(spec.tv_nsec).ok()?);
                 }
-                // SAFETY: the same.
-                let spec = unsafe { data.as_ptr().cast::<libc::timespec>().read_unaligned() };
-                return Some(
-                    u64::try_from(spec.tv_sec).ok()? * 1_000_000_000 + u64::try_from(spec.tv_nsec).ok()?,
-                );
+                (libc::SOL_UDP, libc::UDP_GRO) if data.len() >= size_of::<libc::c_int>() => {
+                    // SAFETY: the same.
+                    let each = unsafe { data.as_ptr().cast::<libc::c_int>().read_unaligned() };
+                    received.each = usize::try_from(each).ok().filter(|each| *each > 0);
+                }
+                _ => {}
             }
             rest = rest.get(end.next_multiple_of(size_of::<usize>())..)?;
         }
-        None
+        Some(())
     }
 }
 

@@ -35,7 +35,7 @@ use super::tcp::{Cx, Tcp};
 use super::tcp_receive::Receiver;
 use super::udp::Udp;
 use super::waker::Wakers;
-use crate::config::{Config, Limits, Segment};
+use crate::config::{Config, Gro, Limits, Segment};
 use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Effect, Effects, Event, SHARDS_MAX, ShardId, Transport};
@@ -113,9 +113,13 @@ impl Uring {
             Receiver::plain()
         };
         let makes_runs = features.has(Feature::UdpSegment) && cfg.udp.segment == Segment::Auto;
+        // What is gathered goes to one shard as a whole: to that of its first datagram, where the kernel looks for each one's.
+        let takes_runs =
+            features.has(Feature::UdpGro) && cfg.udp.gro == Gro::Auto && !sockets.is_steered;
         let udp = Udp::new(
             datagrams,
             makes_runs,
+            takes_runs,
             features.has(Feature::TimestampNs),
             clock,
             Arc::clone(&metrics),

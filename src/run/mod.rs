@@ -59,11 +59,11 @@ impl Server {
             Some(level) => features.limited_to(level),
             None => features,
         };
-        let (listeners, sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
+        let (listeners, mut sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
         cfg.listeners.clone_from(&listeners);
         let cfg = Arc::new(cfg);
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
-        steer_datagrams(&cfg, &features, &sockets, &keys);
+        steer_datagrams(&cfg, &features, &mut sockets, &keys);
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
@@ -166,7 +166,7 @@ impl Server {
 }
 
 /// Where the kernel may choose the shard of a datagram, it does from now on; else the mailbox brings it there, and the log says why.
-fn steer_datagrams(cfg: &Config, features: &Features, sockets: &[ShardSockets], keys: &Keys) {
+fn steer_datagrams(cfg: &Config, features: &Features, sockets: &mut [ShardSockets], keys: &Keys) {
     let has_udp = cfg
         .listeners
         .iter()

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc;
 
-use ringway::config::{Listener, Segment};
+use ringway::config::{Gro, Listener, Segment};
 use ringway::metrics::DropReason;
 use ringway::pool::Marks;
 use ringway::wire::{CloseReason, ListenerId, Transport};
@@ -20,6 +20,7 @@ at_every_level!(
     shards_on_one_address_share_the_datagrams,
     what_finds_the_send_buffer_full_leaves_later_and_in_order,
     what_waits_for_one_peer_leaves_in_runs_and_in_order,
+    what_was_sent_in_runs_is_received_in_runs_and_in_order,
     lengths_are_made_equal_by_white_space_where_it_is_marked,
     a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer,
     a_datagram_counts_as_received_when_it_came_not_when_it_was_read,
@@ -286,6 +287,53 @@ fn what_waits_for_one_peer_leaves_in_runs_and_in_order(level: Level) {
             }
             assert_eq!(metrics.runs_refused.get(), 0);
             server.stop();
+        }
+    }
+}
+
+fn what_was_sent_in_runs_is_received_in_runs_and_in_order(level: Level) {
+    for gro in [Gro::Auto, Gro::Off] {
+        for ip in [LOOPBACK, LOOPBACK_6] {
+            if ip == LOOPBACK_6 && !has_ipv6() {
+                continue;
+            }
+            let mut cfg = config(ip);
+            cfg.udp.gro = gro;
+            let receiver = Server::start(level, &cfg, listen);
+            let sender = Server::start(level, &config(ip), listen);
+            // Runs of one length, shorter ones behind them, lone ones, an empty one, and more than a turn takes.
+            let message = |number: usize| {
+                let len = match number % 100 {
+                    0..80 => 500,
+                    80 => 20,
+                    81 => 0,
+                    82 => 5_000,
+                    _ => 700,
+                };
+                pattern(len, number as u64)
+            };
+            let flow = flow_to(Transport::Udp, receiver.addr());
+            for turn in 0..10 {
+                let orders = (0..200).map(|number| send(flow, &message(200 * turn + number), None));
+                sender.order(0, orders.collect());
+                for number in 0..200 {
+                    let got = receiver.wait_for(0, |seen| match seen {
+                        Seen::Datagram { bytes, .. } => Some(bytes.clone()),
+                        _ => None,
+                    });
+                    assert!(got == message(200 * turn + number), "{turn}: {number} of {}", got.len());
+                }
+            }
+            receiver.until("counted", |server| server.metrics(0).datagrams_in.get() == 2_000);
+            let metrics = receiver.metrics(0);
+            let (runs, in_runs) = (metrics.runs_in.get(), metrics.run_datagrams_in.get());
+            match gro {
+                Gro::Auto => assert!(runs > 0 && in_runs >= 2 * runs, "{runs} {in_runs}"),
+                Gro::Off => assert_eq!((runs, in_runs), (0, 0)),
+            }
+            assert_eq!(metrics.drops[DropReason::Garbage as usize].get(), 0);
+            sender.stop();
+            receiver.stop();
         }
     }
 }
