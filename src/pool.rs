@@ -91,6 +91,8 @@ pub enum Stay {
     Partial,
     /// A new subscriber, subscription or call.
     New,
+    /// A request that begins something: what answers it is kept for as long as it may come again.
+    Request,
 }
 
 impl Stay {
@@ -99,6 +101,7 @@ impl Stay {
         match self {
             Stay::Partial => 4,
             Stay::New => 6,
+            Stay::Request => 7,
         }
     }
 }
@@ -167,22 +170,8 @@ impl Pool {
         let first = CLASS_BYTES.iter().position(|&bytes| bytes >= len_min)?;
         let mut class_index = first;
         loop {
-            let class = &mut self.classes[class_index];
-            if let Some(index) = class.free.pop() {
-                let bytes = class.buffers[index as usize]
-                    .bytes
-                    .take()
-                    .expect("a free buffer is in its place");
-                self.in_use += 1;
-                self.in_use_bytes += CLASS_BYTES[class_index];
-                return Some(Draft {
-                    id: BufId((class_index as u32) << CLASS_SHIFT | index),
-                    bytes,
-                });
-            }
-            if self.allocated_bytes + CLASS_BYTES[class_index] <= self.limit_bytes {
-                self.grow(class_index);
-                continue;
+            if let Some(draft) = self.draft_of(class_index) {
+                return Some(draft);
             }
             // At the limit a free buffer of a larger class serves rather than none, and free ones of smaller classes make room.
             match (class_index + 1..CLASS_BYTES.len()).find(|&i| !self.classes[i].free.is_empty()) {
@@ -194,6 +183,28 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// A free buffer of this class, or a new one where the limit allows.
+    fn draft_of(&mut self, class_index: usize) -> Option<Draft> {
+        if self.classes[class_index].free.is_empty() {
+            if self.allocated_bytes + CLASS_BYTES[class_index] > self.limit_bytes {
+                return None;
+            }
+            self.grow(class_index);
+        }
+        let class = &mut self.classes[class_index];
+        let index = class.free.pop()?;
+        let bytes = class.buffers[index as usize]
+            .bytes
+            .take()
+            .expect("a free buffer is in its place");
+        self.in_use += 1;
+        self.in_use_bytes += CLASS_BYTES[class_index];
+        Some(Draft {
+            id: BufId((class_index as u32) << CLASS_SHIFT | index),
+            bytes,
+        })
     }
 
     /// Gives free buffers back to the system until there is room for `bytes` more. `false`: there are not enough.
@@ -236,10 +247,23 @@ impl Pool {
         class.free.push(index);
     }
 
-    /// Puts a written draft in its place with one reference, holding its first bytes as far as they were written.
+    /// Puts a written draft in its place with one reference, holding its first bytes as far as they were written. What fills less than
+    /// half of its buffer moves to a smaller one: drafts are as long as a message may become, and most are kept for long.
     pub fn commit(&mut self, draft: Draft, written: impl Into<Written>) -> BufId {
-        let Written { len, marks } = written.into();
-        assert!(len <= draft.bytes.len());
+        let written = written.into();
+        assert!(written.len <= draft.bytes.len());
+        let fitting = CLASS_BYTES.iter().position(|&bytes| bytes >= written.len);
+        if let Some(class) = fitting.filter(|&class| 2 * CLASS_BYTES[class] <= draft.bytes.len())
+            && let Some(mut smaller) = self.draft_of(class)
+        {
+            smaller.bytes[..written.len].copy_from_slice(&draft.bytes[..written.len]);
+            self.discard(draft);
+            return self.keep(smaller, written);
+        }
+        self.keep(draft, written)
+    }
+
+    fn keep(&mut self, draft: Draft, Written { len, marks }: Written) -> BufId {
         *self.buffer_mut(draft.id) = Buffer {
             bytes: Some(draft.bytes),
             used_bytes: len as u32,
@@ -251,7 +275,7 @@ impl Pool {
 
     /// Gives a draft back unwritten.
     pub fn discard(&mut self, draft: Draft) {
-        let id = self.commit(draft, 0);
+        let id = self.keep(draft, Written::default());
         self.release(id);
     }
 
@@ -421,6 +445,34 @@ mod tests {
             pool.release(id);
         }
         assert_eq!((pool.in_use(), pool.in_use_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_short_message_does_not_keep_a_long_buffer() {
+        let mut pool = Pool::new(1 << 20);
+        let mut draft = pool.draft(1_500).expect("room");
+        draft.bytes[..5].copy_from_slice(b"short");
+        let mut marks = Marks::default();
+        marks.mark_padding(3);
+        let id = pool.commit(draft, Written { len: 5, marks });
+        assert_eq!(
+            (pool.get(id), pool.marks(id), pool.in_use()),
+            (&b"short"[..], marks, 1)
+        );
+        assert_eq!(pool.in_use_bytes, CLASS_BYTES[0]);
+        // More than half of it stays where it is.
+        let draft = pool.draft(1_500).expect("room");
+        let long = pool.commit(draft, 800);
+        assert_eq!(pool.in_use_bytes, CLASS_BYTES[0] + CLASS_BYTES[4]);
+        pool.release(long);
+        pool.release(id);
+        // Where no smaller one can be had the long one serves, and that is no refusal.
+        let mut pool = Pool::new(CLASS_BYTES[4]);
+        let draft = pool.draft(1_500).expect("room");
+        let id = pool.commit(draft, 5);
+        assert_eq!((pool.in_use_bytes, pool.refused()), (CLASS_BYTES[4], 0));
+        pool.release(id);
+        assert_eq!(pool.in_use(), 0);
     }
 
     #[test]

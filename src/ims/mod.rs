@@ -71,7 +71,7 @@ impl Ims {
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        let Some(tx) = stack.open_server(request, key, flow, now) else {
+        let Some(tx) = stack.open_server(request, key, flow, now, &mut out.pool) else {
             stack.metrics.dropped(DropReason::TransactionsFull);
             let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
             stack.respond_stateless(

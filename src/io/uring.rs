@@ -114,8 +114,7 @@ impl Uring {
         };
         let makes_runs = features.has(Feature::UdpSegment) && cfg.udp.segment == Segment::Auto;
         // What is gathered goes to one shard as a whole: to that of its first datagram, where the kernel looks for each one's.
-        let takes_runs =
-            features.has(Feature::UdpGro) && cfg.udp.gro == Gro::Auto && !sockets.is_steered;
+        let takes_runs = features.has(Feature::UdpGro) && cfg.udp.gro == Gro::Auto && !sockets.is_steered;
         let udp = Udp::new(
             datagrams,
             makes_runs,

@@ -197,7 +197,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        let Some(tx) = stack.open_server(request, key, flow, now) else {
+        let Some(tx) = stack.open_server(request, key, flow, now, &mut out.pool) else {
             refuse_full(stack, request, flow, out);
             return None;
         };

@@ -177,7 +177,7 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(tx) = stack.open_server(cancel, key, flow, now) else {
+        let Some(tx) = stack.open_server(cancel, key, flow, now, &mut out.pool) else {
             super::refuse_full(stack, cancel, flow, out);
             return;
         };

@@ -13,7 +13,7 @@ use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, Table, scan};
 use crate::msg::status::reason_phrase;
-use crate::pool::BufId;
+use crate::pool::{BufId, Pool, Stay};
 use crate::port::ConfigId;
 use crate::slots::{Id, Slots};
 use crate::tap::Tap;
@@ -219,8 +219,20 @@ impl Stack {
         Known::Absorbed
     }
 
-    /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room.
-    pub fn open_server(&mut self, request: &Request<'_>, key: Key, flow: Flow, now: Instant) -> Option<TxId> {
+    /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room. Where buffers are scarce, what
+    /// belongs to a dialog or ends an INVITE has room yet.
+    pub fn open_server(
+        &mut self,
+        request: &Request<'_>,
+        key: Key,
+        flow: Flow,
+        now: Instant,
+        pool: &mut Pool,
+    ) -> Option<TxId> {
+        let begins = request.to_tag.is_none() && request.method != Method::Cancel;
+        if begins && !pool.takes_in(Stay::Request) {
+            return None;
+        }
         let machine = match request.method {
             Method::Invite => Machine::Ist(ist::State::Proceeding),
             _ => Machine::Nist(nist::State::Trying),

@@ -321,7 +321,11 @@ fn what_was_sent_in_runs_is_received_in_runs_and_in_order(level: Level) {
                         Seen::Datagram { bytes, .. } => Some(bytes.clone()),
                         _ => None,
                     });
-                    assert!(got == message(200 * turn + number), "{turn}: {number} of {}", got.len());
+                    assert!(
+                        got == message(200 * turn + number),
+                        "{turn}: {number} of {}",
+                        got.len()
+                    );
                 }
             }
             receiver.until("counted", |server| server.metrics(0).datagrams_in.get() == 2_000);
