@@ -17,6 +17,9 @@ const WAYS: usize = 4;
 /// Addresses that one table has room for.
 pub const PEERS_MAX: usize = SETS * WAYS;
 
+/// What RFC 4291 §2.5.5.2 puts before an IPv4 address.
+const MAPPED: u128 = 0xffff << 32;
+
 /// Messages that one address sent and was sent. No less: those before it had its place in the table are not among them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerCount {
@@ -28,7 +31,7 @@ pub struct PeerCount {
 /// Two to a cache line.
 #[derive(Clone, Copy, Default, Debug)]
 struct Place {
-    /// The address, of IPv4 as RFC 4291 §2.5.5.2 maps it. 0, which no peer has: the place is free.
+    /// The address, of IPv4 as mapped. 0, which no peer has: the place is free.
     key: u128,
     received: u32,
     sent: u32,
@@ -47,7 +50,8 @@ impl Place {
 /// Messages by peer address, since the control thread last took them.
 #[derive(Debug)]
 pub struct Peers {
-    hasher: RandomState,
+    /// By which an address has its set.
+    keys: [u64; 2],
     sets: [[Place; WAYS]; SETS],
 }
 
@@ -58,10 +62,11 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// A table whose addresses have their sets by `hasher`.
+    /// A table whose addresses have their sets by keys that `hasher` gives.
     pub fn new(hasher: RandomState) -> Peers {
         Peers {
-            hasher,
+            // Neither factor of the hash is mostly 0.
+            keys: [hasher.hash_one(0), hasher.hash_one(1) | 1],
             sets: [[Place::default(); WAYS]; SETS],
         }
     }
@@ -80,11 +85,11 @@ impl Peers {
 
     fn place(&mut self, ip: IpAddr) -> &mut Place {
         let key = match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        }
-        .to_bits();
-        let set = &mut self.sets[(self.hasher.hash_one(key) >> (u64::BITS - SET_BITS)) as usize];
+            // As `to_ipv6_mapped` has it, without the way over bytes.
+            IpAddr::V4(v4) => MAPPED | u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let set = &mut self.sets[self.set(key)];
         let way = match set.iter().position(|place| place.key == key) {
             Some(way) => way,
             None => {
@@ -104,6 +109,14 @@ impl Peers {
             }
         };
         &mut set[way]
+    }
+
+    /// One multiplication under secret keys, folded: it is enough to choose a set by, and a third of what a hash for all purposes takes.
+    fn set(&self, key: u128) -> usize {
+        let (low, high) = (key as u64 ^ self.keys[0], (key >> 64) as u64 ^ self.keys[1]);
+        let product = u128::from(low) * u128::from(high);
+        let folded = product as u64 ^ (product >> 64) as u64;
+        (folded >> (u64::BITS - SET_BITS)) as usize
     }
 
     /// Those that have a place, in no order.

@@ -23,6 +23,8 @@ const FIGURE_WIDTH: u16 = 24;
 const PANEL_HEIGHT_MIN: u16 = 3;
 /// Rows of a table beside its cells: title and heading.
 const PANEL_FRAME: u16 = 2;
+/// Of a long table no more is printed as text than this: the busiest twenty peers.
+const TEXT_PANEL_HEIGHT_MAX: u16 = 20 + PANEL_FRAME + 1;
 /// The curve of the rate stands where the screen is as high as this.
 const CURVE_FROM_HEIGHT: u16 = 24;
 const CURVE_HEIGHT: u16 = 3;
@@ -36,7 +38,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let area = frame.area();
     let figures = view.figures.as_ref();
     let curve = if area.height >= CURVE_FROM_HEIGHT {
-        CURVE_HEIGHT
+        curve_height(view)
     } else {
         0
     };
@@ -71,18 +73,19 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     }
 }
 
-/// `view` as lines of text, `width` wide and as many as it takes.
+/// `view` as lines of text, `width` wide and about as many as it takes.
 pub fn text(view: &View, width: u16) -> String {
     let height_of = |parts: &[Part]| {
         let panels = (view.figures.iter()).flat_map(|figures| panels(parts, figures, view));
-        panels.fold(0, |sum: u16, panel| sum.saturating_add(wanted(&panel)))
+        let heights = panels.map(|panel| wanted(&panel).min(TEXT_PANEL_HEIGHT_MAX));
+        heights.fold(0, u16::saturating_add)
     };
     let body = if width >= TWO_COLUMNS {
         height_of(&LEFT).max(height_of(&RIGHT))
     } else {
         height_of(&Part::ALL)
     };
-    let height = (2 + headline_height(width) + CURVE_HEIGHT).saturating_add(body);
+    let height = (2 + headline_height(width) + curve_height(view)).saturating_add(body);
     let mut terminal = match Terminal::new(TestBackend::new(width, height)) {
         Ok(terminal) => terminal,
         Err(never) => match never {},
@@ -191,7 +194,15 @@ fn headline_lines(figures: &Figures, width: u16) -> Vec<Line<'static>> {
         .collect()
 }
 
+/// One rate alone is no curve.
+fn curve_height(view: &View) -> u16 {
+    if view.rates.len() > 1 { CURVE_HEIGHT } else { 0 }
+}
+
 fn draw_curve(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    if area.is_empty() {
+        return;
+    }
     let shown = usize::from(area.width).min(view.rates.len());
     let rates: Vec<u64> = view.rates.range(view.rates.len() - shown..).copied().collect();
     let most = rates.iter().max().copied().unwrap_or_default();
