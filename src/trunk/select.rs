@@ -210,6 +210,52 @@ mod tests {
         assert_eq!(ordered(&all, draw(Select::LeastCalls, 7)), [1, 0, 2, 3]);
     }
 
+    #[test]
+    fn a_destination_that_goes_leaves_its_share_to_the_others_by_their_weights() {
+        const CALLS: u32 = 30_000;
+        let all = [candidate(0, 1, 1), candidate(1, 1, 2), candidate(2, 1, 3)];
+        let rest = [all[0], all[1]];
+        let (mut moved, mut to) = (0u32, [0u32; 3]);
+        for n in 0..CALLS {
+            let before = ordered(&all, draw(Select::Hash, n))[0];
+            let after = ordered(&rest, draw(Select::Hash, n))[0];
+            if before != after {
+                assert_eq!(before, 2, "a call moved that need not");
+                moved += 1;
+                to[after] += 1;
+            }
+        }
+        // Half of all calls were its own; they go to the others one to two.
+        assert!(moved.abs_diff(CALLS / 2) < 500, "{moved}");
+        assert!(to[0].abs_diff(CALLS / 6) < 400, "{to:?}");
+    }
+
+    #[test]
+    fn one_call_always_goes_to_one_destination_by_its_call_id() {
+        let all: Vec<_> = (0..5).map(|index| candidate(index, 1, 1)).collect();
+        for n in 0..100 {
+            let hash = |turn, seed| Draw {
+                turn,
+                random: Random::new(seed),
+                ..draw(Select::Hash, n)
+            };
+            assert_eq!(ordered(&all, hash(1, 7)), ordered(&all, hash(99, 8)));
+        }
+    }
+
+    #[test]
+    fn turns_go_on_where_their_count_begins_anew() {
+        let all = [candidate(0, 1, 1), candidate(1, 1, 1)];
+        let first = |turn| {
+            let draw = Draw {
+                turn,
+                ..draw(Select::RoundRobin, 0)
+            };
+            ordered(&all, draw)[0]
+        };
+        assert_eq!([u32::MAX - 1, u32::MAX, 0, 1].map(first), [0, 1, 0, 1]);
+    }
+
     fn trunk() -> impl Strategy<Value = Vec<Candidate>> {
         prop::collection::vec((1u16..3, 0u16..20, any::<bool>(), 0u32..9), 1..DESTINATIONS_MAX).prop_map(
             |list| {
@@ -234,6 +280,27 @@ mod tests {
             sorted.sort_unstable();
             prop_assert_eq!(sorted, (0..all.len()).collect::<Vec<_>>());
             prop_assert!(order.is_sorted_by_key(|index| (all[*index].is_suspect, all[*index].priority)));
+        }
+
+        #[test]
+        fn the_one_with_the_fewest_calls_for_its_weight_comes_first(all in trunk(), n: u32) {
+            let first = all[ordered(&all, draw(Select::LeastCalls, n))[0]];
+            let rivals = all.iter().filter(|one| {
+                (one.is_suspect, one.priority) == (first.is_suspect, first.priority) && one.weight > 0
+            });
+            for rival in rivals {
+                prop_assert!(first.weight > 0);
+                prop_assert!(u64::from(first.calls) * u64::from(rival.weight) <= u64::from(rival.calls) * u64::from(first.weight));
+            }
+        }
+
+        #[test]
+        fn as_many_turns_as_destinations_give_each_one_call(count in 1u8..(DESTINATIONS_MAX as u8), from in 0u32..1_000_000) {
+            let all: Vec<_> = (0..count).map(|index| candidate(index, 1, 1)).collect();
+            let firsts = (0..u32::from(count)).map(|turn| ordered(&all, draw(Select::RoundRobin, from + turn))[0]);
+            let mut firsts: Vec<_> = firsts.collect();
+            firsts.sort_unstable();
+            prop_assert_eq!(firsts, (0..usize::from(count)).collect::<Vec<_>>());
         }
 
         /// What makes a hash consistent: taking one away leaves the order of all others as it was.
