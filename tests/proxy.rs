@@ -602,3 +602,53 @@ fn at_its_limits_it_answers_503_and_leaves_nothing() {
     assert_eq!(world.drops(DropReason::TransactionsFull), 1);
     ends_empty(world);
 }
+
+/// RFC 7339 §5.2: whoever asks is told of this server, by what it says itself and by what others answer.
+#[test]
+fn who_asks_for_the_load_is_told_of_it_hop_by_hop() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        world.advance(1_000);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        let via = format!("{};oc;oc-algo=\"loss\"", invite.text("Via"));
+        let invite = invite.setting("Via", &via);
+        let told = |answer: &Message| {
+            let via = answer.top_via();
+            assert!(
+                via.contains(";oc=0;oc-algo=\"loss\";oc-validity=0;oc-seq="),
+                "{via}"
+            );
+            assert_eq!(answer.get_all("Via").len(), 1);
+            assert_eq!(via.matches("oc-algo").count(), 1, "{via}");
+        };
+        world.udp(ALICE, &invite);
+        told(&world.response(ALICE, 100));
+        let there = world.request(BOB, "INVITE");
+        world.udp(BOB, &reply(&there, 180, "b", BOB));
+        told(&world.response(ALICE, 180));
+        // What came from further down says nothing here.
+        let busy = reply(&there, 486, "b", BOB);
+        let text = String::from_utf8(busy.to_bytes()).expect("text");
+        let text = text.replace(
+            ";oc;oc-algo=\"loss\"",
+            ";oc=77;oc-algo=\"loss\";oc-seq=9.5;oc-validity=9",
+        );
+        world.udp_bytes(BOB, text.as_bytes());
+        world.request(BOB, "ACK");
+        let busy = world.response(ALICE, 486);
+        told(&busy);
+        world.udp(ALICE, &ack_of(&invite, &busy));
+        // An answer of our own, from what was forwarded.
+        let silent = messages::invite("alice", ALICE, "sip:bob@example.com", "c2");
+        let via = format!("{};oc;oc-algo=\"loss\"", silent.text("Via"));
+        let silent = silent.setting("Via", &via);
+        world.udp(ALICE, &silent);
+        told(&world.response(ALICE, 100));
+        world.advance(33_000);
+        let late = world.response(ALICE, 408);
+        told(&late);
+        world.udp(ALICE, &ack_of(&silent, &late));
+        world.forget_waiting();
+        ends_empty(world);
+    });
+}

@@ -1,8 +1,6 @@
 //! What is kept of a request so that its responses can be written when they come: RFC 3261 §8.2.6.2.
 
-use std::net::SocketAddr;
-
-use crate::msg::build::{self, Writer};
+use crate::msg::build::{self, WayBack, Writer};
 use crate::msg::name::Name;
 use crate::msg::request::Request;
 use crate::pool::{BufId, Pool};
@@ -32,12 +30,12 @@ pub struct Lines<'a> {
     pub has_to_tag: bool,
 }
 
-/// What completing the topmost Via may add to it: `received`, and a port behind `rport`.
-const VIA_SLACK: usize = 80;
+/// What completing the topmost Via may add to it: `received`, a port behind `rport`, and the load of this server.
+const VIA_SLACK: usize = 160;
 
 impl Asked {
-    /// `source`: where the request really came from. `None` when the pool has no buffer.
-    pub fn keep(request: &Request<'_>, source: SocketAddr, pool: &mut Pool) -> Option<Asked> {
+    /// `back`: as it is when the request comes, for all its answers: RFC 7339 §4.4 tells old values by their number. `None` when the pool has no buffer.
+    pub fn keep(request: &Request<'_>, back: WayBack, pool: &mut Pool) -> Option<Asked> {
         const NAMES: [Name; LINES] = [
             Name::Via,
             Name::RecordRoute,
@@ -58,7 +56,7 @@ impl Asked {
         let mut ends = [0; LINES];
         for (name, end) in NAMES.into_iter().zip(&mut ends) {
             match name {
-                Name::Via => build::put_via_lines(&mut w, request, source),
+                Name::Via => build::put_via_lines(&mut w, request, back),
                 _ => {
                     for line in msg.lines_of(name) {
                         w.put(&msg.bytes[line.start as usize..line.value.end as usize]);

@@ -145,7 +145,7 @@ impl B2bua {
         other.local_cseq += 1;
         let cseq = other.local_cseq;
         let source = stack.source_of(tx).ok_or(FULL)?;
-        let asked = Asked::keep(request, source, &mut out.pool).ok_or(FULL)?;
+        let asked = Asked::keep(request, stack.way_back(source), &mut out.pool).ok_or(FULL)?;
         let exchange = self.add_exchange(Exchange {
             call,
             server: Some(tx),

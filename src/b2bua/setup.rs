@@ -217,7 +217,7 @@ impl B2bua {
             target,
             routes,
         };
-        let asked = Asked::keep(request, stack.source_of(tx)?, &mut out.pool)?;
+        let asked = Asked::keep(request, stack.way_back(stack.source_of(tx)?), &mut out.pool)?;
         let Some(dialog) = Dialog::new(&parts, &mut out.pool) else {
             asked.release(&mut out.pool);
             return None;

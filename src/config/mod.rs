@@ -117,6 +117,8 @@ pub struct Overload {
     pub retry_after_s: u32,
     /// Most 503s for each request that is admitted; what is beyond is dropped.
     pub refusals_per_admitted: u32,
+    /// Whether those who obey RFC 7339 are told how much less to send.
+    pub feedback: bool,
 }
 
 /// RFC 3261 §10.
@@ -370,6 +372,7 @@ impl Default for Config {
                 target: Duration::from_millis(10),
                 retry_after_s: 5,
                 refusals_per_admitted: 3,
+                feedback: true,
             },
             registrar: Registrar {
                 expires_default_s: 600_000,

@@ -717,6 +717,14 @@ pub static KEYS: &[Key] = &[
                   cost time too; over TCP every refusal is answered.",
     },
     Key {
+        section: "overload",
+        name: "feedback",
+        unit: "",
+        kind: switch!(overload.feedback),
+        meaning: "Whether answers to those who ask for it (RFC 7339: oc and oc-algo=\"loss\" in their Via) tell what part of their requests they \
+                  should leave out. Nobody else is told.",
+    },
+    Key {
         section: "registrar",
         name: "expires_default_s",
         unit: "seconds",

@@ -171,8 +171,9 @@ fn accept(
         .sum();
     let size = request.msg.head_end() as usize + contacts_size + service_route_size + OK_OVERHEAD;
     let tag = stack.stateless_tag();
+    let back = stack.way_back(source);
     let buf = stack.write(size, out, |w, pool| {
-        build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
+        build::response_head(w, request, 200, reason_phrase(200), Some(&tag), back);
         registrar::put_contacts(&ims.location, key, gruus, pool, now, w);
         registrar::put_path(request, w);
         registrar::put_outbound(&stack.cfg, request, w);

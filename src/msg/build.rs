@@ -140,6 +140,32 @@ pub fn status_line(w: &mut Writer<'_>, status: u16, reason: &str) {
         .crlf();
 }
 
+/// The load of a server, as it tells those who obey: RFC 7339 §4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Percent of the requests that are not to be sent.
+    pub loss: u8,
+    /// How long that holds; 0 where nothing is asked for (§5.7).
+    pub validity_ms: u32,
+    /// Grows with each new value: milliseconds.
+    pub seq_ms: u64,
+}
+
+/// What the topmost Via of an answer says beyond that of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WayBack {
+    /// Where the request really came from.
+    pub peer: SocketAddr,
+    /// `None`: nobody is told.
+    pub load: Option<Load>,
+}
+
+impl From<SocketAddr> for WayBack {
+    fn from(peer: SocketAddr) -> WayBack {
+        WayBack { peer, load: None }
+    }
+}
+
 /// Begins an answer to `req`: status line, Via lines, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2), and a 100's Timestamp.
 ///
 /// Header lines keep the spelling they came with. To gets `to_tag` when that is given and To has none. The caller adds what
@@ -150,11 +176,11 @@ pub fn response_head(
     status: u16,
     reason: &str,
     to_tag: Option<&[u8]>,
-    peer: SocketAddr,
+    back: impl Into<WayBack>,
 ) {
     status_line(w, status, reason);
     let to_tag = to_tag.filter(|_| req.to_tag.is_none());
-    answer_lines(w, req.msg, &req.via, status, to_tag, peer);
+    answer_lines(w, req.msg, &req.via, status, to_tag, back.into());
 }
 
 /// The same for a request that is malformed. `reason` writes the reason phrase.
@@ -164,18 +190,18 @@ pub fn response_head_salvaged(
     status: u16,
     reason: impl FnOnce(&mut Writer<'_>),
     to_tag: Option<&[u8]>,
-    peer: SocketAddr,
+    back: impl Into<WayBack>,
 ) {
     w.put(b"SIP/2.0 ").num(u64::from(status)).put(b" ");
     reason(w);
     w.crlf();
     let to_tag = to_tag.filter(|_| salvage.to_takes_tag);
-    answer_lines(w, salvage.msg, &salvage.via, status, to_tag, peer);
+    answer_lines(w, salvage.msg, &salvage.via, status, to_tag, back.into());
 }
 
-/// The Via lines of an answer to `req`, the topmost completed for the way back to `peer`.
-pub fn put_via_lines(w: &mut Writer<'_>, req: &Request<'_>, peer: SocketAddr) {
-    via_lines(w, req.msg, &req.via, peer);
+/// The Via lines of an answer to `req`, the topmost completed for the way back.
+pub fn put_via_lines(w: &mut Writer<'_>, req: &Request<'_>, back: impl Into<WayBack>) {
+    via_lines(w, req.msg, &req.via, back.into());
 }
 
 /// Ends a message that has no body.
@@ -199,9 +225,9 @@ fn answer_lines(
     top: &Via<'_>,
     status: u16,
     to_tag: Option<&[u8]>,
-    peer: SocketAddr,
+    back: WayBack,
 ) {
-    via_lines(w, msg, top, peer);
+    via_lines(w, msg, top, back);
     if let Some(from) = msg.line(Name::From) {
         line_with(w, msg, from, b"", b"");
     }
@@ -234,12 +260,15 @@ fn line_with(w: &mut Writer<'_>, msg: Message<'_>, line: &Line, name: &[u8], val
         .crlf();
 }
 
-fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, peer: SocketAddr) {
+fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, back: WayBack) {
     let mut lines = msg.lines_of(Name::Via);
     if let Some(first) = lines.next() {
         let element = msg.span_of(top.raw);
         w.put(&msg.bytes[first.start as usize..element.start as usize]);
-        put_top_via(w, top, peer);
+        match back.load.filter(|_| top.obeys_loss()) {
+            Some(load) => put_told_via(w, top, back.peer, load),
+            None => put_top_via(w, top, back.peer),
+        }
         w.put(&msg.bytes[element.end as usize..first.value.end as usize])
             .crlf();
     }
@@ -254,6 +283,9 @@ pub fn needs_completion(via: &Via<'_>, peer: SocketAddr) -> bool {
         || via.received.is_some()
         || via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical())
 }
+
+/// Longest Via that the load can be told in.
+pub const VIA_BYTES_MAX: usize = 2_048;
 
 /// The topmost Via with what the server that received it adds.
 ///
@@ -288,6 +320,38 @@ pub fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
         w.put(b";received=");
         put_address(w, address);
     }
+}
+
+/// The same for an answer to who asked for the load of this server: RFC 7339 §5.2.
+#[cold]
+#[inline(never)]
+fn put_told_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr, load: Load) {
+    let mut room = [0; VIA_BYTES_MAX];
+    let mut completed = Writer::new(&mut room);
+    put_top_via(&mut completed, via, peer);
+    match Via::parse(completed.as_bytes()) {
+        Ok(via) if completed.finish().is_some() => put_load(w, &via, load),
+        // Too long to be told in one piece: then without.
+        Ok(_) | Err(_) => put_top_via(w, via, peer),
+    }
+}
+
+/// A Via with the load of this server in the place of what its client wrote.
+pub fn put_load(w: &mut Writer<'_>, via: &Via<'_>, load: Load) {
+    const OURS: [&[u8]; 4] = [b"oc", b"oc-algo", b"oc-validity", b"oc-seq"];
+    let params_at = via.raw.len() - via.params.len();
+    w.put(lex::trim_end(&via.raw[..params_at.saturating_sub(1)]));
+    for param in Params::new(via.params) {
+        if !OURS.iter().any(|name| param.is(name)) {
+            w.put(b";").put(param.raw);
+        }
+    }
+    w.put(b";oc=").num(u64::from(load.loss)).put(b";oc-algo=\"loss\"");
+    w.put(b";oc-validity=").num(u64::from(load.validity_ms));
+    // §9: seconds with a fraction, which has three digits here.
+    w.put(b";oc-seq=").num(load.seq_ms / 1_000).put(b".");
+    let fraction = load.seq_ms % 1_000;
+    w.num(fraction / 100).num(fraction / 10 % 10).num(fraction % 10);
 }
 
 /// An address as `received` has it (RFC 3261 §25.1): IPv6 without brackets.
@@ -382,7 +446,7 @@ mod tests {
         let mut table = Table::new();
         scan(text.as_bytes(), &mut table).expect("well-formed");
         let req = Request::check(Message::new(text.as_bytes(), &table)).expect("whole");
-        written(|w| put_via_lines(w, &req, peer.parse().expect("an address")))
+        written(|w| put_via_lines(w, &req, peer.parse::<SocketAddr>().expect("an address")))
     }
 
     #[test]
@@ -450,7 +514,7 @@ mod tests {
         let mut table = Table::new();
         scan(text, &mut table).expect("well-formed");
         let req = Request::check(Message::new(text, &table)).expect("whole");
-        let peer = "192.0.2.1:5060".parse().expect("an address");
+        let peer: SocketAddr = "192.0.2.1:5060".parse().expect("an address");
         assert_eq!(
             written(|w| {
                 response_head(w, &req, 200, "OK", Some(b"t"), peer);
@@ -472,7 +536,7 @@ mod tests {
         let mut table = Table::new();
         let error = scan(text, &mut table).expect_err("another version");
         let salvage = Salvage::of(Message::new(text, &table)).expect("a way back");
-        let peer = "192.0.2.1:9".parse().expect("an address");
+        let peer: SocketAddr = "192.0.2.1:9".parse().expect("an address");
         assert_eq!(
             written(|w| {
                 response_head_salvaged(w, &salvage, error.status(), |w| error.reason(w), Some(b"t"), peer);

@@ -28,6 +28,8 @@ pub struct Via<'a> {
     pub rport: Option<Option<u16>>,
     pub maddr: Option<&'a [u8]>,
     pub ttl: Option<u8>,
+    /// RFC 7339 §4.1: empty where the client only says that it knows overload control.
+    pub oc: Option<&'a [u8]>,
 }
 
 impl<'a> Via<'a> {
@@ -76,6 +78,7 @@ impl<'a> Via<'a> {
             rport: None,
             maddr: None,
             ttl: None,
+            oc: None,
         };
         match raw.get(next) {
             None => {}
@@ -113,6 +116,8 @@ impl<'a> Via<'a> {
             } else if self.ttl.is_none() && param.is(b"ttl") {
                 let ttl = lex::number(value).and_then(|ttl| u8::try_from(ttl).ok());
                 self.ttl = Some(ttl.ok_or(place(param.name))?);
+            } else if self.oc.is_none() && param.is(b"oc") {
+                self.oc = Some(value);
             }
         }
         Ok(())
@@ -135,6 +140,18 @@ impl<'a> Via<'a> {
     /// The parameter `name` (any case), as received; empty for a flag.
     pub fn param(&self, name: &[u8]) -> Option<&'a [u8]> {
         params::find(self.params, name)
+    }
+
+    /// Whether whoever wrote it obeys the loss-based overload control of RFC 7339.
+    pub fn obeys_loss(&self) -> bool {
+        // §4.2: a list of algorithms, in quotes.
+        self.oc.is_some()
+            && self.param(b"oc-algo").is_some_and(|list| {
+                let list = list.strip_prefix(b"\"").unwrap_or(list);
+                let list = list.strip_suffix(b"\"").unwrap_or(list);
+                list.split(|byte| *byte == b',')
+                    .any(|algorithm| algorithm.trim_ascii().eq_ignore_ascii_case(b"loss"))
+            })
     }
 
     /// The address that the sent-by host is, `None` for a name.

@@ -266,7 +266,7 @@ impl Proxy {
                 generation: token.generation,
             }),
         };
-        edit_relayed(&mut self.edits, response);
+        edit_relayed(&mut self.edits, response, stack.load);
         let Some(mut draft) = out.pool.draft(response.msg.len() + SLACK) else {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;

@@ -2,13 +2,14 @@
 
 use crate::metrics::DropReason;
 use crate::msg::Span;
-use crate::msg::build::{self, Writer};
+use crate::msg::build::{self, Load, Writer};
 use crate::msg::edit::Edits;
 use crate::msg::lex::Elements;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, scan};
+use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::transaction::key::Key;
 use crate::transaction::{Notice, Stack};
@@ -321,7 +322,7 @@ impl Proxy {
             (None, Some(asked)) => (asked, false),
             (None, None) => return None,
         };
-        let source = stack.source_of(context.server)?;
+        let back = stack.way_back(stack.source_of(context.server)?);
         let tag = stack.stateless_tag();
         let mut table = self.table.take().expect("whoever takes the table puts it back");
         let len = out.pool.get(kept).len() + RESPONSE_SLACK;
@@ -333,11 +334,25 @@ impl Proxy {
                 return;
             };
             if !is_ours {
-                build::response_head(w, &request, status, reason, Some(&tag), source);
+                build::response_head(w, &request, status, reason, Some(&tag), back);
             } else {
                 build::status_line(w, status, reason);
+                let ours = request.msg.lines_of(Name::Via).nth(1);
                 for line in request.msg.lines_of(Name::Via).skip(1) {
-                    w.put(request.msg.line_bytes(line));
+                    let value = request.msg.value_of(line);
+                    match (
+                        back.load,
+                        Via::parse(Elements::new(value).next().unwrap_or(value)),
+                    ) {
+                        (Some(load), Ok(via)) if ours == Some(line) && via.obeys_loss() => {
+                            let via_at = request.msg.span_of(via.raw);
+                            let bytes = request.msg.bytes;
+                            w.put(&bytes[line.start as usize..via_at.start as usize]);
+                            build::put_load(w, &via, load);
+                            w.put(&bytes[via_at.end as usize..line.end as usize]);
+                        }
+                        (Some(_) | None, _) => _ = w.put(request.msg.line_bytes(line)),
+                    }
                 }
                 for name in [Name::From, Name::To, Name::CallId, Name::CSeq] {
                     if let Some(line) = request.msg.line(name) {
@@ -367,7 +382,7 @@ impl Proxy {
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
         let is_replaced = challenges.is_some() && is_challenge(response.status);
-        edit_response(&mut self.edits, response);
+        edit_response(&mut self.edits, response, stack.load);
         if is_replaced {
             for name in [Name::WwwAuthenticate, Name::ProxyAuthenticate] {
                 self.edits.delete_lines(response.msg, name);
@@ -384,7 +399,7 @@ impl Proxy {
         challenges: Option<&[u8]>,
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
-        edit_response(&mut self.edits, response);
+        edit_response(&mut self.edits, response, stack.load);
         let more = challenges.unwrap_or_default();
         self.edits.insert(response.msg.lines_end()).put(more);
         self.write_edits(stack, response, more.len(), out)
@@ -397,7 +412,8 @@ impl Proxy {
         more: usize,
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
-        const SLACK: usize = 64;
+        /// The load of this server, and a Content-Length.
+        const SLACK: usize = 192;
         let Some(mut draft) = out.pool.draft(response.msg.len() + SLACK + more) else {
             stack.metrics.dropped(DropReason::NoBuffer);
             return None;
@@ -442,7 +458,7 @@ impl Proxy {
 }
 
 /// Notes down what changes in a response on its way back: §16.7 step 3.
-fn edit_response(edits: &mut Edits, response: &Response<'_>) {
+fn edit_response(edits: &mut Edits, response: &Response<'_>, load: Option<Load>) {
     edits.clear();
     let msg = response.msg;
     if response.status == 503
@@ -462,6 +478,21 @@ fn edit_response(edits: &mut Edits, response: &Response<'_>) {
             Some(second) => edits.delete(Span::new(line.value.start, msg.span_of(second).start)),
         }
     }
+    if let Some(load) = load
+        && let Some(next) = msg.elements(Name::Via).nth(1)
+        // A look saves the reading of what has none.
+        && memchr::memmem::find(next, b"oc-algo").is_some()
+        && let Ok(via) = Via::parse(next)
+        && via.obeys_loss()
+    {
+        // RFC 7339 §5.2: whoever is next upstream is told of this server.
+        let mut room = [0; build::VIA_BYTES_MAX];
+        let mut w = Writer::new(&mut room);
+        build::put_load(&mut w, &via, load);
+        if let Some(len) = w.finish() {
+            edits.replace(msg.span_of(via.raw)).put(&room[..len]);
+        }
+    }
     if let Some(line) = msg.line(Name::CallId) {
         edits.replace(line.value).call_id(msg.value_of(line));
     }
@@ -476,6 +507,6 @@ fn edit_response(edits: &mut Edits, response: &Response<'_>) {
 }
 
 /// The same for a response that is forwarded without state.
-pub(super) fn edit_relayed(edits: &mut Edits, response: &Response<'_>) {
-    edit_response(edits, response);
+pub(super) fn edit_relayed(edits: &mut Edits, response: &Response<'_>, load: Option<Load>) {
+    edit_response(edits, response, load);
 }

@@ -97,6 +97,8 @@ impl Shard {
         self.ims.location.configure(&cfg);
         self.ims.reg_event.configure(&cfg);
         self.overload.configure(&cfg.overload, cfg.timers.t1);
+        self.feedback.configure(cfg.overload.feedback);
+        self.stack.load = self.feedback.load();
         out.pool.set_limit(limits.buffer_bytes_max);
         self.stack.configure(cfg, id);
         self.is_reconfigured = true;

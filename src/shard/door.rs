@@ -129,6 +129,13 @@ impl Shard {
                     .decide(class, now.since(out.received_at), may_drop, now)
             }
         };
+        // Looked for only where it counts.
+        let obeys = self.overload.is_limiting()
+            && memchr::memmem::find(via, b"oc-algo").is_some()
+            && Via::top(msg).is_ok_and(|via| via.obeys_loss());
+        self.feedback
+            .offered(class.cost(), obeys, verdict == Verdict::Admit);
+        self.tick_feedback(now);
         match verdict {
             Verdict::Admit => {
                 self.memory.remember(hash, true);
@@ -180,9 +187,10 @@ impl Shard {
         let least = u64::from(self.stack.cfg.overload.retry_after_s);
         // RFC 3261 §8.2.7: the same request, coming again, gets the same tag.
         let tag = self.stack.repeatable_tag(key);
-        let buf = self.stack.write(msg.head_end() as usize + 256, out, |w, _| {
+        let back = self.stack.way_back(flow.peer);
+        let buf = self.stack.write(msg.head_end() as usize + 320, out, |w, _| {
             let reason = |w: &mut Writer<'_>| _ = w.put(b"Overload");
-            build::response_head_salvaged(w, &salvage, 503, reason, Some(&tag), flow.peer);
+            build::response_head_salvaged(w, &salvage, 503, reason, Some(&tag), back);
             w.put(b"Retry-After: ").num(least + hash % (least + 1)).crlf();
             build::end(w);
         });

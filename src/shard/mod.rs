@@ -6,6 +6,7 @@
 mod asks;
 mod dispatch;
 mod door;
+pub mod feedback;
 mod listing;
 mod look_up;
 pub mod mailbox;
@@ -43,6 +44,7 @@ use crate::trunk::ping;
 use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
 use door::Memory;
+use feedback::Feedback;
 use mailbox::{Letter, Receiver, Sender};
 use overload::Overload;
 use streams::{Stream, StreamId};
@@ -126,6 +128,7 @@ pub struct Shard {
     by_conn: HashMap<ConnId, StreamId, RandomState>,
     woken: u64,
     overload: Overload,
+    feedback: Feedback,
     memory: Memory,
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
@@ -155,13 +158,14 @@ impl Shard {
         let limits = &cfg.limits;
         let keyer = Keyer::new(keys.tables);
         let overload = Overload::new(&cfg.overload, cfg.timers.t1);
+        let feedback = Feedback::new(cfg.overload.feedback, now);
         let mut calls = B2bua::new(limits.calls_max.div_ceil(shards));
         let mut proxy = Proxy::new(limits.transactions_max.div_ceil(shards));
         if cfg.records.directory.is_some() {
             calls.keep_records();
             proxy.keep_records(&cfg, hasher(&keys));
         }
-        Shard {
+        let mut shard = Shard {
             ims: Ims {
                 aors: keys.aors.clone(),
                 location: Location::new(&cfg),
@@ -184,11 +188,14 @@ impl Shard {
             letter: vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice(),
             woken: 0,
             overload,
+            feedback,
             memory: Memory::new(),
             handled: Vec::with_capacity(1_024),
             is_stopping: false,
             is_reconfigured: false,
-        }
+        };
+        shard.stack.load = shard.feedback.load();
+        shard
     }
 
     pub fn id(&self) -> ShardId {
@@ -236,9 +243,16 @@ impl Shard {
         self.overload.streams(now, wait);
     }
 
+    fn tick_feedback(&mut self, now: Instant) {
+        if self.feedback.tick(self.overload.rate(), now) {
+            self.stack.load = self.feedback.load();
+        }
+    }
+
     /// Timers that are due. `true`: more may be.
     pub fn run_timers(&mut self, now: Instant, out: &mut Effects) -> bool {
         self.overload.tick(now);
+        self.tick_feedback(now);
         for _ in 0..TIMERS_PER_TURN {
             let Some(timer) = self.stack.wheel.pop(now) else {
                 return false;

@@ -32,7 +32,7 @@ pub enum Class {
 
 impl Class {
     /// What it costs to the end, in messages received and sent: the unit of the rate.
-    const fn cost(self) -> f64 {
+    pub(super) const fn cost(self) -> f64 {
         match self {
             Class::Call | Class::Emergency => 14.0,
             Class::Page => 4.0,
@@ -200,13 +200,18 @@ impl Overload {
         }
     }
 
-    /// Share of new requests that are refused now, 0 to 1 (RFC 7339: `oc`).
+    /// Share of new requests that are refused now, 0 to 1.
     pub const fn loss(&self) -> f64 {
         self.loss
     }
 
     pub const fn is_limiting(&self) -> bool {
         self.limit.is_some()
+    }
+
+    /// What is admitted a second, as [`Class::cost`] counts; `None`: everything.
+    pub fn rate(&self) -> Option<f64> {
+        self.limit.map(|limit| limit.rate)
     }
 
     /// What becomes of a request that begins something new. Only a datagram is ever dropped: on a reliable transport nobody would send

@@ -284,8 +284,9 @@ impl Shard {
         let tag = self
             .stack
             .repeatable_tag(self.stack.keyer.bytes(salvage.msg.bytes));
+        let back = self.stack.way_back(flow.peer);
         let buf = self.stack.write(len + 1_024, out, |w, _| {
-            build::response_head_salvaged(w, salvage, status, reason, Some(&tag), flow.peer);
+            build::response_head_salvaged(w, salvage, status, reason, Some(&tag), back);
             build::end(w);
         });
         if let Some(buf) = buf {

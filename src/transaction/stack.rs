@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::metrics::{DropReason, Histograms, Limit, MessageKind, Metrics, Peers, Recorded, Timed};
-use crate::msg::build::{self, Writer};
+use crate::msg::build::{self, Load, WayBack, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
@@ -69,6 +69,8 @@ pub struct Stack {
     /// For a message of ours that is read again while a received one is still in the shard's own table.
     scratch: Option<Box<Table>>,
     stateless_serial: u64,
+    /// What those are told who obey it (RFC 7339); `None`: nobody is told.
+    pub load: Option<Load>,
     /// While somebody wants to see messages.
     pub tap: Option<Box<Tap>>,
 }
@@ -107,6 +109,7 @@ impl Stack {
             wheel: Wheel::new(now),
             scratch: Some(Box::new(Table::new())),
             stateless_serial: 0,
+            load: None,
             tap: None,
         }
     }
@@ -360,6 +363,14 @@ impl Stack {
         }
     }
 
+    /// For the answers to a request that came from `peer`.
+    pub const fn way_back(&self, peer: SocketAddr) -> WayBack {
+        WayBack {
+            peer,
+            load: self.load,
+        }
+    }
+
     fn write_response(
         &mut self,
         request: &Request<'_>,
@@ -379,8 +390,9 @@ impl Stack {
             None => None,
         };
         let head = request.msg.head_end() as usize;
+        let back = self.way_back(source);
         self.write(head + RESPONSE_SLACK, out, |w, _| {
-            build::response_head(w, request, status, reason, to_tag, source);
+            build::response_head(w, request, status, reason, to_tag, back);
             extra(w);
             build::end(w);
         })

@@ -155,3 +155,97 @@ fn when_the_load_has_gone_calls_get_in_again() {
     }
     world.end();
 }
+
+/// Who asks for the load of the server: RFC 7339 §4.1.
+fn asking(invite: Message) -> Message {
+    let via = format!("{};oc;oc-algo=\"loss,A\"", invite.text("Via"));
+    invite.setting("Via", via)
+}
+
+/// What an answer says: `oc`, `oc-validity`, `oc-seq`.
+fn told(answer: &Message) -> (u32, u32, f64) {
+    let via = answer.top_via().to_owned();
+    assert!(via.contains(";oc-algo=\"loss\";"), "{via}");
+    let value = |name: &str| {
+        let start = via.find(name).unwrap_or_else(|| panic!("{name}: {via}")) + name.len();
+        let rest = &via[start..];
+        rest[..rest.find(';').unwrap_or(rest.len())].to_owned()
+    };
+    let number = |name: &str| value(name).parse().expect("a number");
+    let seq = value(";oc-seq=").parse().expect("a number with a fraction");
+    (number(";oc="), number(";oc-validity="), seq)
+}
+
+#[test]
+fn who_asks_is_told_how_much_less_to_send_and_nobody_else() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        world.advance(1_000);
+        let silent = invite("alice", ALICE, "sip:bob@one.att.net", "silent");
+        world.udp(ALICE, &silent);
+        assert_eq!(world.response(ALICE, 100).text("Via"), silent.text("Via"));
+        world.request(BOB, "INVITE");
+        let calm = asking(invite("alice", ALICE, "sip:bob@one.att.net", "calm"));
+        world.udp(ALICE, &calm);
+        let trying = world.response(ALICE, 100);
+        assert_eq!((told(&trying).0, told(&trying).1), (0, 0));
+        // What a phone answers goes back with it as well.
+        let there = world.request(BOB, "INVITE");
+        world.udp(BOB, &answer(&there, 180, "Ringing", "b", BOB));
+        assert_eq!(told(&world.response(ALICE, 180)).0, 0);
+        // An algorithm that is not ours is not answered.
+        let rate = invite("alice", ALICE, "sip:bob@one.att.net", "rate");
+        let via = format!("{};oc;oc-algo=\"rate\"", rate.text("Via"));
+        let rate = rate.setting("Via", via);
+        world.udp(ALICE, &rate);
+        assert_eq!(world.response(ALICE, 100).text("Via"), rate.text("Via"));
+        world.request(BOB, "INVITE");
+        // Overload: the door refuses, and those who ask are told.
+        flood(&mut world, shards);
+        let mut last = told(&trying);
+        for round in 0..3 {
+            for number in 0..200 * shards {
+                let name = format!("r{round}-{number}");
+                world.udp(
+                    ALICE,
+                    &asking(invite("alice", ALICE, "sip:bob@one.att.net", &name)),
+                );
+            }
+            world.advance(210);
+            flood(&mut world, shards);
+            world.forget_waiting();
+        }
+        let late = asking(invite("alice", ALICE, "sip:bob@one.att.net", "late"));
+        world.udp(ALICE, &late);
+        let refused = world.next(ALICE);
+        let now = told(&refused);
+        assert!(
+            now.0 > 0 && now.0 <= 95 && now.1 == 500 && now.2 > last.2,
+            "{now:?} after {last:?}"
+        );
+        last = now;
+        // The load has gone.
+        world.age = Duration::ZERO;
+        world.advance(64_000);
+        world.forget_waiting();
+        let calm = asking(invite("alice", ALICE, "sip:bob@one.att.net", "again"));
+        world.udp(ALICE, &calm);
+        let again = told(&world.response(ALICE, 100));
+        assert!(
+            again.0 == 0 && again.1 == 0 && again.2 > last.2,
+            "{again:?} after {last:?}"
+        );
+        world.forget_waiting();
+        world.end();
+    });
+}
+
+#[test]
+fn where_it_is_switched_off_nobody_is_told() {
+    let mut world = World::with(1, |cfg| cfg.overload.feedback = false);
+    let asked = asking(invite("alice", ALICE, "sip:nobody@one.att.net", "off"));
+    world.udp(ALICE, &asked);
+    assert_eq!(world.response(ALICE, 100).text("Via"), asked.text("Via"));
+    assert_eq!(world.response(ALICE, 404).text("Via"), asked.text("Via"));
+    world.end();
+}

@@ -318,8 +318,9 @@ impl RegEvent {
         let topic = &subscription.topic;
         let size = request.msg.head_end() as usize + topic.aor(&out.pool).len() + OK_OVERHEAD;
         let tag = tag_of(stack, id);
+        let back = stack.way_back(source);
         let buf = stack.write(size, out, |w, pool| {
-            build::response_head(w, request, 200, reason_phrase(200), Some(&tag), source);
+            build::response_head(w, request, 200, reason_phrase(200), Some(&tag), back);
             match request.msg.line(Name::Expires) {
                 Some(line) if asked.is_as_asked => {
                     w.put(&request.msg.bytes[line.start as usize..line.value.end as usize])
