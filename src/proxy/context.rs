@@ -31,6 +31,8 @@ pub struct Context {
     pub(super) begins_dialog: bool,
     /// The Call-ID's digest, for Record-Route.
     pub(super) dialog: u64,
+    /// What its call is counted under, where it goes to a trunk.
+    pub(super) trunk_call: u64,
     /// The request as it was first forwarded; the block of lines that differ by branch begins its header section.
     pub(super) template: Option<BufId>,
     pub(super) block_len: u16,
@@ -152,6 +154,7 @@ impl Context {
             is_of_registered: false,
             begins_dialog,
             dialog,
+            trunk_call: 0,
             template: None,
             block_len: 0,
             asked: None,

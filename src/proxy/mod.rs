@@ -48,6 +48,7 @@ use context::{Branch, Context};
 use forward::Source;
 use relay::Held;
 use targets::{Target, TargetSet};
+use trunk::end_trunk_call_by;
 use validate::Refused;
 
 /// RFC 5393 §5.3.3: Max-Breadth where a request has none, and the most that is believed.
@@ -201,10 +202,6 @@ impl Proxy {
             refuse_full(stack, request, flow, out);
             return None;
         };
-        if request.method == Method::Bye && !stack.cfg.trunks.is_empty() {
-            let dialog = stack.key.digest(&[request.call_id]);
-            stack.trunks.end_call(&mut stack.wheel, dialog);
-        }
         let digest = validate::digest(stack, request, arrived);
         let mut refused = validate::check(stack, request, arrived, Some(digest)).err();
         if refused.is_none() && self.is_draining && request.to_tag.is_none() {
@@ -217,6 +214,7 @@ impl Proxy {
         }
         if request.method == Method::Bye {
             self.note_bye(stack, request, now, out);
+            end_trunk_call_by(stack, request);
         }
         if request.method == Method::Invite {
             // §16.2: at once, so that whoever sent it does not send it again.
@@ -589,7 +587,10 @@ impl Proxy {
         digest: u64,
     ) -> Option<ContextId> {
         let dialog = stack.key.digest(&[request.call_id]);
-        let context = Context::new(request, tx, policy, digest, dialog);
+        let mut context = Context::new(request, tx, policy, digest, dialog);
+        if policy.is_trunk {
+            context.trunk_call = trunk::call_of(stack, request.call_id, request.from_tag);
+        }
         let Some(id) = self.contexts.insert(context) else {
             stack.metrics.limit_reached(Limit::Transactions);
             return None;

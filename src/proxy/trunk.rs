@@ -37,7 +37,7 @@ impl Proxy {
         if counts(request) {
             stack
                 .trunks
-                .begin_call(cfg, &mut stack.wheel, index, context.dialog, now)?;
+                .begin_call(cfg, &mut stack.wheel, index, context.trunk_call, now)?;
         }
         stack
             .trunks
@@ -69,7 +69,10 @@ impl Proxy {
         if context.tried > 0 {
             stack.trunks.failed_over(destination);
         }
-        match stack.trunks.enter(&stack.cfg, destination, context.dialog, now) {
+        match stack
+            .trunks
+            .enter(&stack.cfg, destination, context.trunk_call, now)
+        {
             Entry::Sent => Ok(()),
             Entry::Full => Err(Refused::with(503, "Destination Full")),
             // RFC 7339 §5.8: a 503 of our own goes back where nobody else takes it.
@@ -152,8 +155,24 @@ impl Proxy {
         };
         let goes_on = context.is_accepted && context.policy.record_route;
         if context.policy.is_trunk && context.begins_dialog && !goes_on {
-            stack.trunks.end_call(&mut stack.wheel, context.dialog);
+            stack.trunks.end_call(&mut stack.wheel, context.trunk_call);
         }
+    }
+}
+
+/// What a call is counted under: its Call-ID and the tag of who began it. Else many calls of one Call-ID would count as one.
+pub(super) fn call_of(stack: &Stack, call_id: &[u8], caller_tag: Option<&[u8]>) -> u64 {
+    stack.key.digest(&[call_id, caller_tag.unwrap_or_default()])
+}
+
+/// A BYE passes: its call is counted no more. Either side may have sent it.
+pub(super) fn end_trunk_call_by(stack: &mut Stack, bye: &Request<'_>) {
+    if stack.cfg.trunks.is_empty() || bye.to_tag.is_none() {
+        return;
+    }
+    for caller_tag in [bye.from_tag, bye.to_tag] {
+        let call = call_of(stack, bye.call_id, caller_tag);
+        stack.trunks.end_call(&mut stack.wheel, call);
     }
 }
 

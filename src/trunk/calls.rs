@@ -16,7 +16,7 @@ use super::board::{DestinationState, TrunkState};
 use super::{DestinationId, Entry, Refusal, Trunks};
 
 pub struct Call {
-    /// The digest of its Call-ID: which INVITE, BYE or failure is of this call.
+    /// Which INVITE, BYE or failure is of this call: the digest of its Call-ID and its caller's tag.
     digest: u64,
     trunk: Arc<TrunkState>,
     destination: Option<Arc<DestinationState>>,

@@ -457,3 +457,46 @@ fn a_large_request_takes_tcp_to_a_trunk_too() {
         ends_empty(world);
     }
 }
+
+#[test]
+fn calls_of_one_call_id_count_each_and_a_bye_that_does_not_pass_frees_no_place() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, &three("calls_max = 2"));
+        let of = |n: usize| {
+            ask("INVITE", "sip:bob@example.com", "one")
+                .setting("From", format!("<sip:alice@one.att.net>;tag=t{n}"))
+                .setting("Via", via(ALICE, &format!("one{n}")))
+                .with("Contact", format!("<sip:alice@{ALICE}>"))
+        };
+        let mut oks = Vec::new();
+        for n in 0..2 {
+            world.udp(ALICE, &of(n));
+            world.response(ALICE, 100);
+            let (server, there) = asked(&mut world, "INVITE");
+            world.udp(server, &reply(&there, 200, "b", server));
+            let ok = world.response(ALICE, 200);
+            world.udp(ALICE, &within("ACK", 7, &of(n), &ok));
+            asked(&mut world, "ACK");
+            oks.push(ok);
+        }
+        assert_eq!(calls(&world), 2);
+        world.udp(ALICE, &of(2));
+        world.response(ALICE, 100);
+        fails(&mut world, &of(2), 503);
+        // No hops left, and no dialog.
+        let bye = |n: usize| within("BYE", 8 + n as u32, &of(n), &oks[n]);
+        world.udp(ALICE, &bye(0).setting("Max-Forwards", 0));
+        world.response(ALICE, 483);
+        assert_eq!(calls(&world), 2);
+        for n in 0..2 {
+            world.udp(ALICE, &bye(n).setting("Via", via(ALICE, &format!("bye{n}"))));
+            let (server, there) = asked(&mut world, "BYE");
+            world.udp(server, &reply(&there, 200, "", server));
+            world.response(ALICE, 200);
+        }
+        assert_eq!(calls(&world), 0);
+        world.advance(40_000);
+        world.forget_waiting();
+        ends_empty(world);
+    });
+}
