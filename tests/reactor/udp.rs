@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc;
 
-use ringway::config::{Gro, Listener, Segment};
+use ringway::config::{Gro, KernelLevel, Listener, Segment};
 use ringway::metrics::DropReason;
 use ringway::pool::Marks;
 use ringway::wire::{CloseReason, ListenerId, Transport};
@@ -291,7 +291,11 @@ fn what_waits_for_one_peer_leaves_in_runs_and_in_order(level: Level) {
     }
 }
 
+/// Older kernels cut a run before it leaves by loopback.
+const LOOPBACK_KEEPS_RUNS: KernelLevel = KernelLevel { major: 5, minor: 11 };
+
 fn what_was_sent_in_runs_is_received_in_runs_and_in_order(level: Level) {
+    let kernel = ringway::io::probe::Features::probe().expect("io_uring").kernel();
     for gro in [Gro::Auto, Gro::Off] {
         for ip in [LOOPBACK, LOOPBACK_6] {
             if ip == LOOPBACK_6 && !has_ipv6() {
@@ -332,8 +336,10 @@ fn what_was_sent_in_runs_is_received_in_runs_and_in_order(level: Level) {
             let metrics = receiver.metrics(0);
             let (runs, in_runs) = (metrics.runs_in.get(), metrics.run_datagrams_in.get());
             match gro {
-                Gro::Auto => assert!(runs > 0 && in_runs >= 2 * runs, "{runs} {in_runs}"),
-                Gro::Off => assert_eq!((runs, in_runs), (0, 0)),
+                Gro::Auto if kernel >= LOOPBACK_KEEPS_RUNS => {
+                    assert!(runs > 0 && in_runs >= 2 * runs, "{runs} {in_runs}");
+                }
+                Gro::Auto | Gro::Off => assert_eq!((runs, in_runs), (0, 0)),
             }
             assert_eq!(metrics.drops[DropReason::Garbage as usize].get(), 0);
             sender.stop();
