@@ -8,6 +8,7 @@
 pub mod aor;
 pub mod binding;
 pub mod contact_set;
+pub mod flows;
 pub mod gruu;
 
 use std::cmp::Reverse;
@@ -19,6 +20,7 @@ use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 use crate::token::TokenKey;
+use crate::wire::ConnId;
 
 pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
 pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
@@ -26,6 +28,7 @@ pub use contact_set::{Contact, ContactSet, Outcome};
 pub use gruu::{Device, Gruus, Named};
 
 use binding::{Change, EPOCH_TO_BEGIN};
+use flows::Flows;
 
 /// Who asks for the contacts of a subscriber; slot and generation mean something to that user alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +122,7 @@ pub struct Location {
     removed: Vec<Removed>,
     /// The last epoch of a device that was begun.
     last_epoch: u32,
+    flows: Flows,
     /// For the registrar, empty between requests.
     pub(crate) plan: Plan,
 }
@@ -138,6 +142,7 @@ impl Location {
             offline_memory: cfg.registrar.offline_memory,
             removed: Vec::new(),
             last_epoch: 0,
+            flows: Flows::default(),
             plan: Plan::default(),
         }
     }
@@ -298,7 +303,7 @@ impl Location {
             match (target, fresh) {
                 (Some(binding), Some(mut fresh)) => {
                     self.begin_epoch(&mut fresh);
-                    done.changed |= self.update(binding, fresh, pool, now);
+                    done.changed |= self.update(key, binding, fresh, pool, now);
                     self.spread_epoch(id, binding, pool);
                 }
                 (None, Some(mut fresh)) => {
@@ -317,6 +322,32 @@ impl Location {
         done.changed |= done.added + done.removed > 0;
         self.settle(id, wheel, now);
         Ok(done)
+    }
+
+    /// A connection that flows were newly registered over: whoever has it is to tell when it ends.
+    pub fn next_new_flow(&mut self) -> Option<ConnId> {
+        self.flows.next_new()
+    }
+
+    pub fn has_new_flows(&self) -> bool {
+        self.flows.has_new()
+    }
+
+    /// A connection has ended, and the flows on it with it (RFC 5626 §7). Whose they were, one after another; the bindings are in
+    /// [`Location::removed`].
+    pub fn end_flow(&mut self, conn: ConnId, wheel: &mut Wheel<Timer>, now: Instant) -> Option<AorKey> {
+        let key = self.flows.next_of(conn)?;
+        self.flows.remove(conn, key);
+        let id = self.by_aor.get(&key).copied()?;
+        let mut next = self.subscriber_mut(id).first;
+        while let Some((binding_id, binding)) = self.link(next) {
+            next = binding.next;
+            if binding.said.is_flow_on(conn) {
+                self.remove(id, binding_id, ContactEvent::Deactivated);
+            }
+        }
+        self.settle(id, wheel, now);
+        Some(key)
     }
 
     /// The bindings that the last commit or timer removed.
@@ -366,6 +397,7 @@ impl Location {
             }
         }
         self.release_removed(pool);
+        debug_assert!(self.flows.is_empty(), "no binding is left");
     }
 
     fn admit(&mut self, key: AorKey, wheel: &mut Wheel<Timer>) -> Result<SubscriberId, CommitError> {
@@ -418,6 +450,10 @@ impl Location {
     }
 
     fn add(&mut self, id: SubscriberId, said: Fresh, now: Instant) -> BindingId {
+        if said.flow_conn().is_some() {
+            let key = self.subscriber_mut(id).key;
+            self.move_flow(key, None, &said);
+        }
         let binding = self
             .bindings
             .insert(Binding {
@@ -441,8 +477,22 @@ impl Location {
         binding
     }
 
+    /// A binding has come, or lies on another connection than before.
+    fn move_flow(&mut self, key: AorKey, from: Option<ConnId>, said: &Fresh) {
+        if let Some(from) = from {
+            self.flows.remove(from, key);
+        }
+        if said.flow_conn().is_some() {
+            self.flows.add(said.flow, key);
+        }
+    }
+
     /// Whether more than the expiry is different.
-    fn update(&mut self, id: BindingId, said: Fresh, pool: &mut Pool, now: Instant) -> bool {
+    fn update(&mut self, key: AorKey, id: BindingId, said: Fresh, pool: &mut Pool, now: Instant) -> bool {
+        let (new_flow, old_flow) = (said.flow_conn(), self.binding_mut(id).said.flow_conn());
+        if new_flow != old_flow {
+            self.move_flow(key, old_flow, &said);
+        }
         let binding = self.binding_mut(id);
         let old = std::mem::replace(&mut binding.said, said);
         binding.event = ContactEvent::Refreshed;
@@ -459,6 +509,10 @@ impl Location {
             .bindings
             .remove(gone)
             .expect("a binding of a plan or list lives");
+        if let Some(conn) = binding.said.flow_conn() {
+            let key = self.subscriber_mut(id).key;
+            self.flows.remove(conn, key);
+        }
         let subscriber = self.subscriber_mut(id);
         subscriber.bindings -= 1;
         if subscriber.first == Some(gone) {

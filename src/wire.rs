@@ -68,6 +68,19 @@ pub struct Flow {
     pub conn: Option<ConnId>,
 }
 
+impl Flow {
+    /// This flow and nothing else: when its connection is gone, none is opened in its place.
+    pub const fn alone(self) -> Flow {
+        match self.transport {
+            Transport::Udp => self,
+            Transport::Tcp => Flow {
+                peer: SocketAddr::new(self.peer.ip(), 0),
+                ..self
+            },
+        }
+    }
+}
+
 /// Who wants to hear that a message could not be sent: a slot and generation that mean something to the sender alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TxOp {

@@ -134,6 +134,7 @@ to = ["sip:10.0.0.1:5060", "<sip:x@10.0.0.2;transport=tcp>;q=0.5"]
 fork = "serial"
 ring_s = 20
 record_route = false
+add_path = true
 recurse = true
 tcp_when_large = true
 strip = 1

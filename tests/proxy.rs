@@ -7,6 +7,8 @@ mod world;
 
 #[path = "proxy/attacks.rs"]
 mod attacks;
+#[path = "proxy/edge.rs"]
+mod edge;
 #[path = "proxy/forking.rs"]
 mod forking;
 #[path = "proxy/gruus.rs"]

@@ -718,7 +718,7 @@ fn flow_of(
     }
     if contact.is_flow {
         // RFC 5626 §7: over the very flow that was registered.
-        return Ok(contact.flow_alone());
+        return Ok(contact.flow.alone());
     }
     let to = if contact.is_at_peer {
         (Transport::Udp, contact.flow.peer)

@@ -324,6 +324,8 @@ pub struct Route {
     pub stateless: bool,
     /// Whether requests within the dialog come through here too.
     pub record_route: bool,
+    /// Whether a REGISTER gets our own URI in its Path (RFC 3327), with its flow where we are the first hop (RFC 5626).
+    pub add_path: bool,
     /// Whether the contacts of a 3xx are tried here rather than passed back.
     pub recurse: bool,
     /// RFC 3261 §18.1.1.
@@ -356,6 +358,7 @@ impl Default for Route {
             fork: Fork::default(),
             stateless: false,
             record_route: true,
+            add_path: false,
             recurse: false,
             tcp_when_large: false,
             ring_s: 30,
@@ -517,6 +520,7 @@ impl Route {
             ("fork", &[Action::Proxy]),
             ("mode", &[Action::Proxy]),
             ("record_route", &[Action::Proxy]),
+            ("add_path", &[Action::Proxy]),
             ("recurse", &[Action::Proxy]),
             ("tcp_when_large", &[Action::Proxy]),
             ("ring_s", &[Action::Proxy]),

@@ -256,6 +256,15 @@ pub static ROUTE_KEYS: &[Key<Route>] = &[
     },
     Key {
         section: "route",
+        name: "add_path",
+        unit: "",
+        kind: switch!(add_path),
+        meaning: "Whether calls to a phone that registers through here come through here too: a REGISTER that says Supported: path gets our \
+                  URI in its Path (RFC 3327). Where the phone itself has sent it that names its connection or UDP flow, so that calls \
+                  reach it behind a NAT (RFC 5626).",
+    },
+    Key {
+        section: "route",
         name: "recurse",
         unit: "",
         kind: switch!(recurse),

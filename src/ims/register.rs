@@ -11,7 +11,7 @@ use crate::registrar::Refusal;
 use crate::time::Instant;
 use crate::timer::Timer;
 use crate::transaction::{Stack, TxId};
-use crate::wire::Effects;
+use crate::wire::{ConnId, Effects};
 
 use super::Ims;
 
@@ -106,6 +106,16 @@ pub fn unregister(ims: &mut Ims, stack: &mut Stack, key: AorKey, now: Instant, o
     }
     ims.location.release_removed(&mut out.pool);
     done.removed as u32
+}
+
+/// A connection has ended: whoever registered a flow over it is not reached by that any more (RFC 5626 §7), and whoever watches is told.
+pub fn on_flow_end(ims: &mut Ims, stack: &mut Stack, conn: ConnId, now: Instant, out: &mut Effects) {
+    while let Some(key) = ims.location.end_flow(conn, &mut stack.wheel, now) {
+        let removed = ims.location.removed().len() as u64;
+        stack.metrics.registrations_removed.add(removed);
+        ims.reg_event.on_change(stack, &ims.location, key, now, out);
+        ims.location.release_removed(&mut out.pool);
+    }
 }
 
 /// A timer of kind [`crate::timer::TimerKind::Binding`] or [`crate::timer::TimerKind::Aor`] fired.

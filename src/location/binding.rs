@@ -9,7 +9,7 @@ use crate::msg::scan::ElementsOf;
 use crate::pool::{BufId, Pool};
 use crate::slots::Id;
 use crate::time::Instant;
-use crate::wire::Flow;
+use crate::wire::{ConnId, Flow};
 
 /// Most bytes of the texts of one binding: URI, parameters and Call-ID. [`super::ContactSet`] holds several such.
 pub const BINDING_TEXT_MAX: usize = 1_536;
@@ -27,6 +27,8 @@ pub enum ContactEvent {
     Expired,
     /// A REGISTER took it away, or put another contact of the same device in its place.
     Unregistered,
+    /// The connection that it was reached over has ended; the phone is to register anew.
+    Deactivated,
 }
 
 impl ContactEvent {
@@ -36,6 +38,7 @@ impl ContactEvent {
             ContactEvent::Refreshed => "refreshed",
             ContactEvent::Expired => "expired",
             ContactEvent::Unregistered => "unregistered",
+            ContactEvent::Deactivated => "deactivated",
         }
     }
 }
@@ -191,6 +194,17 @@ pub struct Fresh {
     pub expires_at: Instant,
     /// What it registered through.
     pub flow: Flow,
+}
+
+impl Fresh {
+    /// The connection without which the contact is not reached: RFC 5626 §7. A flow that a proxy keeps is that proxy's to look after.
+    pub(super) fn flow_conn(&self) -> Option<ConnId> {
+        self.reg_id.and(self.flow.conn)
+    }
+
+    pub(super) fn is_flow_on(&self, conn: ConnId) -> bool {
+        self.flow_conn() == Some(conn)
+    }
 }
 
 /// A contact bound to an address-of-record.

@@ -53,19 +53,6 @@ pub struct Contact<'a> {
     pub is_at_peer: bool,
 }
 
-impl Contact<'_> {
-    /// The flow that the phone registered, for sending on it: when its connection is gone there is nothing to connect to.
-    pub fn flow_alone(&self) -> Flow {
-        match self.flow.transport {
-            Transport::Udp => self.flow,
-            Transport::Tcp => Flow {
-                peer: SocketAddr::new(self.flow.peer.ip(), 0),
-                ..self.flow
-            },
-        }
-    }
-}
-
 /// The answer to a look-up. Allocated once and used again.
 pub struct ContactSet {
     bytes: Box<[u8; SET_BYTES]>,

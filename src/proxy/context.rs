@@ -3,16 +3,18 @@
 use crate::metrics::Limit;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
+use crate::msg::name_addr;
 use crate::msg::request::Request;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind};
+use crate::transaction::destination::wants_flow;
 use crate::transaction::{Stack, TxId, User};
 use crate::trunk::DestinationId;
 use crate::wire::{Effects, Flow};
 
-use super::{MAX_BREADTH, Policy, Proxy};
+use super::{Arrived, MAX_BREADTH, Policy, Proxy};
 
 pub type ContextId = Id<Context>;
 pub type BranchId = Id<Branch>;
@@ -29,6 +31,13 @@ pub struct Context {
     pub(super) is_of_registered: bool,
     /// Whether it may begin a dialog.
     pub(super) begins_dialog: bool,
+    /// RFC 5626 §5: a flow that we are the first hop of. It goes into the Path of a REGISTER, and into the Record-Route of a request whose
+    /// Contact asks for it.
+    pub(super) caller_flow: Option<Flow>,
+    /// Whether the REGISTER is for a flow.
+    pub(super) registers_flow: bool,
+    /// §5.3.1: whether a flow token of ours has led it here.
+    pub(super) is_by_token: bool,
     /// The Call-ID's digest, for Record-Route.
     pub(super) dialog: u64,
     /// What its call is counted under, where it goes to a trunk.
@@ -153,6 +162,9 @@ impl Context {
             breadth,
             is_of_registered: false,
             begins_dialog,
+            caller_flow: None,
+            registers_flow: false,
+            is_by_token: false,
             dialog,
             trunk_call: 0,
             template: None,
@@ -170,6 +182,30 @@ impl Context {
             is_answered: false,
             is_cancelled: false,
             is_accepted: false,
+        }
+    }
+
+    /// What RFC 5626 §5 has an edge proxy look at.
+    pub(super) fn note_flows(&mut self, request: &Request<'_>, arrived: &Arrived<'_>, flow: Flow) {
+        self.is_by_token = arrived.over.is_some();
+        let is_register = self.method == Method::Register;
+        if !(is_register && self.policy.add_path || self.begins_dialog && self.policy.record_route) {
+            return;
+        }
+        let msg = request.msg;
+        let contact = name_addr::first(msg, Name::Contact).and_then(Result::ok);
+        // §5.1: the first hop is whom no Via stands below.
+        let is_first_hop = msg.elements(Name::Via).nth(1).is_none();
+        if is_register {
+            // RFC 3327 §5.2: only for a phone that knows of it.
+            self.policy.add_path = msg.has_token(Name::Supported, b"path");
+            let names_flow = contact.is_some_and(|contact| contact.param(b"reg-id").is_some());
+            self.registers_flow = is_first_hop && names_flow;
+            self.caller_flow = is_first_hop.then_some(flow);
+        } else if is_first_hop
+            && contact.is_some_and(|contact| contact.uri().is_ok_and(|uri| wants_flow(&uri)))
+        {
+            self.caller_flow = Some(flow);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::msg::Span;
 use crate::msg::build::{self, Writer};
 use crate::msg::edit::Edits;
 use crate::msg::lex::Elements;
+use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
@@ -23,7 +24,8 @@ use crate::transaction::{Stack, TxId, User};
 use crate::trunk::{DestinationId, overload};
 use crate::wire::{Effects, Flow, Transport};
 
-use super::context::{Branch, BranchPhase};
+use super::context::{Branch, BranchPhase, Context};
+use super::flow_token::{FLOW_TOKEN_LEN, FlowToken};
 use super::names::{Address, Way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, ROUTE_PARAM, Refused};
@@ -31,8 +33,8 @@ use super::{ContextId, Proxy};
 
 /// RFC 3261 §18.1.1: a request above this goes over a transport that controls congestion, where the path MTU is not known.
 const UDP_BYTES_MAX: usize = 1_300;
-/// The lines that differ by branch: a Via, two Record-Route and Max-Breadth, with the longest host name in each.
-const BLOCK_BYTES: usize = 3 * (256 + BRANCH_LEN + DIGEST_LEN + TOKEN_LEN + 64) + 32;
+/// The lines that differ by branch: a Via, two Record-Route or a Path, and Max-Breadth, with the longest host name in each.
+const BLOCK_BYTES: usize = 3 * (256 + BRANCH_LEN + DIGEST_LEN + TOKEN_LEN + 64) + 2 * FLOW_TOKEN_LEN + 32;
 /// What a forwarded request gains beside that: `received` and `rport`, Max-Forwards, Content-Length.
 const FORWARD_SLACK: usize = 256;
 /// Header lines that a request may gain, beside those of its rule.
@@ -179,7 +181,6 @@ impl Proxy {
             if context.is_cancelled || usize::from(context.tried) >= tries_max {
                 return false;
             }
-            context.tried += 1;
             let Some(kept) = context.others.take() else {
                 return false;
             };
@@ -224,6 +225,9 @@ impl Proxy {
                 .is_ok()
             });
             self.targets = Some(all);
+            if let (Some(_), Some(context)) = (sent, self.contexts.get_mut(id)) {
+                context.tried += 1;
+            }
             match sent {
                 None => return false,
                 Some(true) => return true,
@@ -335,7 +339,7 @@ impl Proxy {
         };
         let mut block = [0; BLOCK_BYTES];
         let mut w = Writer::new(&mut block);
-        self.put_block(stack, id, tx, flow, breadth, &mut w);
+        self.put_block(stack, id, tx, (flow, over_flow), breadth, &mut w);
         let block_len = w.finish();
         let block = &block[..block_len.unwrap_or(0)];
         let written = match source {
@@ -451,7 +455,7 @@ impl Proxy {
         };
         let mut block = [0; BLOCK_BYTES];
         let mut block_w = Writer::new(&mut block);
-        self.put_block(stack, id, tx, to.flow, breadth, &mut block_w);
+        self.put_block(stack, id, tx, (to.flow, false), breadth, &mut block_w);
         let bytes = out.pool.get(kept);
         let start = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
         let mut w = Writer::new(&mut draft.bytes);
@@ -511,8 +515,16 @@ impl Proxy {
         stack.abandon(tx, out);
     }
 
-    /// The lines that differ by branch.
-    fn put_block(&self, stack: &Stack, id: ContextId, tx: TxId, flow: Flow, breadth: u8, w: &mut Writer<'_>) {
+    /// The lines that differ by branch. `is_alone`: the flow is the only way to whom it leads to.
+    fn put_block(
+        &self,
+        stack: &Stack,
+        id: ContextId,
+        tx: TxId,
+        (flow, is_alone): (Flow, bool),
+        breadth: u8,
+        w: &mut Writer<'_>,
+    ) {
         let Some(context) = self.contexts.get(id) else {
             return;
         };
@@ -528,9 +540,22 @@ impl Proxy {
         put_via(stack, flow, token, context.digest, params, w);
         // RFC 5393 §5.3.3: every request that is forwarded has one.
         w.put(b"Max-Breadth: ").num(u64::from(breadth)).crlf();
-        if context.begins_dialog && context.policy.record_route {
+        // RFC 5626 §5.3.1: whom a flow token leads to is reached within the dialog by it alone.
+        if context.begins_dialog && (context.policy.record_route || context.is_by_token) {
             let incoming = stack.flow_of(context.server).unwrap_or(flow);
-            put_record_routes(stack, context.dialog, incoming, flow, w);
+            let token = |flow| FlowToken::of(flow, &stack.key);
+            let caller = context.caller_flow.map(token);
+            let callee = Some(flow).filter(|_| is_alone).map(token);
+            put_record_routes(
+                stack,
+                context.dialog,
+                (incoming, caller.as_ref()),
+                (flow, callee.as_ref()),
+                w,
+            );
+        }
+        if context.method == Method::Register && context.policy.add_path {
+            put_path(stack, context, flow, w);
         }
     }
 
@@ -656,9 +681,38 @@ pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, params: &[u
         .crlf();
 }
 
+/// RFC 3327 §5.2: the way to us for requests to whom is registered, with the flow that leads on from here (RFC 5626 §5.1).
+fn put_path(stack: &Stack, context: &Context, outgoing: Flow, w: &mut Writer<'_>) {
+    w.put(b"Path: <sip:");
+    if let Some(flow) = context.caller_flow {
+        w.put(FlowToken::of(flow, &stack.key).as_bytes()).put(b"@");
+    }
+    put_own_address(stack, outgoing, w);
+    w.put(b";lr");
+    if context.registers_flow {
+        w.put(b";ob");
+    }
+    w.put(b">\r\n");
+}
+
+/// What leads to us on the side of `flow`.
+fn put_own_address(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
+    w.put(stack.advertised(flow).as_bytes());
+    match flow.transport {
+        Transport::Udp => {}
+        Transport::Tcp => _ = w.put(b";transport=tcp"),
+    }
+}
+
 /// §16.6 step 4: our Record-Route; two of them where the request leaves by another transport, address family or address than
-/// it came by, so that each side finds its own (RFC 5658).
-pub fn put_record_routes(stack: &Stack, dialog: u64, incoming: Flow, outgoing: Flow, w: &mut Writer<'_>) {
+/// it came by, so that each side finds its own (RFC 5658), or where each side has a flow of its own.
+pub fn put_record_routes(
+    stack: &Stack,
+    dialog: u64,
+    incoming: (Flow, Option<&FlowToken>),
+    outgoing: (Flow, Option<&FlowToken>),
+    w: &mut Writer<'_>,
+) {
     let token = Token {
         kind: TokenKind::RecordRoute,
         shard: stack.shard,
@@ -666,17 +720,16 @@ pub fn put_record_routes(stack: &Stack, dialog: u64, incoming: Flow, outgoing: F
         generation: dialog as u32,
     };
     let text = stack.key.text(token);
-    let mut put = |flow: Flow| {
-        w.put(b"Record-Route: <sip:")
-            .put(stack.advertised(flow).as_bytes());
-        match flow.transport {
-            Transport::Udp => {}
-            Transport::Tcp => _ = w.put(b";transport=tcp"),
+    let mut put = |(flow, token): (Flow, Option<&FlowToken>)| {
+        w.put(b"Record-Route: <sip:");
+        if let Some(token) = token {
+            w.put(token.as_bytes()).put(b"@");
         }
+        put_own_address(stack, flow, w);
         w.put(b";lr;").put(ROUTE_PARAM).put(b"=").put(&text).put(b">\r\n");
     };
     put(outgoing);
-    if outgoing.listener != incoming.listener {
+    if outgoing.0.listener != incoming.0.listener || incoming.1.is_some() {
         put(incoming);
     }
 }

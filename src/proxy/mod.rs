@@ -10,6 +10,7 @@
 
 mod best;
 mod context;
+mod flow_token;
 mod forward;
 mod names;
 mod record;
@@ -42,14 +43,13 @@ use crate::wire::{Effects, Flow};
 
 pub use context::{BranchId, ContextId};
 pub use relay::HeldId;
-pub use validate::{Arrived, preprocess};
+pub use validate::{Arrived, Refused, preprocess};
 
 use context::{Branch, Context};
 use forward::Source;
 use relay::Held;
 use targets::{Target, TargetSet};
 use trunk::end_trunk_call_by;
-use validate::Refused;
 
 /// RFC 5393 §5.3.3: Max-Breadth where a request has none, and the most that is believed.
 pub const MAX_BREADTH: u8 = 60;
@@ -68,6 +68,8 @@ pub struct Policy {
     pub fork: Fork,
     pub recurse: bool,
     pub record_route: bool,
+    /// Whether a REGISTER gets a Path of ours.
+    pub add_path: bool,
     pub tcp_when_large: bool,
     pub ring_s: u32,
     /// Whether it goes to a trunk.
@@ -82,6 +84,7 @@ impl Policy {
         fork: Fork::ByQ,
         recurse: false,
         record_route: false,
+        add_path: false,
         tcp_when_large: false,
         ring_s: 30,
         is_trunk: false,
@@ -97,6 +100,7 @@ impl Policy {
             fork: if is_trunk { Fork::Serial } else { route.fork },
             recurse: route.recurse,
             record_route: route.record_route,
+            add_path: route.add_path,
             tcp_when_large: route.tcp_when_large,
             ring_s: route.ring_s,
             is_trunk,
@@ -220,7 +224,7 @@ impl Proxy {
             // §16.2: at once, so that whoever sent it does not send it again.
             stack.respond(tx, request, 100, None, |_| {}, now, out);
         }
-        let Some(id) = self.add_context(stack, request, tx, policy, digest) else {
+        let Some(id) = self.add_context(stack, request, arrived, flow, tx, policy, digest) else {
             self.tell_refused(stack, tx, request, policy, 503, now, out);
             Refused::with(503, "Context Limit Reached").answer(stack, tx, request, now, out);
             return None;
@@ -376,7 +380,7 @@ impl Proxy {
         }
         let refusal = match contacts.map(|contacts| (contacts, contacts.outcome())) {
             Some((contacts, Outcome::Contacts | Outcome::Dialog)) => {
-                let arrived = preprocess(stack, request);
+                let arrived = preprocess(stack, request, flow);
                 self.start(stack, id, request, &arrived, flow, Some(contacts), now, out);
                 return;
             }
@@ -442,7 +446,7 @@ impl Proxy {
                         is_next_hop: false,
                         q: contact.q,
                         prefer: match contact.is_flow {
-                            true => contact.flow_alone(),
+                            true => contact.flow.alone(),
                             false => contact.flow,
                         },
                         is_flow: contact.is_flow,
@@ -484,8 +488,8 @@ impl Proxy {
                     path: b"",
                     is_next_hop: false,
                     q: 1_000,
-                    prefer: like,
-                    is_flow: false,
+                    prefer: arrived.over.map_or(like, Flow::alone),
+                    is_flow: arrived.over.is_some(),
                     device: 0,
                     destination: None,
                 });
@@ -578,10 +582,13 @@ const fn user_of(id: ContextId) -> User {
 }
 
 impl Proxy {
+    #[allow(clippy::too_many_arguments)]
     fn add_context(
         &mut self,
         stack: &mut Stack,
         request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        flow: Flow,
         tx: TxId,
         policy: Policy,
         digest: u64,
@@ -591,6 +598,7 @@ impl Proxy {
         if policy.is_trunk {
             context.trunk_call = trunk::call_of(stack, request.call_id, request.from_tag);
         }
+        context.note_flows(request, arrived, flow);
         let Some(id) = self.contexts.insert(context) else {
             stack.metrics.limit_reached(Limit::Transactions);
             return None;

@@ -253,6 +253,9 @@ impl Proxy {
             return Err(GONE);
         };
         let (template, asked) = (context.template, context.asked);
+        let Some(came_over) = context.came_over.or(stack.flow_of(context.server)) else {
+            return Err(GONE);
+        };
         // Its own, since sending may keep a place too.
         let mut set = self
             .targets
@@ -273,7 +276,7 @@ impl Proxy {
                     // It is given up when the request has been written.
                     let asked = out.pool.retain(asked);
                     self.read_again(asked, out, |proxy, request, out| {
-                        let arrived = preprocess(stack, request);
+                        let arrived = preprocess(stack, request, came_over);
                         let arrived = &arrived;
                         let source = Source::Received { request, arrived };
                         sent = proxy.send_branch(

@@ -72,7 +72,7 @@ impl Proxy {
             return;
         };
         self.read_again(buf, out, |proxy, request, out| {
-            let arrived = preprocess(stack, request);
+            let arrived = preprocess(stack, request, flow);
             let sent = match resolved {
                 Resolved::Targets => {
                     let known = Address::Known(targets, 0);
@@ -159,7 +159,14 @@ impl Proxy {
                     .map_err(|_| Refused::with(400, "Bad Route"))?;
                 let is_strict = next.is_some() && hop_uri.param(b"lr").is_none();
                 let like = Flow { conn: None, ..flow };
-                let to = match way(stack, &hop_uri, like, address, seed, out.received_at)? {
+                let found = match (arrived.over, next) {
+                    (Some(flow), None) => Way::There {
+                        flow: flow.alone(),
+                        next: None,
+                    },
+                    (Some(_) | None, _) => way(stack, &hop_uri, like, address, seed, out.received_at)?,
+                };
+                let to = match found {
                     Way::There { flow, .. } => flow,
                     Way::Unknown { wanted, .. } => return Ok(Written::Waits(wanted)),
                 };
@@ -180,7 +187,7 @@ impl Proxy {
                 );
                 if request.to_tag.is_none() && policy.record_route && request.method == Method::Invite {
                     let dialog = stack.key.digest(&[request.call_id]);
-                    put_record_routes(stack, dialog, flow, to, &mut w);
+                    put_record_routes(stack, dialog, (flow, None), (to, None), &mut w);
                 }
                 let block_len = w.finish().ok_or(Refused::with(513, "Message Too Large"))?;
                 let block = &block[..block_len];

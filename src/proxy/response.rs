@@ -271,6 +271,8 @@ impl Proxy {
         // RFC 5626 §11.5: a 430 is for whoever has the registration, and goes no further.
         let candidate = match candidate {
             Candidate::Received(_) if status == 430 && context.is_of_registered => Candidate::own(480),
+            // §5.3.1: whoever sent it by the token of a flow may know another.
+            Candidate::Own(refused) if refused.status == 503 && context.is_by_token => Candidate::own(430),
             other => other,
         };
         let status = candidate.status();

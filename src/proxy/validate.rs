@@ -13,6 +13,7 @@ use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow};
 
 use super::RETRY_AFTER;
+use super::flow_token::{self, FLOW_TOKEN_LEN};
 
 /// The parameter of our Record-Route URIs that holds a token.
 pub const ROUTE_PARAM: &[u8] = b"rw";
@@ -27,10 +28,14 @@ pub struct Arrived<'a> {
     pub repaired: Option<&'a [u8]>,
     /// A Record-Route of ours for this very dialog has led it here.
     pub is_in_dialog: bool,
+    /// RFC 5626 §5.3.1: a flow token of ours has led it here, and it goes on over that flow.
+    pub over: Option<Flow>,
+    /// What stands in the place of a flow token is none of ours.
+    pub is_forged: bool,
 }
 
-/// Reads the Route header fields of `request`.
-pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>) -> Arrived<'a> {
+/// Reads the Route header fields of `request`, which came over `flow`.
+pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>, flow: Flow) -> Arrived<'a> {
     let mut arrived = Arrived::default();
     let has_route = request.msg.line(Name::Route).is_some();
     if request.request_uri.params.is_empty() && !has_route {
@@ -58,12 +63,28 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>) -> Arrived<'a> {
             Recorded::No if names_us(&stack.cfg, &uri) => {}
             Recorded::No => break,
         }
+        arrived.note_flow(stack, &uri, flow);
         arrived.popped += 1;
     }
     // RFC 3261 §12.2: within a dialog both tags stand. Whoever has got our Record-Route once would otherwise send new requests past
     // the table by it.
     arrived.is_in_dialog &= request.to_tag.is_some();
     arrived
+}
+
+impl Arrived<'_> {
+    /// A URI of ours in a Route may name a flow: RFC 5626 §5.3.
+    fn note_flow(&mut self, stack: &Stack, uri: &Uri<'_>, came_over: Flow) {
+        let Some(user) = uri.user.filter(|user| user.len() == FLOW_TOKEN_LEN) else {
+            return;
+        };
+        match flow_token::parse(user, &stack.key) {
+            None => self.is_forged = true,
+            // §5.3: it comes from there, and is on its way out.
+            Some(flow) if flow_token::is_same(flow, came_over) => {}
+            Some(flow) => self.over = Some(flow),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -173,6 +194,10 @@ pub fn check(
     arrived: &Arrived<'_>,
     digest: Option<u64>,
 ) -> Result<(), Refused> {
+    // RFC 5626 §5.3.1.
+    if arrived.is_forged {
+        return Err(Refused::with(403, "Flow Token Not Ours"));
+    }
     // §16.3 step 3.
     if request.max_forwards == Some(0) {
         return Err(Refused::with(483, "Too Many Hops"));

@@ -136,6 +136,9 @@ fn forwarded(route: &Route) -> String {
     if !route.record_route {
         text.push_str(", and its dialog goes on without us");
     }
+    if route.add_path {
+        text.push_str("; a REGISTER gets our Path");
+    }
     if route.recurse {
         text.push_str("; a redirection is followed");
     }

@@ -57,8 +57,8 @@ impl Shard {
                 None => {}
             }
         }
-        let arrived = preprocess(&self.stack, request);
-        if arrived.is_in_dialog {
+        let arrived = preprocess(&self.stack, request, flow);
+        if arrived.is_in_dialog || arrived.over.is_some() || arrived.is_forged {
             self.forward(request, &arrived, Policy::DIALOG, key, flow, now, out);
             return;
         }
@@ -99,8 +99,8 @@ impl Shard {
 
     /// An ACK that no transaction awaits: that of a 2xx.
     fn dispatch_ack(&mut self, request: &Request<'_>, flow: Flow, now: Instant, out: &mut Effects) {
-        let arrived = preprocess(&self.stack, request);
-        if arrived.is_in_dialog {
+        let arrived = preprocess(&self.stack, request, flow);
+        if arrived.is_in_dialog || arrived.over.is_some() || arrived.is_forged {
             self.proxy
                 .relay(&mut self.stack, request, &arrived, Policy::DIALOG, flow, out);
             return;

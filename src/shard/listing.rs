@@ -144,6 +144,13 @@ fn put_binding(entry: &mut Object<'_>, binding: &Binding, now: Instant, pool: &P
     entry.number("registered_s", now.since(binding.registered_at).as_secs());
     entry.text("params", said.text.params(pool));
     entry.text("call_id", said.text.call_id(pool));
+    let path = said.text.path(pool);
+    if !path.is_empty() {
+        entry.text("path", path);
+    }
+    if let Some(reg_id) = said.reg_id {
+        entry.number("reg_id", reg_id.get().into());
+    }
 }
 
 fn put_call(entry: &mut Object<'_>, view: &CallView<'_>, now: Instant, pool: &Pool, shard: u8) {

@@ -21,6 +21,10 @@ pub enum Letter {
     SendFailed { op: TxOp, reason: CloseReason },
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },
+    /// To be told of when it ends: a connection of this shard.
+    Watch { conn: ConnId, from: ShardId },
+    /// A connection that was to be told of has ended.
+    FlowEnded { conn: ConnId },
     /// Who is this? Bytes: the names of the dialog where it is for one.
     LookUp { from: ShardId, asker: Asker, whom: Whom },
     /// The answer to a question for `whom`. Bytes: a set of contacts.

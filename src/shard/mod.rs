@@ -7,6 +7,7 @@ mod asks;
 mod dispatch;
 mod door;
 pub mod feedback;
+mod flows;
 mod listing;
 mod look_up;
 pub mod mailbox;
@@ -130,6 +131,8 @@ pub struct Shard {
     overload: Overload,
     feedback: Feedback,
     memory: Memory,
+    /// Connections that have ended, with the shards that are still to be told.
+    ended_flows: Vec<(ConnId, u64)>,
     /// Kinds and receive times of the messages of this turn, for the time in the server.
     handled: Vec<(MessageKind, Instant)>,
     is_stopping: bool,
@@ -191,6 +194,7 @@ impl Shard {
             feedback,
             memory: Memory::new(),
             handled: Vec::with_capacity(1_024),
+            ended_flows: Vec::new(),
             is_stopping: false,
             is_reconfigured: false,
         };
@@ -358,6 +362,10 @@ impl Shard {
             },
             Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
+            Letter::Watch { conn, from } => self.watch_flow(conn, from),
+            Letter::FlowEnded { conn } => {
+                crate::ims::register::on_flow_end(&mut self.ims, &mut self.stack, conn, now, out);
+            }
             Letter::LookUp { from, asker, whom } => {
                 self.answer_look_up(from, LookUp { whom, asker }, bytes, now, out);
             }
@@ -392,6 +400,7 @@ impl Shard {
     /// Before the effects of a turn are applied: what belongs on a connection of another shard goes there by mail, shards that have
     /// mail are woken, and what leaves here is counted to whom it goes.
     pub fn export(&mut self, now: Instant, out: &mut Effects) {
+        self.carry_flows(now, out);
         if self.stack.tap.is_some() {
             self.tap_sent(now, out);
         }

@@ -308,6 +308,7 @@ impl Shard {
             partial_since: now,
             last_received: now,
             timer: None,
+            watchers: 0,
         };
         if let Some(id) = self.streams.insert(stream) {
             self.by_conn.insert(conn, id);
@@ -326,6 +327,9 @@ impl Shard {
             self.stack.metrics.dropped(DropReason::PartialMessage);
         }
         stream.forget_partial(&mut out.pool);
+        if stream.watchers > 0 {
+            self.ended_flows.push((conn, stream.watchers));
+        }
         if let Some(timer) = stream.timer {
             self.stack.wheel.cancel(timer);
         }

@@ -24,6 +24,8 @@ pub struct Stream {
     pub partial_since: Instant,
     pub last_received: Instant,
     pub timer: Option<TimerId>,
+    /// The shards that are told when it ends, one bit each: they have flows that were registered over it.
+    pub watchers: u64,
 }
 
 pub type StreamId = Id<Stream>;

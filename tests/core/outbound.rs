@@ -74,6 +74,31 @@ fn when_a_flow_is_gone_the_next_one_of_the_device_is_rung() {
 }
 
 #[test]
+fn when_a_connection_ends_its_flows_are_no_more() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_two_flows(shards);
+        let count = |world: &mut World, call_id: &str| {
+            world.udp(ALICE, &register("bob", ALICE, call_id).removing("Contact"));
+            world.response(ALICE, 200).get_all("Contact").len()
+        };
+        assert_eq!(count(&mut world, "q1"), 2);
+        world.close(BOB_TABLET);
+        assert_eq!(count(&mut world, "q2"), 1);
+        // What is refreshed over another connection lies there from then on.
+        let again = register_flow("tcp", BOB_TABLET, 1, "r9").setting("CSeq", "2 REGISTER");
+        world.tcp(BOB_TABLET, &again);
+        world.response(BOB_TABLET, 200);
+        world.close(BOB);
+        assert_eq!(count(&mut world, "q3"), 1);
+        world.close(BOB_TABLET);
+        assert_eq!(count(&mut world, "q4"), 0);
+        calls_bob(&mut world, "c1");
+        world.response(ALICE, 480);
+        ends(world);
+    });
+}
+
+#[test]
 fn what_the_device_answers_is_its_answer_on_every_flow() {
     let mut world = with_two_flows(1);
     calls_bob(&mut world, "c1");

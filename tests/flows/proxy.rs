@@ -23,7 +23,7 @@ fn invite(via: &str, call_id: &str) -> Message {
 }
 
 /// The next message on a connection; each of these tests gets few and whole ones.
-fn read_message(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Message {
+pub fn read_message(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Message {
     loop {
         if let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") {
             let message = Message::parse(&rest[..end + 4]).expect("a message");

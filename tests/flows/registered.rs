@@ -1,11 +1,13 @@
 //! Registrations through proxies and over flows, on real sockets: RFC 3327, RFC 3608, RFC 5626.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bench_harness::sip::{Header, Message};
 
-use crate::support::{Server, Setup};
+use crate::proxy::read_message;
+use crate::support::{Server, Setup, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,4 +123,59 @@ fn a_keepalive_learns_the_address_that_it_came_from() {
     // SIP goes on beside it.
     phone.send(&phone.request("OPTIONS", "sip:one.att.net", "bob", "o1"));
     assert_eq!(phone.next().status(), Some(200));
+}
+
+/// Two servers: an edge that phones register through, and the registrar behind it.
+#[test]
+fn an_edge_and_a_registrar_reach_a_phone_over_the_connection_that_it_opened() {
+    let registrar = Server::start(&Setup::new());
+    let rule = format!(
+        "\n[[route]]\naction = \"proxy\"\nto = [\"sip:{}\"]\nadd_path = true\n",
+        registrar.udp
+    );
+    let edge = Server::start(&Setup::new().tables(&rule));
+    let caller = Peer::new(&registrar);
+    let mut phone = TcpStream::connect(edge.tcp).expect("a connection");
+    phone.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut rest = Vec::new();
+    let contact = "<sip:bob@192.0.2.77:5099;transport=tcp;ob>;reg-id=1;+sip.instance=\"<urn:uuid:1>\"";
+    let register = Message::request("REGISTER", "sip:one.att.net")
+        .with("Via", "SIP/2.0/TCP 192.0.2.77:5099;branch=z9hG4bKr1;rport")
+        .with("From", "<sip:bob@one.att.net>;tag=r1")
+        .with("To", "<sip:bob@one.att.net>")
+        .with("Call-ID", "r1")
+        .with("CSeq", "1 REGISTER")
+        .with("Max-Forwards", 70)
+        .with("Contact", contact)
+        .with("Supported", "path, outbound, gruu")
+        .with("Content-Length", 0);
+    phone.write_all(&register.to_bytes()).expect("it is sent");
+    let ok = read_message(&mut phone, &mut rest);
+    assert_eq!((ok.status(), ok.text("Require")), (Some(200), "outbound"));
+    assert!(ok.text("Path").ends_with(";lr;ob>"), "{}", ok.text("Path"));
+    let (_, gruu) = ok.text("Contact").split_once(";pub-gruu=\"").expect("a GRUU");
+    let (gruu, _) = gruu.split_once('"').expect("a quoted string");
+    // By the address-of-record, and by the phone's own URI.
+    for (number, uri) in ["sip:bob@one.att.net", gruu].into_iter().enumerate() {
+        let call_id = format!("m{number}");
+        caller.send(&caller.request("MESSAGE", uri, "alice", &call_id));
+        let there = read_message(&mut phone, &mut rest);
+        assert_eq!(there.uri(), Some("sip:bob@192.0.2.77:5099;transport=tcp;ob"));
+        let answer = caller.reply(&there, 200);
+        phone.write_all(&answer.to_bytes()).expect("it is sent");
+        assert_eq!(caller.next().status(), Some(200));
+    }
+    // A keepalive over TCP, and then the end of the flow.
+    phone.write_all(b"\r\n\r\n").expect("it is sent");
+    let mut pong = [0; 2];
+    phone.read_exact(&mut pong).expect("a pong in time");
+    assert_eq!(&pong, b"\r\n");
+    drop(phone);
+    let mut number = 0;
+    wait_until("the edge to see that the flow is gone", || {
+        number += 1;
+        let message = caller.request("MESSAGE", "sip:bob@one.att.net", "alice", &format!("n{number}"));
+        caller.send(&message);
+        caller.next().status() == Some(480)
+    });
 }

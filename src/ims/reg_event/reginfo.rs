@@ -126,7 +126,7 @@ fn put_contact(
 ) {
     let is_active = match event {
         ContactEvent::Registered | ContactEvent::Refreshed => true,
-        ContactEvent::Expired | ContactEvent::Unregistered => false,
+        ContactEvent::Expired | ContactEvent::Unregistered | ContactEvent::Deactivated => false,
     };
     let said = &binding.said;
     // §5.1: the id of a contact stays the same as long as its URI does.
