@@ -117,7 +117,17 @@ fn a_screen_shows_live_numbers_survives_the_server_and_gives_the_terminal_back()
         terminal.shows("Registrations 2 ");
         // A little load, until it is seen.
         let mut asked = 0;
-        let is_loaded = |words: &str| words.contains("OPTIONS") && !words.contains(" In/s 0 ");
+        let mut peer = String::new();
+        wait_until("busy peers", || {
+            let peers = json(&socket, &["peers", "--seconds", "60"]);
+            peer = peers.first().map_or(String::new(), |first| {
+                first["peer"].as_str().unwrap_or_default().to_owned()
+            });
+            !peer.is_empty()
+        });
+        let is_loaded = |words: &str| {
+            words.contains("OPTIONS") && words.contains(&format!("{peer} ")) && !words.contains(" In/s 0 ")
+        };
         while !is_loaded(&terminal.words()) {
             let options = s.ue1.request("OPTIONS", &format!("sip:{}", seed::DOMAIN), Tcp);
             s.ue1.ask_for(&options, Tcp, 200)?;
@@ -127,8 +137,6 @@ fn a_screen_shows_live_numbers_survives_the_server_and_gives_the_terminal_back()
         terminal.press("t");
         terminal.shows("Times since the start");
         terminal.shows("INVITE 1 ");
-        let peers = json(&socket, &["peers", "--seconds", "60"]);
-        terminal.shows(peers[0]["peer"].as_str().expect("an address"));
         terminal.press("p");
         terminal.shows("paused");
         terminal.press("p");
