@@ -22,6 +22,8 @@ pub struct Lines<'a> {
     /// The topmost completed for the way back (RFC 3261 §18.2.1, RFC 3581 §4).
     pub vias: &'a [u8],
     pub record_routes: &'a [u8],
+    /// As they stand in an answer that adds no tag.
+    vias_from_to: &'a [u8],
     pub from: &'a [u8],
     /// Without its line end: a tag may follow.
     pub to: &'a [u8],
@@ -37,8 +39,8 @@ impl Asked {
     /// `back`: as it is when the request comes, for all its answers: RFC 7339 §4.4 tells old values by their number. `None` when the pool has no buffer.
     pub fn keep(request: &Request<'_>, back: WayBack, pool: &mut Pool) -> Option<Asked> {
         const NAMES: [Name; LINES] = [
-            Name::Via,
             Name::RecordRoute,
+            Name::Via,
             Name::From,
             Name::To,
             Name::CallId,
@@ -59,10 +61,8 @@ impl Asked {
                 Name::Via => build::put_via_lines(&mut w, request, back),
                 _ => {
                     for line in msg.lines_of(name) {
-                        w.put(&msg.bytes[line.start as usize..line.value.end as usize]);
-                        if name != Name::To {
-                            w.crlf();
-                        }
+                        w.put(&msg.bytes[line.start as usize..line.value.end as usize])
+                            .crlf();
                     }
                 }
             }
@@ -84,12 +84,13 @@ impl Asked {
 
     pub fn lines<'p>(&self, pool: &'p Pool) -> Lines<'p> {
         let text = pool.get(self.text);
-        let [vias, record_routes, from, to, call_id, cseq] = self.ends.map(usize::from);
+        let [record_routes, vias, from, to, call_id, cseq] = self.ends.map(usize::from);
         Lines {
-            vias: &text[..vias],
-            record_routes: &text[vias..record_routes],
-            from: &text[record_routes..from],
-            to: &text[from..to],
+            record_routes: &text[..record_routes],
+            vias_from_to: &text[record_routes..to],
+            vias: &text[record_routes..vias],
+            from: &text[vias..from],
+            to: text[from..to].strip_suffix(b"\r\n").unwrap_or_default(),
             call_id: &text[to..call_id],
             cseq: &text[call_id..cseq],
             has_to_tag: self.has_to_tag,
@@ -114,10 +115,12 @@ impl Lines<'_> {
     /// Begins a response of our own: status line and the lines that it takes over. `to_tag` may be empty.
     pub fn put_head(&self, w: &mut Writer<'_>, (status, reason): (u16, &str), to_tag: &[u8]) {
         build::status_line(w, status, reason);
-        w.put(self.vias).put(self.from).put(self.to);
-        if !to_tag.is_empty() {
-            w.put(b";tag=").put(to_tag);
+        if to_tag.is_empty() {
+            w.put(self.vias_from_to);
+        } else {
+            w.put(self.vias).put(self.from).put(self.to);
+            w.put(b";tag=").put(to_tag).crlf();
         }
-        w.crlf().call_id_line(self.call_id).put(self.cseq);
+        w.call_id_line(self.call_id).put(self.cseq);
     }
 }

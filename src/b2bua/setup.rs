@@ -12,6 +12,7 @@ use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
 use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
+use crate::msg::via::Via;
 use crate::pool::{BufId, Pool, Stay};
 use crate::record::Place;
 use crate::time::Instant;
@@ -101,11 +102,15 @@ impl B2bua {
             Some(Ok(route)) => route.uri,
             Some(Err(_)) | None => target,
         };
-        let flow = match Uri::parse(next_hop) {
-            Ok(uri) if wants_flow(&uri) => source_flow,
-            // A host name, or a transport that we lack: answers reach it, so requests may too.
-            Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
-            Err(_) => source_flow,
+        let flow = if leads_back(next_hop, &request.via, source_flow) {
+            source_flow
+        } else {
+            match Uri::parse(next_hop) {
+                Ok(uri) if wants_flow(&uri) => source_flow,
+                // A host name, or a transport that we lack: answers reach it, so requests may too.
+                Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
+                Err(_) => source_flow,
+            }
         };
         let mut room;
         let routes = match request.msg.line(Name::RecordRoute) {
@@ -730,6 +735,19 @@ fn flow_of(
         }
     };
     flow_to(cfg, to, Some(contact.flow))
+}
+
+/// Whether `uri` is that of a user at the very host and port, and by UDP, that answers go to over `flow`: nearly every phone's
+/// Contact is, and then need not be read.
+fn leads_back(uri: &[u8], via: &Via<'_>, flow: Flow) -> bool {
+    const PORT_DEFAULT: u16 = 5060;
+    flow.transport == Transport::Udp
+        && uri.starts_with(b"sip:")
+        && uri
+            .strip_suffix(via.sent_by)
+            .is_some_and(|user| user.ends_with(b"@"))
+        && flow.peer.port() == via.port.unwrap_or(PORT_DEFAULT)
+        && via.host_ip().map(|ip| ip.to_canonical()) == Some(flow.peer.ip().to_canonical())
 }
 
 /// Why a contact could not be rung.

@@ -134,6 +134,7 @@ struct Common<'a> {
 }
 
 impl<'a> Common<'a> {
+    #[inline(always)]
     fn check(msg: Message<'a>) -> Result<Common<'a>, ParseError> {
         let via = Via::top(msg)?;
         let (from, from_tag) = party(msg, Name::From)?;

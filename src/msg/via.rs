@@ -124,6 +124,7 @@ impl<'a> Via<'a> {
     }
 
     /// The topmost Via of a message (RFC 3261 §8.1.1.7: there is one at least).
+    #[inline]
     pub fn top(msg: Message<'a>) -> Result<Via<'a>, ParseError> {
         let line = msg
             .line(Name::Via)
