@@ -123,7 +123,9 @@ impl Proxy {
         let mut is_followed = false;
         for contact in contacts.flatten() {
             let is_uri = Uri::parse(contact.uri).is_ok_and(|uri| uri.headers.is_empty());
+            // §16.5: no place stands in the target set twice, or two that redirect to one another are tried in turn.
             is_followed |= is_uri
+                && !context.was_tried(contact.uri, out)
                 && targets.push(&Target {
                     uri: contact.uri,
                     path: b"",

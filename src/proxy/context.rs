@@ -55,6 +55,8 @@ pub struct Context {
     pub(super) targets: Option<BufId>,
     /// Further flows of devices that are tried: RFC 5626 §7.
     pub(super) others: Option<BufId>,
+    /// The URIs of those that were, where redirections are followed: their lengths (2) and texts.
+    pub(super) tried_uris: Option<BufId>,
     /// Branches that there were, those that could not be sent included.
     pub(super) tried: u16,
     pub(super) first_branch: Option<BranchId>,
@@ -174,6 +176,7 @@ impl Context {
             is_looked_up: false,
             targets: None,
             others: None,
+            tried_uris: None,
             tried: 0,
             first_branch: None,
             best: None,
@@ -207,6 +210,41 @@ impl Context {
         {
             self.caller_flow = Some(flow);
         }
+    }
+}
+
+impl Context {
+    /// Where redirections are followed a place is remembered when it is tried. What there is no room for may be tried again:
+    /// `limits.forks_max` bounds that.
+    pub(super) fn remember_tried(&mut self, uri: &[u8], out: &mut Effects) {
+        let Ok(len) = u16::try_from(uri.len()) else {
+            return;
+        };
+        if !self.policy.recurse {
+            return;
+        }
+        let len = len.to_be_bytes();
+        let begun = match self.tried_uris {
+            None => out.pool.put(&len),
+            Some(kept) => out.pool.append(kept, &len),
+        };
+        if let Some(begun) = begun {
+            self.tried_uris = Some(out.pool.append(begun, uri).unwrap_or(begun));
+        }
+    }
+
+    pub(super) fn was_tried(&self, uri: &[u8], out: &Effects) -> bool {
+        let mut rest = self.tried_uris.map_or(&b""[..], |kept| out.pool.get(kept));
+        while let Some((len, more)) = rest.split_first_chunk::<2>() {
+            let Some((own, after)) = more.split_at_checked(usize::from(u16::from_be_bytes(*len))) else {
+                return false;
+            };
+            if own == uri {
+                return true;
+            }
+            rest = after;
+        }
+        false
     }
 }
 
@@ -309,6 +347,7 @@ impl Proxy {
             context.asked.take(),
             context.targets.take(),
             context.others.take(),
+            context.tried_uris.take(),
             context.challenges.take(),
             context.best.take().and_then(|best| best.response),
         ];

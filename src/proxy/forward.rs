@@ -115,6 +115,7 @@ impl Proxy {
                 }
                 if let Some(context) = self.contexts.get_mut(id) {
                     context.tried += 1;
+                    context.remember_tried(target.uri, out);
                 }
             }
             targets.skip(count);

@@ -349,3 +349,24 @@ fn a_redirection_is_followed_where_a_rule_says_so() {
         world.end();
     }
 }
+
+/// RFC 3261 §16.5: a place stands in the target set once, so two that redirect to one another are tried once each.
+#[test]
+fn two_that_redirect_to_one_another_are_tried_once_each() {
+    let to = "[\"sip:a@127.0.0.3:5063\"]";
+    let mut world = world(1, &table(to, "recurse = true"));
+    let invite = invites(&mut world);
+    let one = world.request(BOB, "INVITE");
+    let moved = |request: &Message, tag: &str, at: &str, to: &str| {
+        reply(request, 302, tag, at).setting("Contact", format!("<{to}>"))
+    };
+    world.udp(BOB, &moved(&one, "b", BOB, "sip:c@127.0.0.5:5065"));
+    world.request(BOB, "ACK");
+    let two = world.request(CAROL, "INVITE");
+    world.udp(CAROL, &moved(&two, "c", CAROL, "sip:a@127.0.0.3:5063"));
+    world.request(CAROL, "ACK");
+    let failure = world.response(ALICE, 302);
+    assert_eq!(failure.text("Contact"), "<sip:a@127.0.0.3:5063>");
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
