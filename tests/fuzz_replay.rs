@@ -52,3 +52,8 @@ fn frames_do_not_depend_on_how_bytes_arrive_on_the_corpus() {
 fn keepalives_are_answered_as_they_should_on_the_corpus() {
     replay("stun", Checks::stun);
 }
+
+#[test]
+fn shards_keep_their_promises_on_the_corpus() {
+    replay("shard", Checks::shard);
+}

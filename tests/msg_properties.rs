@@ -207,6 +207,16 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config(60))]
+
+    /// Any program of operations on shards: the words that it does not have are zero.
+    #[test]
+    fn shards_keep_their_promises_in_any_program(program in vec(any::<u8>(), 0..500)) {
+        Checks::new().shard(&program);
+    }
+}
+
 fn token() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9.!%*_+`'~-]{1,12}"
 }

@@ -1,7 +1,9 @@
-//! What must hold of the message layer for any bytes whatever. Each check panics where it does not.
+//! What must hold for any bytes whatever: of the message layer, and of the shards of a server. Each check panics where it does
+//! not.
 
 mod edit;
 mod frame;
+mod shard;
 mod stun;
 mod twin;
 mod views;
@@ -48,6 +50,11 @@ impl Checks {
     /// Only a Binding request is answered, under its own transaction and with the address that it came from.
     pub fn stun(&mut self, data: &[u8]) {
         stun::check(data);
+    }
+
+    /// Shards keep their promises through a sequence of operations.
+    pub fn shard(&mut self, data: &[u8]) {
+        shard::check(data);
     }
 }
 

@@ -1,0 +1,510 @@
+//! Shards without sockets, with all that stands around them: a clock that is set, connections, the control thread's orders.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use ringway::config::{Config, Listener, Machine, load};
+use ringway::json::Page;
+use ringway::location::AorHasher;
+use ringway::metrics::Metrics;
+use ringway::msg::scan::{Table, scan};
+use ringway::owner::OwnerKey;
+use ringway::pool::{CLASS_BYTES, Draft, Pool};
+use ringway::port::{Ask, ConfigId, ControlPort, Listing, PORT_BYTES_MAX, RequestId, port};
+use ringway::shard::mailbox::mailbox;
+use ringway::shard::{Keys, Leftovers, Mail, Shard};
+use ringway::time::Instant;
+use ringway::token::TokenKey;
+use ringway::trunk::board::Board;
+use ringway::wire::{
+    CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport, TxOp,
+};
+
+pub const SERVER: &str = "10.0.0.1:5060";
+pub const PEERS: usize = 4;
+/// What the server has sent that can be referred to; the oldest goes.
+const HEARD_MAX: usize = 48;
+/// Turns of mail and effects that one event may take.
+const TURNS_MAX: usize = 10_000;
+
+/// Somebody outside.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Peer(pub usize);
+
+impl Peer {
+    pub fn addr(self) -> SocketAddr {
+        SocketAddr::from(([10, 0, 1, self.0 as u8 + 1], 5060))
+    }
+}
+
+/// Every kind of rule, each for the numbers that begin with its digit; everything else is for the phone service.
+const TABLE: &str = r#"
+[[trunk]]
+name = "carrier"
+destinations = ["sip:10.0.1.3:5060 calls=2", "sip:10.0.1.4:5060;transport=tcp"]
+failover = ["503", "408"]
+calls_max = 3
+answer_timeout_ms = 500
+
+[[route]]
+user_prefix = ["2"]
+action = "proxy"
+to = ["trunk:carrier"]
+
+[[route]]
+user_prefix = ["3"]
+action = "proxy"
+to = ["<sip:a@10.0.1.2:5060>;q=0.5", "<sip:b@10.0.1.3:5060;transport=tcp>;q=0.5", "<sip:c@10.0.1.4:5060>;q=0.2"]
+recurse = true
+tcp_when_large = true
+ring_s = 1
+
+[[route]]
+user_prefix = ["4"]
+action = "proxy"
+to = ["sip:10.0.1.2:5060"]
+mode = "stateless"
+
+[[route]]
+user_prefix = ["5"]
+action = "proxy"
+to = ["registered"]
+fork = "parallel"
+strip = 1
+
+[[route]]
+user_prefix = ["6"]
+action = "proxy"
+to = ["request-uri"]
+record_route = false
+
+[[route]]
+user_prefix = ["7"]
+action = "redirect"
+to = ["sip:x@10.0.1.2"]
+
+[[route]]
+user_prefix = ["8"]
+action = "ims"
+strip = 1
+set_header = ["X-Set: by the table"]
+"#;
+
+/// What the server has sent.
+#[derive(Clone)]
+pub struct Heard {
+    pub by: Peer,
+    pub bytes: Vec<u8>,
+}
+
+pub struct Server {
+    shards: Vec<Shard>,
+    effects: Vec<Effects>,
+    ports: Vec<ControlPort>,
+    configs: Vec<Arc<Config>>,
+    board: Arc<Board>,
+    table: Box<Table>,
+    told: Box<[u8]>,
+    now: Instant,
+    next_arrival: usize,
+    conns: BTreeMap<Peer, ConnId>,
+    conn_serial: u32,
+    pub heard: Vec<Heard>,
+    pub refuses_connections: bool,
+    pub fails_sends: bool,
+    /// How many buffers each step of a shard finds free, rather than all.
+    pub buffers_per_step: Option<usize>,
+}
+
+impl Server {
+    /// The bits of `kind`: two shards, no routing table, scarce limits.
+    pub fn new(kind: usize) -> Server {
+        let shards = 1 + (kind & 1);
+        let machine = Machine {
+            cpus: Vec::new(),
+            parallelism: 1,
+            memory_bytes: None,
+            files_max: None,
+            primary_v4: None,
+            primary_v6: None,
+        };
+        let table = if kind & 2 == 0 { TABLE } else { "" };
+        let loaded = load(Some((Path::new("table.toml"), table)), &[], &machine);
+        let mut cfg = loaded.unwrap_or_else(|errors| panic!("{errors}")).config;
+        let listener = |transport| Listener {
+            transport,
+            addr: SERVER.parse().expect("an address"),
+            advertised: SERVER.to_owned(),
+        };
+        cfg.listeners = vec![listener(Transport::Udp), listener(Transport::Tcp)];
+        cfg.domains = vec!["one.att.net".to_owned()];
+        cfg.shards = shards;
+        cfg.overload.enabled = false;
+        cfg.session_timers.request = kind & 8 != 0;
+        cfg.registrar.expires_max_s = 300;
+        cfg.registrar.expires_default_s = 300;
+        cfg.registrar.offline_memory = Duration::from_secs(60);
+        cfg.reg_event.expires_max_s = 300;
+        cfg.reg_event.expires_default_s = 300;
+        let limits = &mut cfg.limits;
+        limits.call_duration_max = Duration::from_secs(500);
+        limits.connection_idle = Duration::from_secs(200);
+        limits.mailbox_bytes = 256 * 1_024;
+        let is_scarce = kind & 4 != 0;
+        limits.transactions_max = if is_scarce { 8 * shards } else { 2_000 };
+        limits.calls_max = if is_scarce { 2 * shards } else { 500 };
+        limits.aors_max = if is_scarce { 2 * shards } else { 500 };
+        limits.subscriptions_max = if is_scarce { 2 * shards } else { 500 };
+        limits.buffer_bytes_max = if is_scarce { 300_000 } else { 2 << 20 };
+        let cfg = Arc::new(cfg);
+        let keys = Keys {
+            token: TokenKey::new([9; 16]),
+            owner: OwnerKey::new([4; 16]),
+            aors: AorHasher::new([5; 8]),
+            tables: [6; 8],
+        };
+        let now = Instant::from_millis(1_800_000_000_000);
+        let mut mails: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
+        for from in 0..shards {
+            for to in 0..shards {
+                let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
+                mails[from].to.push((from != to).then_some(sender));
+                mails[to].from.push((from != to).then_some(receiver));
+            }
+        }
+        let board = Arc::new(Board::new(&cfg, None));
+        let (mut all, mut effects, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, mut mail) in mails.into_iter().enumerate() {
+            let metrics = Arc::new(Metrics::default());
+            let (control, asks, teller) = port(metrics.clone());
+            mail.asks = Some(asks);
+            let mut out = Effects::new(Pool::new(cfg.limits.buffer_bytes_max));
+            out.teller = Some(teller);
+            let id = ShardId(index as u8);
+            let mut shard = Shard::new(cfg.clone(), metrics, id, keys.clone(), mail, now);
+            shard.start_trunks(board.clone(), now);
+            all.push(shard);
+            effects.push(out);
+            ports.push(control);
+        }
+        Server {
+            shards: all,
+            effects,
+            ports,
+            configs: vec![cfg],
+            board,
+            table: Box::default(),
+            told: vec![0; PORT_BYTES_MAX].into_boxed_slice(),
+            now,
+            next_arrival: 0,
+            conns: BTreeMap::new(),
+            conn_serial: 0,
+            heard: Vec::new(),
+            refuses_connections: false,
+            fails_sends: false,
+            buffers_per_step: None,
+        }
+    }
+
+    /// Bytes from a peer: as a datagram (0), or on its connection, which is opened where there is none.
+    pub fn receive(&mut self, peer: Peer, bytes: &[u8], over: usize) {
+        self.next_arrival += 1;
+        let any = self.next_arrival % self.shards.len();
+        if over == 0 {
+            let flow = Flow {
+                transport: Transport::Udp,
+                listener: ListenerId(0),
+                peer: peer.addr(),
+                conn: None,
+            };
+            let received_at = self.now;
+            self.handle(
+                any,
+                Event::Datagram {
+                    flow,
+                    bytes,
+                    received_at,
+                },
+            );
+            return;
+        }
+        let conn = match self.conns.get(&peer) {
+            Some(conn) => *conn,
+            None => self.open(peer, any),
+        };
+        let flow = self.flow_of(peer, conn);
+        self.handle(usize::from(conn.shard.0), Event::Stream { flow, bytes });
+    }
+
+    fn flow_of(&self, peer: Peer, conn: ConnId) -> Flow {
+        Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(1),
+            peer: peer.addr(),
+            conn: Some(conn),
+        }
+    }
+
+    fn open(&mut self, peer: Peer, shard: usize) -> ConnId {
+        self.conn_serial += 1;
+        let conn = ConnId {
+            shard: ShardId(shard as u8),
+            slot: self.conn_serial,
+            generation: 1,
+        };
+        self.conns.insert(peer, conn);
+        let flow = self.flow_of(peer, conn);
+        self.handle(shard, Event::Opened { flow });
+        conn
+    }
+
+    /// A peer closes its connection.
+    pub fn close(&mut self, peer: Peer) {
+        if let Some(conn) = self.conns.remove(&peer) {
+            let reason = CloseReason::PeerClosed;
+            self.handle(usize::from(conn.shard.0), Event::Closed { conn, reason });
+        }
+    }
+
+    fn handle(&mut self, shard: usize, event: Event<'_>) {
+        let out = &mut self.effects[shard];
+        let taken = withhold(out, self.buffers_per_step);
+        self.shards[shard].handle(event, self.now, out);
+        restore(out, taken);
+        self.settle();
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        let until = self.now + Duration::from_millis(ms);
+        loop {
+            let next = self.shards.iter().filter_map(Shard::next_deadline).min();
+            let Some(at) = next.filter(|at| *at <= until) else {
+                break;
+            };
+            self.now = at.max(self.now + Duration::from_micros(1));
+            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+                let taken = withhold(out, self.buffers_per_step);
+                while shard.run_timers(self.now, out) {}
+                restore(out, taken);
+            }
+            self.settle();
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Mail and effects until nothing moves.
+    fn settle(&mut self) {
+        for _ in 0..TURNS_MAX {
+            let mut moved = false;
+            for index in 0..self.shards.len() {
+                moved |= self.turn(index);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("one event keeps the shards busy for ever");
+    }
+
+    fn turn(&mut self, index: usize) -> bool {
+        let (shard, out) = (&mut self.shards[index], &mut self.effects[index]);
+        let taken = withhold(out, self.buffers_per_step);
+        while shard.read_mail(self.now, out) {}
+        while shard.read_asks(self.now, out) {}
+        restore(out, taken);
+        _ = shard.take_new_config();
+        shard.export(self.now, out);
+        let mut failed: Vec<TxOp> = Vec::new();
+        let mut closed = Vec::new();
+        let moved = !out.is_empty();
+        for effect in 0..out.len() {
+            match out.get(effect) {
+                Some(Effect::Send { flow, buf, op }) => {
+                    let bytes = out.pool.get(buf).to_vec();
+                    out.pool.release(buf);
+                    let is_new = flow.transport == Transport::Tcp
+                        && !flow
+                            .conn
+                            .is_some_and(|conn| self.conns.values().any(|own| *own == conn));
+                    if self.fails_sends || (is_new && self.refuses_connections) {
+                        failed.extend(op);
+                        continue;
+                    }
+                    if bytes != b"\r\n" {
+                        assert!(
+                            scan(&bytes, &mut self.table).is_ok(),
+                            "what was sent can't be read: {}",
+                            bytes.escape_ascii()
+                        );
+                        let peer = (0..PEERS)
+                            .map(Peer)
+                            .find(|peer| peer.addr().ip() == flow.peer.ip());
+                        if let Some(by) = peer {
+                            self.heard.push(Heard { by, bytes });
+                        }
+                    }
+                }
+                Some(Effect::Close { conn, .. }) => closed.push(conn),
+                Some(Effect::Wake { .. } | Effect::Nothing) | None => {}
+            }
+        }
+        out.clear();
+        if self.heard.len() > HEARD_MAX {
+            self.heard.drain(..self.heard.len() - HEARD_MAX);
+        }
+        let (shard, out) = (&mut self.shards[index], &mut self.effects[index]);
+        for op in failed.iter().copied() {
+            let reason = CloseReason::ConnectFailed;
+            shard.handle(Event::SendFailed { op, reason }, self.now, out);
+        }
+        for conn in closed.iter().copied() {
+            // As the ring does: what was asked to be closed is closed, once.
+            if self.conns.values().any(|own| *own == conn) {
+                self.conns.retain(|_, own| *own != conn);
+                let reason = CloseReason::Idle;
+                shard.handle(Event::Closed { conn, reason }, self.now, out);
+            }
+        }
+        shard.record_handled(self.now, self.now);
+        while self.ports[index].next_tell(&mut self.told).is_some() {}
+        moved || !failed.is_empty() || !closed.is_empty()
+    }
+
+    /// An order or a question of the control thread.
+    pub fn ask(&mut self, what: usize, detail: usize) {
+        let request = RequestId(detail as u32);
+        let users: [&[u8]; 3] = [
+            b"sip:1001@one.att.net",
+            b"sip:1002@one.att.net",
+            b"no address-of-record",
+        ];
+        let user = users[detail % 3];
+        if what == 4 {
+            // The same configuration, or one with other limits and no table.
+            let mut cfg = Config::clone(&self.configs[0]);
+            if detail & 1 != 0 {
+                cfg.routes.clear();
+                cfg.limits.forks_max = 1 + detail % 8;
+            }
+            self.configs.push(Arc::new(cfg));
+        }
+        for index in 0..self.shards.len() {
+            let (ask, bytes): (Ask, &[u8]) = match what {
+                // A server that drains takes nothing new: not the rule.
+                0 if detail < 16 => (Ask::Drain, b""),
+                0 | 1 => (Ask::HangUpAll, b""),
+                2 | 3 => (Ask::Unregister { request }, user),
+                4 => {
+                    let id = ConfigId(self.configs.len() as u32 - 1);
+                    let config = self.configs[self.configs.len() - 1].clone();
+                    (Ask::Config { id, config }, b"")
+                }
+                5 => {
+                    let (slot, generation) = (detail as u32 % 4, detail as u32 / 4 % 4);
+                    let ask = Ask::HangUp {
+                        request,
+                        slot,
+                        generation,
+                    };
+                    (ask, b"")
+                }
+                _ => {
+                    let all = [
+                        Listing::Registrations,
+                        Listing::Calls,
+                        Listing::Subscriptions,
+                        Listing::Connections,
+                    ];
+                    let ask = Ask::List {
+                        request,
+                        listing: all[detail % 4],
+                        cursor: 0,
+                        page: Box::new(Page::new(4_096)),
+                    };
+                    (ask, b"")
+                }
+            };
+            _ = self.ports[index].ask(ask, bytes);
+        }
+        self.settle();
+    }
+
+    /// No table has more than its limit, and the trunk no more calls.
+    pub fn check_limits(&self) {
+        let cfg = &self.configs[0];
+        let mut sum = Leftovers::default();
+        for (shard, out) in self.shards.iter().zip(&self.effects) {
+            sum.add(&shard.in_use(&out.pool));
+        }
+        let limits = &cfg.limits;
+        assert!(
+            sum.transactions <= limits.transactions_max
+                && sum.contexts <= limits.transactions_max
+                && sum.branches <= limits.transactions_max
+                && sum.calls <= limits.calls_max
+                && sum.subscribers <= limits.aors_max
+                && sum.subscriptions <= limits.subscriptions_max
+                && sum.streams <= PEERS,
+            "{sum:?}"
+        );
+        for (trunk, settings) in self.board.trunks.iter().zip(&cfg.trunks) {
+            assert!(trunk.calls.load(Relaxed) <= settings.calls_max);
+        }
+    }
+
+    /// Nobody says anything any more, for as long as the server may remember anything.
+    pub fn be_quiet(&mut self, ms: u64) {
+        self.buffers_per_step = None;
+        for peer in (0..PEERS).map(Peer) {
+            self.close(peer);
+        }
+        self.advance(ms);
+        let mut left = Leftovers::default();
+        for (shard, out) in self.shards.iter().zip(&self.effects) {
+            left.add(&shard.in_use(&out.pool));
+        }
+        assert!(left.is_none(), "long after the last word there is left {left:?}");
+        for trunk in &self.board.trunks {
+            let calls = trunk
+                .destinations
+                .iter()
+                .map(|destination| destination.calls.load(Relaxed));
+            assert!(
+                trunk.calls.load(Relaxed) == 0 && calls.sum::<u32>() == 0,
+                "calls count for ever"
+            );
+        }
+    }
+
+    pub fn end(self) {
+        for (shard, mut out) in self.shards.into_iter().zip(self.effects) {
+            let left = shard.end(&mut out);
+            assert!(left.is_none(), "after its end a shard holds {left:?}");
+        }
+    }
+}
+
+/// Leaves a shard so many buffers for one step: the others are taken away, and come back when this is given to [`restore`].
+fn withhold(out: &mut Effects, left: Option<usize>) -> Vec<Draft> {
+    let Some(left) = left else { return Vec::new() };
+    let mut taken = Vec::new();
+    for bytes in CLASS_BYTES.iter().rev() {
+        while let Some(draft) = out.pool.draft(*bytes) {
+            taken.push(draft);
+        }
+    }
+    for _ in 0..left.min(taken.len()) {
+        out.pool.discard(taken.remove(0));
+    }
+    taken
+}
+
+fn restore(out: &mut Effects, taken: Vec<Draft>) {
+    for draft in taken {
+        out.pool.discard(draft);
+    }
+}
