@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use ringway::sim::{Counts, Mix, Outcome, Totals, run};
+use ringway::sim::{Counts, Mix, Outcome, Service, Totals, run};
 
 /// Places calls over a seeded network and judges what came of it.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ struct Args {
     /// Only phones that obey the rules.
     #[arg(long)]
     polite: bool,
+    /// What the server is: "phones" or "proxy"; drawn by each seed if not given.
+    #[arg(long, value_parser = service)]
+    service: Option<Service>,
     /// Threads, each with runs of its own.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -53,6 +56,14 @@ fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
     match text.split_once("..") {
         Some((from, to)) => Ok(number(from)?..number(to)?),
         None => number(text).map(|seed| seed..seed + 1),
+    }
+}
+
+fn service(text: &str) -> Result<Service, String> {
+    match text {
+        "phones" => Ok(Service::Phones),
+        "proxy" => Ok(Service::Proxy),
+        _ => Err("phones or proxy".to_owned()),
     }
 }
 
@@ -90,6 +101,7 @@ fn main() -> ExitCode {
         calls: args.calls,
         phones: args.phones,
         polite: args.polite,
+        service: args.service,
     };
     let is_single = args.seeds.end - args.seeds.start == 1;
     let next = AtomicU64::new(args.seeds.start);

@@ -86,6 +86,8 @@ pub struct Leftovers {
     /// Response contexts of the proxy, and their branches.
     pub contexts: usize,
     pub branches: usize,
+    /// Calls that are counted for a trunk.
+    pub trunk_calls: usize,
     pub subscribers: usize,
     pub subscriptions: usize,
     pub streams: usize,
@@ -104,6 +106,7 @@ impl Leftovers {
         self.call_parts += other.call_parts;
         self.contexts += other.contexts;
         self.branches += other.branches;
+        self.trunk_calls += other.trunk_calls;
         self.subscribers += other.subscribers;
         self.subscriptions += other.subscriptions;
         self.streams += other.streams;
@@ -523,6 +526,7 @@ impl Shard {
             call_parts: self.ims.calls.parts_in_use(),
             contexts: self.proxy.len(),
             branches: self.proxy.branches(),
+            trunk_calls: self.stack.trunks.calls(),
             subscribers: self.ims.location.subscribers(),
             subscriptions: self.ims.reg_event.len(),
             streams: self.streams.len(),

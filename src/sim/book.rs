@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bench_harness::sip::{self, Message};
+use bench_harness::sip::Message;
 
 use crate::time::Instant;
 
+use super::exchange::{Dialled, Exchange};
 use super::net::SERVER;
 use super::packet::Packet;
+use super::passage;
 use super::phone::{Phone, Purpose, Role, Standing};
 use super::plan::{Acknowledge, Verdict};
 use super::rng::Rng;
@@ -83,25 +85,13 @@ pub struct Book {
     pub findings: Vec<Finding>,
     pub totals: Totals,
     foresight: Foresight,
+    /// Where the server is a proxy: its routing table.
+    exchange: Option<Exchange>,
+    pub start: Instant,
 }
 
-/// Headers that the B2BUA gives values of its own (ARCHITECTURE.md, "A message's way"); everything else passes as it is.
-const OWN_HEADERS: &[&str] = &[
-    "Via",
-    "Route",
-    "Record-Route",
-    "From",
-    "To",
-    "Call-ID",
-    "CSeq",
-    "Max-Forwards",
-    "Contact",
-    "RAck",
-    "Content-Length",
-];
-
 impl Book {
-    pub fn new(users: Vec<String>, foresight: Foresight) -> Book {
+    pub fn new(users: Vec<String>, foresight: Foresight, exchange: Option<Exchange>, start: Instant) -> Book {
         Book {
             made: Vec::new(),
             users,
@@ -110,6 +100,8 @@ impl Book {
             findings: Vec::new(),
             totals: Totals::default(),
             foresight,
+            exchange,
+            start,
         }
     }
 
@@ -157,7 +149,36 @@ impl Book {
         self.made.get(id as usize).cloned().flatten()
     }
 
-    pub fn some_user(&self, rng: &mut Rng) -> String {
+    /// Whether what is sent to others goes through a proxy rather than the phone service.
+    pub fn is_proxied(&self) -> bool {
+        self.exchange.is_some()
+    }
+
+    /// Whether a request goes through without a transaction.
+    pub fn is_stateless(&self, request: &Packet) -> bool {
+        let uri = request.message.uri().unwrap_or_default();
+        self.is_proxied() && Dialled::uri(uri) == Some(Dialled::Stateless)
+    }
+
+    /// Whom a call or message is for.
+    pub fn some_number(&self, rng: &mut Rng) -> String {
+        match &self.exchange {
+            None => self.some_user(rng),
+            Some(exchange) => exchange.some_number(&self.users, rng),
+        }
+    }
+
+    /// The Contacts of a 302.
+    pub fn elsewhere(&self, rng: &mut Rng) -> Vec<String> {
+        let Some(exchange) = &self.exchange else {
+            return vec!["<sip:elsewhere@192.0.2.7:5060>".to_owned()];
+        };
+        (0..=rng.below(3))
+            .map(|nth| format!("<{}>;q=0.{nth}", exchange.elsewhere(&self.users, rng)))
+            .collect()
+    }
+
+    fn some_user(&self, rng: &mut Rng) -> String {
         // Now and then one that nobody has.
         if rng.one_in(25) {
             return "13800099999".to_owned();
@@ -178,9 +199,7 @@ impl Book {
             }
         }
         let via = response.message.elements("Via");
-        if via.len() != 1
-            || !via[0].starts_with(request.message.top_via().split(";rport").next().unwrap_or(""))
-        {
+        if !passage::are_completed(&request.message.elements("Via"), &via) {
             wrong.push(format!("Via is {via:?}"));
         }
         let (asked, got) = (request.message.text("To"), response.message.text("To"));
@@ -195,10 +214,17 @@ impl Book {
         match response.id {
             Some(id) => match self.made_as(id) {
                 Some(made) => {
-                    if made.status != response.status || made.method != response.method {
+                    // RFC 3261 §16.7 step 6: a proxy does not pass a 503 on.
+                    let is_turned =
+                        self.is_proxied() && (made.status, response.status) == (Some(503), Some(500));
+                    if (made.status != response.status && !is_turned) || made.method != response.method {
                         wrong.push(format!("it was {} when it was sent", made.message.title()));
                     }
-                    wrong.extend(difference(&made.message, &response.message));
+                    wrong.extend(if self.is_proxied() {
+                        passage::response(&made.message, &response.message)
+                    } else {
+                        passage::b2bua(&made.message, &response.message)
+                    });
                 }
                 None => wrong.push(format!("nobody has made #{id}")),
             },
@@ -207,9 +233,12 @@ impl Book {
                 let status = response.status.unwrap_or(0);
                 let is_for_server = matches!(
                     response.method.as_str(),
-                    "REGISTER" | "SUBSCRIBE" | "OPTIONS" | "CANCEL" | "BYE"
-                );
-                if !(status == 100 || status >= 400 || (status == 200 && is_for_server)) {
+                    "REGISTER" | "SUBSCRIBE" | "OPTIONS" | "CANCEL"
+                ) || (response.method == "BYE" && !self.is_proxied());
+                let uri = request.message.uri().unwrap_or_default();
+                let is_redirected =
+                    self.is_proxied() && status == 302 && Dialled::uri(uri) == Some(Dialled::Redirected);
+                if !(status == 100 || status >= 400 || (status == 200 && is_for_server) || is_redirected) {
                     wrong.push("no phone has said so".to_owned());
                 }
             }
@@ -225,11 +254,17 @@ impl Book {
         let mut wrong = Vec::new();
         let title = request.message.title();
         let via = request.message.elements("Via");
-        if via.len() != 1 || !via[0].contains(&SERVER.to_string()) {
+        if !self.is_proxied() && (via.len() != 1 || !via[0].contains(&SERVER.to_string())) {
             wrong.push(format!("Via is {via:?}: a B2BUA's own alone"));
         }
         match request.id {
             Some(id) => match self.made_as(id) {
+                Some(made) if self.is_proxied() => {
+                    if made.request() != request.request() {
+                        wrong.push(format!("it was {} when it was sent", made.message.title()));
+                    }
+                    wrong.extend(passage::request(&made, request));
+                }
                 Some(made) => {
                     if made.request() != request.request() {
                         wrong.push(format!("it was {} when it was sent", made.message.title()));
@@ -242,12 +277,19 @@ impl Book {
                     if made.call_id == request.call_id && made.to_tag.is_empty() {
                         wrong.push("a leg of its own has a Call-ID of its own".to_owned());
                     }
-                    wrong.extend(difference(&made.message, &request.message));
+                    wrong.extend(passage::b2bua(&made.message, &request.message));
                 }
                 None => wrong.push(format!("nobody has made #{id}")),
             },
             None => {
-                if !matches!(request.method.as_str(), "ACK" | "BYE" | "CANCEL" | "NOTIFY") {
+                let is_its_own = match request.method.as_str() {
+                    "ACK" | "CANCEL" | "NOTIFY" => true,
+                    "BYE" => !self.is_proxied(),
+                    // To the destinations of a trunk.
+                    "OPTIONS" => self.is_proxied(),
+                    _ => false,
+                };
+                if !is_its_own {
                     wrong.push("no phone has sent it".to_owned());
                 }
             }
@@ -301,6 +343,14 @@ impl Book {
     pub fn cancelled(&mut self, call: usize) {
         self.totals.cancelled += 1;
         self.calls[call].is_cancelled = true;
+    }
+
+    /// Somebody did not hear a message of a call.
+    pub fn excuse_call_of(&mut self, packet: &Packet) {
+        let mine = |call: &&mut Call| call.tag == packet.from_tag || call.tag == packet.to_tag;
+        for call in self.calls.iter_mut().filter(mine) {
+            call.is_excused = true;
+        }
     }
 
     pub fn excuse(&mut self, call: usize) {
@@ -384,13 +434,17 @@ impl Book {
                     }
                     // Who gave up before anything came is out of it.
                     (Standing::Early, Role::Caller)
-                        if client.is_some_and(|client| client.has_provisional) =>
+                        if client.is_some_and(|client| {
+                            // Nobody says again over TCP what it did not hear.
+                            let is_deaf = call.is_excused && phone.habits.deaf.is_some();
+                            client.has_provisional && !self.is_stateless(&client.packet) && !is_deaf
+                        }) =>
                     {
                         self.find_in(number, at, || {
                             format!("phone {index} never heard what became of call {number}")
                         });
                     }
-                    (Standing::Early, Role::Callee) if !is_excused => {
+                    (Standing::Early, Role::Callee) if !is_excused && !self.is_stateless(&leg.invite) => {
                         self.find_in(number, at, || {
                             format!("phone {index} still rings for call {number}")
                         });
@@ -405,7 +459,9 @@ impl Book {
         for phone in phones {
             for (key, client) in &phone.clients {
                 let is_rude = client.purpose == Purpose::Rude;
-                if client.last.is_none() && !is_rude {
+                // Without a transaction in between nobody makes up for one who never answers.
+                let is_stateless = self.is_stateless(&client.packet);
+                if client.last.is_none() && !is_rude && !is_stateless {
                     let tag = client.packet.from_tag.clone();
                     self.find(at, &[&tag], || {
                         format!("phone {} got no answer to {key}", phone.index)
@@ -431,13 +487,24 @@ impl Book {
             .flat_map(|phone| &phone.legs)
             .filter(|leg| leg.call == index && leg.role == Role::Callee);
         let never_answers = legs.into_iter().any(|leg| leg.callee.verdict == Verdict::Never);
+        let dialled = self.exchange.and_then(|_| Dialled::number(&call.callee));
         let is_right = match status {
+            482 => {
+                matches!(dialled, Some(Dialled::Loop | Dialled::Itself))
+                    || dialled.is_some() && !call.rung.is_empty()
+            }
+            483 | 420 | 440 if dialled.is_some() => true,
+            302 => dialled == Some(Dialled::Redirected),
+            // The trunk's limits; and redirections lead anywhere.
+            503 | 504 | 480 | 404 | 408 | 500 | 502 | 400 if dialled.is_some() => true,
             487 => call.is_cancelled,
             408 => never_answers,
             404 | 480 => call.rung.is_empty(),
             _ => false,
         };
-        let has_answered = call.picked_up.iter().any(|phone| *phone != call.caller) && !call.is_cancelled;
+        // A proxy passes every 2xx on, also behind a CANCEL: RFC 3261 §16.7 step 5.
+        let counts = !call.is_cancelled || self.is_proxied();
+        let has_answered = call.picked_up.iter().any(|phone| *phone != call.caller) && counts;
         if !is_right || (has_answered && !call.is_answered) {
             let callee = call.callee.clone();
             let rung = call.rung.clone();
@@ -446,26 +513,4 @@ impl Book {
             });
         }
     }
-}
-
-/// What is not as it was sent, where it should be: RFC 3261 §16.6 for what passes, byte for byte and in order.
-fn difference(sent: &Message, got: &Message) -> Option<String> {
-    fn rest(message: &Message) -> Vec<&str> {
-        message
-            .headers
-            .iter()
-            .filter(|header| !OWN_HEADERS.iter().any(|own| header.is(own)))
-            .map(|header| header.line())
-            .collect()
-    }
-    let (before, after) = (rest(sent), rest(got));
-    if before != after {
-        return Some(format!("headers were {before:?} and are {after:?}"));
-    }
-    if sent.body != got.body {
-        return Some("the body is another".to_owned());
-    }
-    // The parameters of a Contact say what the phone can do; they stay.
-    let features = |message: &Message| message.get("Contact").map(|contact| sip::params(contact).len());
-    (features(sent) != features(got)).then(|| "the Contact has other parameters".to_owned())
 }

@@ -11,8 +11,11 @@
 
 pub mod audit;
 pub mod book;
+mod exchange;
+mod mirror;
 mod net;
 mod packet;
+mod passage;
 mod phone;
 mod plan;
 mod reactor;
@@ -24,6 +27,7 @@ mod world;
 use std::time::Duration;
 
 pub use book::{Finding, Totals};
+pub use exchange::Service;
 pub use net::Counts;
 pub use plan::{Mix, Weather};
 use trace::Trace;
@@ -36,6 +40,8 @@ pub struct Outcome {
     pub totals: Totals,
     pub counts: Counts,
     pub trace: Trace,
+    /// The routing table, where the server is a proxy.
+    exchange: Option<exchange::Exchange>,
     /// How long it was for those in it.
     pub simulated: Duration,
 }
@@ -52,6 +58,9 @@ impl Outcome {
         for finding in &self.findings {
             let ms = finding.at.since(start).as_secs_f64() * 1e3;
             text.push_str(&format!("{ms:12.1} FOUND {}\n", finding.text));
+        }
+        if let Some(exchange) = &self.exchange {
+            text.push_str(&exchange.table());
         }
         // The ladder of what the first is about.
         if let Some(finding) = self.findings.iter().find(|finding| !finding.tags.is_empty()) {

@@ -151,12 +151,14 @@ pub enum Arrival {
 pub enum Link {
     Udp,
     Tcp(u32),
+    /// From that phone, past the server.
+    Direct(usize),
 }
 
 impl Link {
     pub fn transport(self) -> Transport {
         match self {
-            Link::Udp => Transport::Udp,
+            Link::Udp | Link::Direct(_) => Transport::Udp,
             Link::Tcp(_) => Transport::Tcp,
         }
     }
@@ -180,6 +182,7 @@ pub(super) enum Happening {
     },
     ToPhone {
         phone: usize,
+        link: Link,
         packet: Rc<Packet>,
     },
     Stream(u32, super::streams::StreamStep),
@@ -339,6 +342,10 @@ impl Net {
             self.record(What::LostOut, Transport::Udp, to, None, &packet);
             return false;
         }
+        if to == SERVER && !is_lost && !is_damaged {
+            self.send_datagram_back(&packet);
+            return true;
+        }
         let Some(phone) = phone.filter(|_| !is_lost && !is_damaged) else {
             // A phone throws away what is damaged: it is lost either way.
             self.counts.lost += u64::from(is_lost);
@@ -349,9 +356,36 @@ impl Net {
         for _ in 0..self.copies() {
             let at = self.now + self.way();
             let packet = packet.clone();
-            self.at(at, Happening::ToPhone { phone, packet });
+            let link = Link::Udp;
+            self.at(at, Happening::ToPhone { phone, link, packet });
         }
         true
+    }
+
+    /// What the server sends to its own address comes in there.
+    fn send_datagram_back(&mut self, packet: &Rc<Packet>) {
+        for _ in 0..self.copies() {
+            let at = self.now + self.way();
+            let shard = self.shard_for(SERVER);
+            let (peer, load) = (SERVER, Load::Whole(packet.clone()));
+            self.at(at, Happening::ToServer { shard, peer, load });
+        }
+    }
+
+    /// A phone sends a datagram to another, past the server.
+    pub fn send_direct(&mut self, from: usize, to: SocketAddr, packet: &Rc<Packet>) {
+        self.counts.datagrams += 1;
+        let phone = self.phone_at(to).filter(|phone| phone_addr(*phone) == to);
+        let is_lost = self.rng.permille(self.faults.loss);
+        self.counts.lost += u64::from(is_lost);
+        let Some(phone) = phone.filter(|_| !is_lost) else {
+            return;
+        };
+        for _ in 0..self.copies() {
+            let at = self.now + self.way();
+            let (link, packet) = (Link::Direct(from), packet.clone());
+            self.at(at, Happening::ToPhone { phone, link, packet });
+        }
     }
 
     /// What the server sends must be readable to a strict reader.

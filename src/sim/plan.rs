@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::exchange::Service;
 use super::net::Faults;
 use super::phone::Act;
 use super::rng::Rng;
@@ -18,6 +19,8 @@ pub struct Mix {
     pub phones: usize,
     /// Only phones that behave.
     pub polite: bool,
+    /// Fixed here, or drawn.
+    pub service: Option<Service>,
 }
 
 impl Default for Mix {
@@ -28,6 +31,7 @@ impl Default for Mix {
             calls: 60,
             phones: 10,
             polite: false,
+            service: None,
         }
     }
 }
@@ -47,6 +51,11 @@ pub struct Weather {
     pub has_tcp: bool,
     /// Over how long the calls are placed.
     pub span: Duration,
+    pub service: Service,
+    /// Gateways that hear nothing for a while.
+    pub is_deaf: bool,
+    /// Seconds into the run at which the configuration is read again.
+    pub reloads: Vec<Duration>,
 }
 
 impl Weather {
@@ -105,6 +114,17 @@ impl Weather {
         } else {
             Vec::new()
         };
+        // What is drawn for a proxy alone does not change what the same seed means for phones.
+        let mut own = Rng::part(seed, "service");
+        let drawn = own.pick(&[Service::Phones, Service::Proxy]);
+        let service = mix.service.unwrap_or(drawn);
+        let is_proxy = service == Service::Proxy;
+        let is_deaf = is_proxy && !mix.polite && own.one_in(3);
+        let reloads = if is_proxy && own.one_in(6) {
+            vec![own.millis(0, span.as_millis() as u64 + 20_000)]
+        } else {
+            Vec::new()
+        };
         Weather {
             faults,
             shards,
@@ -113,12 +133,20 @@ impl Weather {
             is_rude: !mix.polite && rng.one_in(2),
             has_tcp,
             span,
+            service,
+            is_deaf,
+            reloads,
         }
     }
 
     /// Whether what the parties see can be foretold exactly.
     pub fn is_calm(&self) -> bool {
-        self.faults.is_calm() && self.crashes.is_empty() && !self.is_scarce && !self.faults.any_shard
+        self.faults.is_calm()
+            && self.crashes.is_empty()
+            && !self.is_scarce
+            && !self.faults.any_shard
+            && !self.is_deaf
+            && self.reloads.is_empty()
     }
 
     /// Whether everything sent arrives sooner or later, at a server that has room for it.
@@ -146,6 +174,12 @@ pub struct Habits {
     pub is_tidy: bool,
     pub subscribes: bool,
     pub expires_s: u64,
+    /// Thousandths of the preference that its Contact names.
+    pub q: Option<u16>,
+    /// It never registers.
+    pub is_gateway: bool,
+    /// From when to when into the run it hears nothing.
+    pub deaf: Option<(Duration, Duration)>,
 }
 
 impl Habits {
@@ -166,6 +200,22 @@ impl Habits {
             is_tidy: rng.one_in(2),
             subscribes: rng.one_in(3),
             expires_s: rng.between(60, 300),
+            q: None,
+            is_gateway: false,
+            deaf: None,
+        }
+    }
+
+    /// The same for a run with a proxy.
+    pub fn behind_proxy(self, is_gateway: bool, weather: &Weather, rng: &mut Rng) -> Habits {
+        let is_deaf = is_gateway && weather.is_deaf && rng.one_in(2);
+        let from = rng.millis(0, weather.span.as_millis() as u64);
+        Habits {
+            q: rng.pick(&[None, Some(1_000), Some(500), Some(0)]),
+            is_gateway,
+            subscribes: self.subscribes && !is_gateway,
+            deaf: is_deaf.then(|| (from, from + rng.millis(500, 60_000))),
+            ..self
         }
     }
 }
@@ -223,6 +273,21 @@ pub struct CalleePlan {
     pub acts: Vec<(Duration, Act)>,
 }
 
+/// Refusals that a proxy has to choose between, follow, gather or fail over on.
+const REFUSALS: &[(u16, &str)] = &[
+    (302, "Moved Temporarily"),
+    (302, "Moved Temporarily"),
+    (401, "Unauthorized"),
+    (407, "Proxy Authentication Required"),
+    (415, "Unsupported Media Type"),
+    (480, "Temporarily Unavailable"),
+    (486, "Busy Here"),
+    (500, "Server Internal Error"),
+    (503, "Service Unavailable"),
+    (503, "Service Unavailable"),
+    (600, "Busy Everywhere"),
+];
+
 /// What goes on in a call that stands, on one side, ended by a BYE if this side is to send it.
 fn acts(hold: Duration, hangs_up: bool, is_rude: bool, rng: &mut Rng) -> Vec<(Duration, Act)> {
     let mut acts = Vec::new();
@@ -276,6 +341,17 @@ impl CallerPlan {
 }
 
 impl CalleePlan {
+    /// The same for a run with a proxy.
+    pub fn behind_proxy(self, rng: &mut Rng) -> CalleePlan {
+        let (status, reason) = rng.pick(REFUSALS);
+        let verdict = if rng.one_in(3) {
+            Verdict::Refuse(status, reason)
+        } else {
+            self.verdict
+        };
+        CalleePlan { verdict, ..self }
+    }
+
     pub fn draw(is_rude: bool, rng: &mut Rng) -> CalleePlan {
         let verdict = match rng.below(20) {
             0..=12 => Verdict::Answer,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::config::{Config, Listener};
@@ -10,16 +11,18 @@ use crate::location::AorHasher;
 use crate::metrics::Metrics;
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
-use crate::port::{Ask, ControlPort, port};
+use crate::port::{Ask, ConfigId, ControlPort, port};
 use crate::run::{ShardLoop, mailboxes};
 use crate::shard::{Keys, Leftovers, Shard};
 use crate::time::Instant;
 use crate::token::TokenKey;
+use crate::trunk::board::Board;
 use crate::wire::{Effects, ShardId, Transport};
 
 use super::Outcome;
 use super::audit;
 use super::book::{Book, Foresight};
+use super::exchange::{Exchange, GATEWAYS, OTHERS, Service};
 use super::net::{Arrival, Happening, Net, PhoneEvent, SERVER};
 use super::phone::{Cx, DOMAIN, Due, Phone};
 use super::plan::{Habits, Mix, Weather};
@@ -38,6 +41,8 @@ const OFFLINE_MEMORY: Duration = Duration::from_secs(60);
 const WIND_DOWN: Duration = Duration::from_secs(120);
 /// After that nothing new begins: the longest registration, call, Timer C and 64*T1 fit into it.
 const QUIET: Duration = Duration::from_secs(900);
+/// OPTIONS to the destinations of a trunk that may be on their way or remembered at a time: one a second, for T4 each.
+const PINGS_MAX: usize = GATEWAYS * 7;
 /// The loss up to which eleven transmissions of a message may be trusted, per mille.
 const FAIR_LOSS: u32 = 50;
 
@@ -73,6 +78,9 @@ pub(super) struct World {
     rng: Rng,
     start: Instant,
     lives: u64,
+    exchange: Option<Exchange>,
+    board: Arc<Board>,
+    config_id: ConfigId,
 }
 
 impl World {
@@ -92,23 +100,48 @@ impl World {
         } else {
             Foresight::Rough
         };
-        let net = Net::new(seed, weather.faults.clone(), weather.shards, mix.phones, start);
-        let cfg = Arc::new(config(&weather));
+        let exchange = match weather.service {
+            Service::Phones => None,
+            Service::Proxy => Some(Exchange::draw(mix.phones, &mut Rng::part(seed, "exchange"))),
+        };
+        let parties = mix.phones + exchange.map_or(0, |_| OTHERS);
+        let net = Net::new(seed, weather.faults.clone(), weather.shards, parties, start);
+        let mut cfg = config(&weather);
+        if let Some(exchange) = &exchange {
+            exchange.configure(&mut cfg);
+        }
+        let cfg = Arc::new(cfg);
         let mut world = World {
             seed,
             cfg,
             net: Rc::new(RefCell::new(net)),
             server: Vec::new(),
             phones: Vec::new(),
-            book: Book::new(users.clone(), foresight),
+            book: Book::new(users.clone(), foresight, exchange, start),
             rng: Rng::part(seed, "agenda"),
             start,
             lives: 0,
+            exchange,
+            board: Arc::default(),
+            config_id: ConfigId::FIRST,
             weather,
         };
         for index in 0..mix.phones {
             let user = users[index % users.len()].clone();
             let habits = Habits::draw(&world.weather, &mut rng);
+            let habits = match exchange {
+                None => habits,
+                Some(_) => {
+                    let own = &mut Rng::part(seed, &format!("habits {index}"));
+                    habits.behind_proxy(false, &world.weather, own)
+                }
+            };
+            world.phones.push(Phone::new(index, user, seed, habits));
+        }
+        for index in mix.phones..mix.phones + exchange.map_or(0, |_| GATEWAYS) {
+            let own = &mut Rng::part(seed, &format!("habits {index}"));
+            let habits = Habits::draw(&world.weather, own).behind_proxy(true, &world.weather, own);
+            let user = format!("gw{}", index - mix.phones);
             world.phones.push(Phone::new(index, user, seed, habits));
         }
         world.boot();
@@ -130,6 +163,8 @@ impl World {
             tables,
         };
         let now = self.net.borrow().now;
+        self.board = Arc::new(Board::new(&self.cfg, None));
+        self.config_id = ConfigId::FIRST;
         self.server = mailboxes(&self.cfg)
             .into_iter()
             .enumerate()
@@ -138,7 +173,8 @@ impl World {
                 let metrics = Arc::new(Metrics::default());
                 let (port, asks, teller) = port(metrics.clone());
                 mail.asks = Some(asks);
-                let shard = Shard::new(self.cfg.clone(), metrics, id, keys.clone(), mail, now);
+                let mut shard = Shard::new(self.cfg.clone(), metrics, id, keys.clone(), mail, now);
+                shard.start_trunks(self.board.clone(), now);
                 let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
                 out.teller = Some(teller);
                 Place {
@@ -164,7 +200,7 @@ impl World {
             net: &mut net,
             book: &mut self.book,
         };
-        for phone in &mut self.phones {
+        for phone in self.phones.iter_mut().filter(|phone| !phone.habits.is_gateway) {
             phone.after(self.rng.millis(0, 1_500), Due::Register, cx);
             phone.after(self.weather.span + WIND_DOWN, Due::Unregister, cx);
             if phone.habits.subscribes {
@@ -191,16 +227,39 @@ impl World {
 
     pub fn run(mut self) -> Outcome {
         let end = self.start + self.weather.span + WIND_DOWN;
-        let mut crashes = self.weather.crashes.clone();
-        crashes.sort();
-        for (at, away) in crashes {
-            let at = self.start + at;
-            self.run_until(at);
-            self.crash(away);
+        let crashes = self.weather.crashes.clone();
+        let crashes = crashes.into_iter().map(|(at, away)| (at, Some(away)));
+        let reloads = self.weather.reloads.iter().map(|at| (*at, None));
+        let mut shocks: Vec<(Duration, Option<Duration>)> = crashes.chain(reloads).collect();
+        shocks.sort();
+        for (at, away) in shocks {
+            self.run_until(self.start + at);
+            match away {
+                Some(away) => self.crash(away),
+                None => self.reload(),
+            }
         }
         self.run_until(end);
         self.run_until(end + QUIET);
         self.finish()
+    }
+
+    /// The configuration is read again, and is as it was.
+    fn reload(&mut self) {
+        self.config_id = self.config_id.next();
+        self.net
+            .borrow_mut()
+            .note(|| "the configuration is read again".to_owned());
+        for place in &mut self.server {
+            let ask = Ask::Config {
+                id: self.config_id,
+                config: self.cfg.clone(),
+            };
+            assert!(
+                place.port.ask(ask, b"").is_ok(),
+                "a shard has room for an order now and then"
+            );
+        }
     }
 
     fn crash(&mut self, away: Duration) {
@@ -254,6 +313,7 @@ impl World {
                 let worked = place.reactor.net.borrow_mut().rng.between(3, 40);
                 place.busy_until = now + Duration::from_micros(worked);
             }
+            self.watch_limits();
         }
     }
 
@@ -279,17 +339,59 @@ impl World {
                 Some(heard) => heard,
                 None => return,
             },
-            Happening::ToPhone { phone, packet } => {
-                let link = super::net::Link::Udp;
-                (phone, PhoneEvent::Packet { link, packet })
-            }
+            Happening::ToPhone { phone, link, packet } => (phone, PhoneEvent::Packet { link, packet }),
             Happening::Timer { phone, token } => (phone, PhoneEvent::Timer(token)),
         };
+        if phone == self.phones.len() {
+            if let PhoneEvent::Packet { packet, .. } = event {
+                super::mirror::reflect(phone, &packet, &mut net);
+            }
+            return;
+        }
         let cx = &mut Cx {
             net: &mut net,
             book: &mut self.book,
         };
         self.phones[phone].happens(event, cx);
+    }
+
+    /// No call counts for a trunk any more.
+    fn judge_trunks(&mut self, now: Instant) {
+        for trunk in &self.board.trunks {
+            let calls = trunk.calls.load(Relaxed);
+            let each: Vec<u32> = (trunk.destinations.iter())
+                .map(|destination| destination.calls.load(Relaxed))
+                .collect();
+            if calls != 0 || each.iter().any(|calls| *calls != 0) {
+                self.book.leftover(
+                    now,
+                    format!(
+                        "long after the last word the trunk counts {calls} calls, its destinations {each:?}"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// A trunk never has more calls than it may.
+    fn watch_limits(&mut self) {
+        let Some(exchange) = self.exchange else { return };
+        for trunk in &self.board.trunks {
+            let is_beyond = |calls: u32, most: u32| most > 0 && calls > most;
+            let calls = trunk.calls.load(Relaxed);
+            let most = trunk.destinations.iter().map(|one| one.calls.load(Relaxed)).max();
+            if is_beyond(calls, exchange.calls_max)
+                || is_beyond(most.unwrap_or(0), exchange.destination_calls_max)
+            {
+                let now = self.net.borrow().now;
+                self.book.leftover(
+                    now,
+                    format!("the trunk has {calls} calls, one destination {most:?}: more than it may"),
+                );
+                self.exchange = None;
+                return;
+            }
+        }
     }
 
     /// Judges the run.
@@ -298,6 +400,20 @@ impl World {
         let mut left = Leftovers::default();
         for place in &self.server {
             left.add(&place.shard.in_use());
+        }
+        self.judge_trunks(now);
+        let pinged = self.exchange.filter(|exchange| !exchange.ping_interval.is_zero());
+        if pinged.is_some() {
+            // OPTIONS go on for ever: each destination has a timer, and so has each that is on its way.
+            let timers_max = left.transactions + GATEWAYS;
+            if left.transactions <= PINGS_MAX
+                && left.timers <= timers_max
+                && left.buffers <= left.transactions
+            {
+                left.transactions = 0;
+                left.timers = 0;
+                left.buffers = 0;
+            }
         }
         if !left.is_none() {
             self.book
@@ -330,7 +446,10 @@ impl World {
         if self.weather.faults.damage == 0 {
             let faults = &self.weather.faults;
             let is_whole = !self.weather.is_scarce && faults.send_error + faults.reset + faults.refuse == 0;
-            let terms = audit::Terms { is_whole };
+            let terms = audit::Terms {
+                is_whole,
+                exchange: self.exchange,
+            };
             self.book.findings.extend(audit::audit(&trace, terms));
         }
         Outcome {
@@ -341,6 +460,7 @@ impl World {
             counts: net.counts,
             simulated: now - self.start,
             trace,
+            exchange: self.exchange,
         }
     }
 }

@@ -49,9 +49,12 @@ fn repeated_at(
                 let due = before.at + interval;
                 let is_answered = asked.answers.first().is_some_and(|step| step.at < due + SLACK);
                 let is_over = due.since(asked.first().at) >= TIMEOUT;
+                // The OPTIONS by which a trunk knows its destinations end with the patience of the trunk.
+                let is_ping = asked.is("OPTIONS") && asked.first().packet.id.is_none();
                 if ledger.terms.is_whole
                     && !is_answered
                     && !is_over
+                    && !is_ping
                     && ledger.has_lived_to(asked.life, due + SLACK)
                 {
                     found.at(before, || format!("not repeated {interval:?} later"));
@@ -177,7 +180,7 @@ pub fn ack_of_failure_is_made_from_its_invite(ledger: &Ledger<'_>, found: &mut F
             continue;
         };
         for ack in &asked.acks {
-            copied(asked.first(), ack, &["From", "Call-ID", "Route", "Via"], found);
+            copied(asked.first(), ack, &["From", "Call-ID", "Route"], found);
             if ack.packet.message.text("To") != failure.packet.message.text("To") {
                 found.at(ack, || {
                     format!("To is not that of {}", failure.packet.message.title())
@@ -191,12 +194,7 @@ pub fn ack_of_failure_is_made_from_its_invite(ledger: &Ledger<'_>, found: &mut F
 pub fn cancel_is_made_from_its_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for asked in ledger.invites() {
         for cancel in &asked.cancels {
-            copied(
-                asked.first(),
-                cancel,
-                &["From", "To", "Call-ID", "Route", "Via"],
-                found,
-            );
+            copied(asked.first(), cancel, &["From", "To", "Call-ID", "Route"], found);
         }
     }
 }
@@ -216,8 +214,10 @@ fn copied(invite: &Step, copy: &Step, headers: &[&str], found: &mut Found<'_>) {
             found.at(copy, || format!("{name} is not that of its INVITE"));
         }
     }
-    if to.message.elements("Via").len() != 1 {
-        found.at(copy, || "more than one Via".to_owned());
+    // A proxy's INVITE has the Vias of others below its own; what it sends for itself has none.
+    let (vias, own) = (from.message.elements("Via"), to.message.elements("Via"));
+    if own.len() != 1 || own.first() != vias.first() {
+        found.at(copy, || format!("Via is {own:?} where its INVITE has {vias:?}"));
     }
 }
 
@@ -238,7 +238,8 @@ pub fn success_is_acknowledged_each_time(ledger: &Ledger<'_>, found: &mut Found<
     if !ledger.terms.is_whole {
         return;
     }
-    for asked in ledger.invites() {
+    // What a proxy passes on is acknowledged by whoever asked.
+    for asked in ledger.invites().filter(|asked| !asked.is_forwarded()) {
         let Some(first) = asked.first_final().filter(|step| step.packet.is_success()) else {
             continue;
         };

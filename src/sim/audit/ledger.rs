@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::time::Instant;
 use crate::wire::Transport;
 
+use bench_harness::sip;
+
+use super::super::exchange::Dialled;
 use super::super::packet::Packet;
 use super::super::trace::{Line, Step, Trace, What};
 use super::Terms;
@@ -21,6 +24,10 @@ pub struct Asked<'t> {
     /// The CANCELs under the same branch, each time that one left.
     pub cancels: Vec<&'t Step>,
     pub life: usize,
+    /// What it was forwarded for: the request that its second Via names.
+    pub parent: Option<usize>,
+    /// It is forwarded without a transaction.
+    pub is_stateless: bool,
 }
 
 /// A request that the server has got.
@@ -33,6 +40,10 @@ pub struct Served<'t> {
     pub acks: Vec<&'t Step>,
     pub cancels: Vec<&'t Step>,
     pub life: usize,
+    /// What it was forwarded as.
+    pub children: Vec<usize>,
+    /// It goes on without a transaction.
+    pub is_stateless: bool,
 }
 
 impl<'t> Asked<'t> {
@@ -46,6 +57,11 @@ impl<'t> Asked<'t> {
 
     pub fn first_final(&self) -> Option<&'t Step> {
         self.answers.iter().find(|step| step.packet.is_final()).copied()
+    }
+
+    /// Whether it is somebody else's, passed on by a proxy: below our Via stands another.
+    pub fn is_forwarded(&self) -> bool {
+        self.first().packet.message.elements("Via").len() > 1
     }
 }
 
@@ -61,6 +77,20 @@ impl<'t> Served<'t> {
     pub fn finals(&self) -> impl Iterator<Item = &'t Step> + '_ {
         self.answers.iter().copied().filter(|step| step.packet.is_final())
     }
+
+    /// Whether a proxy has passed it on.
+    pub fn is_forwarded(&self) -> bool {
+        !self.children.is_empty()
+    }
+
+    /// The rule that it goes by, where the server is a proxy and it belongs to no dialog.
+    pub fn dialled(&self, terms: Terms) -> Option<Dialled> {
+        terms.exchange?;
+        let packet = &self.first().packet;
+        let is_outside =
+            packet.to_tag.is_empty() && !matches!(packet.method.as_str(), "REGISTER" | "SUBSCRIBE");
+        is_outside.then(|| Dialled::uri(packet.message.uri()?)).flatten()
+    }
 }
 
 /// Branch and method.
@@ -75,6 +105,7 @@ pub struct Ledger<'t> {
     /// When each life of the server ended, or the trace did.
     ends: Vec<Instant>,
     by_server_key: BTreeMap<Key<'t>, usize>,
+    by_client_key: BTreeMap<Key<'t>, usize>,
     by_call_id: BTreeMap<&'t str, Vec<usize>>,
 }
 
@@ -90,13 +121,13 @@ impl<'t> Ledger<'t> {
             served: Vec::new(),
             ends: Vec::new(),
             by_server_key: BTreeMap::new(),
+            by_client_key: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
         };
-        let mut by_client_key: BTreeMap<Key<'t>, usize> = BTreeMap::new();
         let mut life = 0;
         for line in &trace.lines {
             match line {
-                Line::Step(step) => ledger.add(life, step, &mut by_client_key),
+                Line::Step(step) => ledger.add(life, step),
                 Line::Crash(at) => {
                     ledger.ends.push(*at);
                     life += 1;
@@ -110,7 +141,7 @@ impl<'t> Ledger<'t> {
         ledger
     }
 
-    fn add(&mut self, life: usize, step: &'t Step, by_client_key: &mut BTreeMap<Key<'t>, usize>) {
+    fn add(&mut self, life: usize, step: &'t Step) {
         let packet: &'t Packet = &step.packet;
         let is_sent = match step.what {
             What::Sent => true,
@@ -125,27 +156,40 @@ impl<'t> Ledger<'t> {
         let own: Key<'t> = (life, branch, &packet.method);
         match (is_sent, packet.request()) {
             (true, Some("ACK")) => {
-                if let Some(index) = by_client_key.get(&invite) {
+                if let Some(index) = self.by_client_key.get(&invite) {
                     self.asked[*index].acks.push(step);
                 }
             }
             (true, Some(method)) => {
                 if method == "CANCEL"
-                    && let Some(index) = by_client_key.get(&invite)
+                    && let Some(index) = self.by_client_key.get(&invite)
                 {
                     self.asked[*index].cancels.push(step);
                 }
-                let index = *by_client_key.entry(own).or_insert_with(|| {
+                let parent = below(packet)
+                    .and_then(|branch| self.by_server_key.get(&(life, branch, method)))
+                    .copied();
+                let index = *self.by_client_key.entry(own).or_insert_with(|| {
+                    let index = self.asked.len();
+                    // A CANCEL whose INVITE is not known goes on without a transaction too.
+                    let is_stateless = parent.is_some_and(|parent| {
+                        let served = &mut self.served[parent];
+                        served.children.push(index);
+                        served.is_stateless |= method == "CANCEL";
+                        served.is_stateless
+                    });
                     self.asked.push(Asked {
                         life,
+                        parent,
+                        is_stateless,
                         ..Asked::default()
                     });
-                    self.asked.len() - 1
+                    index
                 });
                 self.asked[index].sent.push(step);
             }
             (false, None) => {
-                if let Some(index) = by_client_key.get(&own) {
+                if let Some(index) = self.by_client_key.get(&own) {
                     self.asked[*index].answers.push(step);
                 }
             }
@@ -161,10 +205,18 @@ impl<'t> Ledger<'t> {
                     self.served[*index].cancels.push(step);
                 }
                 let index = *self.by_server_key.entry(own).or_insert_with(|| {
-                    self.served.push(Served {
+                    let mut served = Served {
                         life,
+                        got: vec![step],
                         ..Served::default()
-                    });
+                    };
+                    // A redirection by the table is an answer without a transaction.
+                    served.is_stateless = matches!(
+                        served.dialled(self.terms),
+                        Some(Dialled::Stateless | Dialled::Redirected)
+                    );
+                    served.got.clear();
+                    self.served.push(served);
                     self.served.len() - 1
                 });
                 self.served[index].got.push(step);
@@ -181,6 +233,18 @@ impl<'t> Ledger<'t> {
     pub fn served_by(&self, life: usize, response: &'t Packet) -> Option<&Served<'t>> {
         let key: Key<'t> = (life, &response.branch, &response.method);
         self.by_server_key.get(&key).map(|index| &self.served[*index])
+    }
+
+    /// The request that came under a branch.
+    pub fn served_as(&self, life: usize, branch: &str, method: &str) -> Option<&Served<'t>> {
+        let index = self.by_server_key.get(&(life, branch, method))?;
+        Some(&self.served[*index])
+    }
+
+    /// The request that was forwarded under a branch of ours.
+    pub fn parent_of(&self, life: usize, branch: &str, method: &str) -> Option<&Served<'t>> {
+        let index = self.by_client_key.get(&(life, branch, method))?;
+        Some(&self.served[self.asked[*index].parent?])
     }
 
     /// Everything with that Call-ID in one life of the server.
@@ -212,13 +276,34 @@ impl<'t> Ledger<'t> {
             .filter(|(_, step)| step.what == What::Sent && step.packet.status.is_some())
     }
 
+    /// The INVITEs that have a client transaction.
     pub fn invites(&self) -> impl Iterator<Item = &Asked<'t>> {
-        self.asked.iter().filter(|asked| asked.is("INVITE"))
+        self.asked
+            .iter()
+            .filter(|asked| asked.is("INVITE") && !asked.is_stateless)
     }
 
+    /// The other requests that have one.
     pub fn others(&self) -> impl Iterator<Item = &Asked<'t>> {
-        self.asked.iter().filter(|asked| !asked.is("INVITE"))
+        self.asked
+            .iter()
+            .filter(|asked| !asked.is("INVITE") && !asked.is_stateless)
     }
+
+    /// The requests that have a server transaction.
+    pub fn stateful(&self) -> impl Iterator<Item = &Served<'t>> {
+        self.served.iter().filter(|served| !served.is_stateless)
+    }
+
+    /// What a request was forwarded as, in turn.
+    pub fn children<'l>(&'l self, served: &'l Served<'t>) -> impl Iterator<Item = &'l Asked<'t>> + Clone {
+        served.children.iter().map(|index| &self.asked[*index])
+    }
+}
+
+/// The branch of the Via below ours.
+fn below(packet: &Packet) -> Option<&str> {
+    sip::param(packet.message.elements("Via").get(1)?, "branch")
 }
 
 pub fn is_udp(step: &Step) -> bool {

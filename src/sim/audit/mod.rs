@@ -1,22 +1,28 @@
 //! The audit: rules of RFC 3261, 6026, 6665 and their kin, each a function with its clause, checked on a trace as the
 //! server's sockets saw it.
 //!
+//! [`forward`] and [`branches`] are for a proxy: what it sends on, and what comes back.
 //! [`ledger`] sorts the trace into transactions; [`client`] holds the rules for what the server asks, [`request`] those for
 //! each single request of its, [`server`] and [`response`] the same for what it answers, [`event`] those for subscriptions and
 //! registrations. [`RULES`] lists them all, and a test has a trace that breaks each.
 
+mod branches;
 mod client;
 mod event;
+mod forward;
 mod ledger;
 mod request;
 mod response;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_proxy;
 
 use std::time::Duration;
 
 use super::book::Finding;
+use super::exchange::Exchange;
 use super::trace::{Step, Trace};
 use crate::wire::Transport;
 use ledger::Ledger;
@@ -38,6 +44,8 @@ pub struct Terms {
     /// There was room for everything, and the network took what was sent: what must be said has been said. Otherwise only
     /// what must not be said is looked for.
     pub is_whole: bool,
+    /// Where the server is a proxy: its routing table.
+    pub exchange: Option<Exchange>,
 }
 
 /// One rule.
@@ -147,6 +155,40 @@ rules! {
     event::notify_has_no_more_time_than_was_granted, "RFC 6665 §4.2.2";
     event::nothing_is_notified_after_the_end, "RFC 6665 §4.1.3";
     event::registration_lists_its_contacts, "RFC 3261 §10.3";
+    forward::max_forwards_goes_down_by_one, "RFC 3261 §16.6 step 3";
+    forward::a_request_without_hops_left_goes_nowhere, "RFC 3261 §16.3 step 3";
+    forward::vias_stay_below_ours, "RFC 3261 §16.6 step 8, §18.2.1";
+    forward::own_routes_are_taken_off, "RFC 3261 §16.4, §16.6 step 6";
+    forward::own_record_route_comes_first, "RFC 3261 §16.6 step 4, RFC 5658";
+    forward::everything_else_is_passed_as_it_came, "RFC 3261 §16.6 step 1";
+    forward::request_uri_of_a_dialog_is_kept, "RFC 3261 §16.5, §16.6 step 2";
+    forward::a_loop_goes_no_further, "RFC 3261 §16.3 step 4, RFC 5393 §4.2";
+    forward::breadth_is_shared_out, "RFC 5393 §5.3.3";
+    forward::no_breadth_is_refused, "RFC 5393 §5.3.3";
+    forward::unknown_proxy_require_is_refused, "RFC 3261 §16.3 step 5";
+    forward::each_place_is_tried_once, "RFC 3261 §16.5";
+    forward::places_in_turn_wait_for_one_another, "RFC 3261 §16.6";
+    forward::nothing_is_tried_after_the_end, "RFC 3261 §16.7 steps 5 and 10, §16.10";
+    forward::ack_of_a_failure_goes_no_further, "RFC 3261 §17.1.1.3, §17.2.1";
+    forward::ack_of_a_success_is_passed_on, "RFC 3261 §13.2.2.4, §16.6";
+    forward::stateless_requests_are_passed_as_often_as_they_come, "RFC 3261 §16.11";
+    branches::own_via_is_taken_off, "RFC 3261 §16.7 step 3";
+    branches::trying_is_its_own, "RFC 3261 §16.7 step 5";
+    branches::provisional_goes_back, "RFC 3261 §16.7 step 5";
+    branches::each_success_goes_back, "RFC 3261 §16.7 step 5";
+    branches::other_success_goes_back, "RFC 3261 §16.7 step 5";
+    branches::one_failure_goes_back, "RFC 3261 §16.7 step 5";
+    branches::the_best_failure_goes_back, "RFC 3261 §16.7 step 6";
+    branches::a_6xx_is_the_best, "RFC 3261 §16.7 step 6";
+    branches::a_503_stays_here, "RFC 3261 §16.7 step 6";
+    branches::challenges_go_back_together, "RFC 3261 §16.7 step 7";
+    branches::the_end_cancels_other_branches, "RFC 3261 §16.7 step 10";
+    branches::a_cancel_reaches_every_branch, "RFC 3261 §16.10, §9.1";
+    branches::a_cancel_is_answered_at_once, "RFC 3261 §16.10";
+    branches::timer_c_cancels_a_branch, "RFC 3261 §16.8";
+    branches::a_branch_is_cancelled_for_a_reason, "RFC 3261 §16.8, §16.10";
+    branches::no_timeout_is_said_to_other_requests, "RFC 4320 §4.2";
+    branches::stateless_means_silent, "RFC 3261 §16.11";
 }
 
 /// Checks every rule.

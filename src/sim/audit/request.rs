@@ -94,7 +94,8 @@ pub fn cseq_rises_within_a_dialog(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     let mut last: BTreeMap<(usize, &str, &str, &str), &Step> = BTreeMap::new();
     for asked in &ledger.asked {
         let packet = &asked.first().packet;
-        if packet.to_tag.is_empty() || packet.method == "CANCEL" {
+        // What a proxy passes on has the number that others gave it.
+        if packet.to_tag.is_empty() || packet.method == "CANCEL" || asked.is_forwarded() {
             continue;
         }
         let dialog = (asked.life, &*packet.call_id, &*packet.from_tag, &*packet.to_tag);
@@ -111,7 +112,8 @@ pub fn cseq_rises_within_a_dialog(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 /// The number of an ACK is that of the INVITE that it acknowledges.
 pub fn ack_has_the_number_of_an_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for (life, step) in ledger.requests_sent() {
-        if !step.packet.is_request("ACK") {
+        let is_passed_on = step.packet.message.elements("Via").len() > 1;
+        if !step.packet.is_request("ACK") || is_passed_on {
             continue;
         }
         let has_invite = ledger.of_call(life, &step.packet.call_id).any(|other| {

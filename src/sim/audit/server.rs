@@ -10,11 +10,13 @@ use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2, slack};
 const TRYING_WITHIN: Duration = Duration::from_millis(200);
 /// The longest that a request may take: Timer C, the wait after its CANCEL, and a look-up.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(181 + 32 + 5);
+/// Eight places one after another, each silent for as long as it may ring.
+const TRIED_IN_TURN: Duration = Duration::from_secs(8 * 40);
 const OTHERS_ANSWERED_WITHIN: Duration = Duration::from_secs(32 + 1);
 
 /// 100, or something better, within 200 ms.
 pub fn invite_has_an_answer_within_200_ms(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for served in ledger.served.iter().filter(|served| served.is("INVITE")) {
+    for served in ledger.stateful().filter(|served| served.is("INVITE")) {
         let due = served.first().at + TRYING_WITHIN;
         let is_answered = served.answers.first().is_some_and(|step| step.at <= due);
         if !is_answered && ledger.terms.is_whole && ledger.has_lived_to(served.life, due) {
@@ -25,7 +27,9 @@ pub fn invite_has_an_answer_within_200_ms(ledger: &Ledger<'_>, found: &mut Found
 
 /// One final response a request, however often that comes.
 pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for served in &ledger.served {
+    // Several 2xx to a forwarded INVITE are several callees'.
+    let single = |served: &&Served<'_>| !(served.is_forwarded() && served.is("INVITE"));
+    for served in ledger.stateful().filter(single) {
         let mut finals = served.finals();
         let Some(first) = finals.next() else { continue };
         // What is refused without a transaction may have better luck when it comes again.
@@ -39,7 +43,7 @@ pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>
 }
 
 pub fn nothing_provisional_after_the_final(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for served in &ledger.served {
+    for served in ledger.stateful() {
         let Some(first) = served
             .finals()
             .next()
@@ -60,7 +64,9 @@ pub fn nothing_provisional_after_the_final(ledger: &Ledger<'_>, found: &mut Foun
 
 /// The repetitions of a final response that the server sent by itself, not because the request came again.
 fn repeated<'s, 't>(served: &'s Served<'t>) -> impl Iterator<Item = &'t Step> + 's {
-    served.finals().skip(1).filter(|step| {
+    let first = served.finals().next();
+    let is_same = move |step: &&Step| first.is_some_and(|first| first.packet.bytes == step.packet.bytes);
+    served.finals().skip(1).filter(is_same).filter(|step| {
         !served
             .got
             .iter()
@@ -116,7 +122,7 @@ fn on_schedule(ledger: &Ledger<'_>, served: &Served<'_>, end: Option<&Step>, fou
 }
 
 fn refused<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t>> {
-    ledger.served.iter().filter(|served| {
+    ledger.stateful().filter(|served| {
         served.is("INVITE")
             && served
                 .finals()
@@ -126,8 +132,10 @@ fn refused<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t
 }
 
 fn accepted<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t>> {
-    ledger.served.iter().filter(|served| {
+    // Whoever has answered repeats it, which is not a proxy.
+    ledger.stateful().filter(|served| {
         served.is("INVITE")
+            && !served.is_forwarded()
             && served
                 .finals()
                 .next()
@@ -200,7 +208,7 @@ pub fn repeated_request_has_the_last_response_again(ledger: &Ledger<'_>, found: 
     if !ledger.terms.is_whole {
         return;
     }
-    for served in &ledger.served {
+    for served in ledger.stateful() {
         for again in &served.got[1..] {
             let said = served.answers.iter().rfind(|step| step.at < again.at);
             let Some(said) = said else { continue };
@@ -230,8 +238,12 @@ pub fn every_request_is_answered(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     if !ledger.terms.is_whole {
         return;
     }
-    for served in &ledger.served {
-        let within = if served.is("INVITE") {
+    // RFC 4320 §4.2: a proxy says nothing of others that nobody has answered.
+    let is_due = |served: &&Served<'_>| served.is("INVITE") || !served.is_forwarded();
+    for served in ledger.stateful().filter(is_due) {
+        let within = if served.is_forwarded() {
+            ANSWERED_WITHIN + TRIED_IN_TURN
+        } else if served.is("INVITE") {
             ANSWERED_WITHIN
         } else {
             OTHERS_ANSWERED_WITHIN
@@ -259,7 +271,8 @@ pub fn cancel_ends_its_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     if !ledger.terms.is_whole {
         return;
     }
-    for served in ledger.served.iter().filter(|served| served.is("INVITE")) {
+    let is_own = |served: &&Served<'_>| served.is("INVITE") && !served.is_forwarded();
+    for served in ledger.stateful().filter(is_own) {
         let Some(cancel) = served.cancels.first() else {
             continue;
         };

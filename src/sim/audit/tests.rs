@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bench_harness::sip::{Message, Start};
 
+use super::super::exchange::Service;
 use super::super::packet::Packet;
 use super::super::plan::{Mix, Weather};
 use super::super::run;
@@ -15,26 +16,26 @@ use super::*;
 const SEEDS: std::ops::Range<u64> = 1..40;
 
 /// Changes a trace. `false`: it has not what the breach needs.
-type Breach = fn(&mut Lines) -> bool;
+pub(super) type Breach = fn(&mut Lines) -> bool;
 
-struct Lines(Vec<Line>);
+pub(super) struct Lines(pub(super) Vec<Line>);
 
 impl Lines {
-    fn step(&self, index: usize) -> &Step {
+    pub(super) fn step(&self, index: usize) -> &Step {
         match &self.0[index] {
             Line::Step(step) => step,
             Line::Note(..) | Line::Crash(_) => panic!("line {index} is no step"),
         }
     }
 
-    fn find(&self, wanted: impl Fn(&Step) -> bool) -> Option<usize> {
+    pub(super) fn find(&self, wanted: impl Fn(&Step) -> bool) -> Option<usize> {
         self.0
             .iter()
             .position(|line| matches!(line, Line::Step(step) if wanted(step)))
     }
 
     /// The first such step that another one follows.
-    fn find_both(
+    pub(super) fn find_both(
         &self,
         first: impl Fn(&Step) -> bool,
         then: impl Fn(&Step, &Step) -> bool,
@@ -53,7 +54,7 @@ impl Lines {
         })
     }
 
-    fn edit(&mut self, index: usize, change: impl FnOnce(&mut Message)) {
+    pub(super) fn edit(&mut self, index: usize, change: impl FnOnce(&mut Message)) {
         if let Line::Step(step) = &mut self.0[index] {
             let mut message = step.packet.message.clone();
             change(&mut message);
@@ -62,7 +63,7 @@ impl Lines {
     }
 
     /// The same step once more, so much after another one; its new place is returned.
-    fn again(&mut self, index: usize, behind: usize, after_ms: u64) -> usize {
+    pub(super) fn again(&mut self, index: usize, behind: usize, after_ms: u64) -> usize {
         let mut step = self.step(index).clone();
         step.at = self.step(behind).at + Duration::from_millis(after_ms);
         let place = self
@@ -74,41 +75,41 @@ impl Lines {
         place
     }
 
-    fn remove(&mut self, unwanted: impl Fn(&Step) -> bool) {
+    pub(super) fn remove(&mut self, unwanted: impl Fn(&Step) -> bool) {
         self.0
             .retain(|line| !matches!(line, Line::Step(step) if unwanted(step)));
     }
 }
 
-fn is_udp(step: &Step) -> bool {
+pub(super) fn is_udp(step: &Step) -> bool {
     step.transport == Transport::Udp
 }
 
-fn sends(step: &Step, method: &str) -> bool {
+pub(super) fn sends(step: &Step, method: &str) -> bool {
     step.what == What::Sent && step.packet.is_request(method)
 }
 
-fn gets(step: &Step, method: &str) -> bool {
+pub(super) fn gets(step: &Step, method: &str) -> bool {
     step.what == What::Received && step.packet.is_request(method)
 }
 
-fn answers(step: &Step, method: &str, status: std::ops::Range<u16>) -> bool {
+pub(super) fn answers(step: &Step, method: &str, status: std::ops::Range<u16>) -> bool {
     step.what == What::Sent
         && step.packet.method == method
         && step.packet.status.is_some_and(|own| status.contains(&own))
 }
 
-fn hears(step: &Step, method: &str, status: std::ops::Range<u16>) -> bool {
+pub(super) fn hears(step: &Step, method: &str, status: std::ops::Range<u16>) -> bool {
     step.what == What::Received
         && step.packet.method == method
         && step.packet.status.is_some_and(|own| status.contains(&own))
 }
 
-fn same_transaction(a: &Step, b: &Step) -> bool {
+pub(super) fn same_transaction(a: &Step, b: &Step) -> bool {
     a.packet.branch == b.packet.branch && a.packet.method == b.packet.method
 }
 
-fn alone(lines: &Lines, index: usize) -> bool {
+pub(super) fn alone(lines: &Lines, index: usize) -> bool {
     let step = lines.step(index);
     let own = |other: &&Line| {
         matches!(other, Line::Step(other) if other.what == step.what
@@ -118,14 +119,18 @@ fn alone(lines: &Lines, index: usize) -> bool {
 }
 
 /// A request that left once, over that transport.
-fn lone(lines: &Lines, method: &'static str, udp: bool) -> Option<usize> {
+pub(super) fn lone(lines: &Lines, method: &'static str, udp: bool) -> Option<usize> {
     (0..lines.0.len()).find(|index| {
         matches!(&lines.0[*index], Line::Step(step) if sends(step, method) && is_udp(step) == udp)
             && alone(lines, *index)
     })
 }
 
-fn change(lines: &mut Lines, wanted: impl Fn(&Step) -> bool, edit: impl FnOnce(&mut Message)) -> bool {
+pub(super) fn change(
+    lines: &mut Lines,
+    wanted: impl Fn(&Step) -> bool,
+    edit: impl FnOnce(&mut Message),
+) -> bool {
     let Some(index) = lines.find(wanted) else {
         return false;
     };
@@ -162,17 +167,17 @@ fn alone_answer(lines: &Lines, index: usize) -> bool {
     lines.0.iter().filter(own).count() == 1
 }
 
-fn set_param(message: &mut Message, header: &str, from: &str, to: &str) {
+pub(super) fn set_param(message: &mut Message, header: &str, from: &str, to: &str) {
     let value = message.text(header).replace(from, to);
     message.set(header, value);
 }
 
-fn set_branch(message: &mut Message, branch: &str) {
+pub(super) fn set_branch(message: &mut Message, branch: &str) {
     let own = message.branch().to_owned();
     set_param(message, "Via", &own, branch);
 }
 
-fn without_tag(message: &mut Message) {
+pub(super) fn without_tag(message: &mut Message) {
     let to = message
         .text("To")
         .split(";tag=")
@@ -182,7 +187,7 @@ fn without_tag(message: &mut Message) {
     message.set("To", to);
 }
 
-fn set_status(message: &mut Message, to: u16) {
+pub(super) fn set_status(message: &mut Message, to: u16) {
     if let Start::Response { status, .. } = &mut message.start {
         *status = to;
     }
@@ -598,15 +603,20 @@ static BREACHES: &[(&str, Breach)] = &[
 
 #[test]
 fn each_rule_can_be_broken() {
+    break_each(BREACHES, Service::Phones, SEEDS);
+}
+
+/// Breaks each rule in the first trace that has what it takes.
+pub(super) fn break_each(breaches: &[(&str, Breach)], service: Service, seeds: std::ops::Range<u64>) {
     let mix = Mix {
         calls: 25,
         polite: true,
+        service: Some(service),
         ..Mix::default()
     };
-    let terms = Terms { is_whole: true };
     let mut unseen = Vec::new();
-    let mut open: Vec<&(&str, Breach)> = BREACHES.iter().collect();
-    for seed in SEEDS {
+    let mut open: Vec<&(&str, Breach)> = breaches.iter().collect();
+    for seed in seeds {
         if open.is_empty() {
             break;
         }
@@ -614,6 +624,10 @@ fn each_rule_can_be_broken() {
             continue;
         }
         let outcome = run(seed, &mix);
+        let terms = Terms {
+            is_whole: true,
+            exchange: outcome.exchange,
+        };
         assert!(
             audit(&outcome.trace, terms).is_empty(),
             "seed {seed} obeys every rule"
@@ -637,12 +651,13 @@ fn each_rule_can_be_broken() {
 
 #[test]
 fn no_rule_is_without_a_breach() {
+    let breaches = || BREACHES.iter().chain(super::tests_proxy::BREACHES);
     for rule in RULES {
         assert!(
-            BREACHES.iter().any(|(name, _)| *name == rule.name),
+            breaches().any(|(name, _)| *name == rule.name),
             "nothing breaks {}",
             rule.name
         );
     }
-    assert_eq!(RULES.len(), BREACHES.len());
+    assert_eq!(RULES.len(), breaches().count());
 }

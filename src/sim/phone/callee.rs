@@ -8,11 +8,14 @@ use crate::sim::plan::{CalleePlan, CallerPlan, OnCancel, Verdict};
 use crate::sim::rng::Rng;
 
 use super::caller::sdp;
-use super::{Act, Cx, Due, Leg, Over, Phone, Role, Standing, T1, uri_in};
+use super::{Act, Cx, Due, Leg, Over, Phone, Role, Standing, T1, uri_in, way};
 
 impl Phone {
     pub(super) fn on_invite(&mut self, key: &str, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
         let mut plan = CalleePlan::draw(self.habits.is_rude, &mut self.rng);
+        if cx.book.is_proxied() {
+            plan = plan.behind_proxy(&mut self.rng);
+        }
         let call = cx.book.rung(packet, self.index, self.habits.is_rude);
         let tag = self.word("b");
         let leg = self.legs.len();
@@ -24,6 +27,19 @@ impl Phone {
             server.leg = Some(leg);
         }
         let message = &packet.message;
+        let target = uri_in(message, "Contact");
+        let routes: Vec<String> = message
+            .elements("Record-Route")
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let over = if cx.book.is_proxied() {
+            way(&routes, &target)
+        } else if self.habits.contact_tcp {
+            Over::Tcp
+        } else {
+            Over::Udp
+        };
         self.legs.push(Leg {
             role: Role::Callee,
             call,
@@ -35,22 +51,14 @@ impl Phone {
             local_tag: tag,
             remote: message.text("From").to_owned(),
             remote_tag: packet.from_tag.clone(),
-            target: uri_in(message, "Contact"),
-            routes: message
-                .elements("Record-Route")
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            target,
+            routes,
             cseq: self.rng.between(0, 500) as u32,
             remote_cseq: packet.cseq,
-            over: if self.habits.contact_tcp {
-                Over::Tcp
-            } else {
-                Over::Udp
-            },
+            over,
             is_inviting: false,
             is_invited: None,
-            has_bye: false,
+            byes: Vec::new(),
             is_confirmed: false,
             rseq: is_reliable.then(|| self.rng.between(1, 1_000_000) as u32),
             pracked: Vec::new(),
@@ -86,9 +94,20 @@ impl Phone {
         let (key, invite, rseq) = (side.invite_key.clone(), side.invite.clone(), side.rseq);
         let mut response = self.answer(&invite, status, reason, tag);
         if status == 302 {
-            response = response.with("Contact", "<sip:elsewhere@192.0.2.7:5060>");
+            for contact in cx.book.elsewhere(&mut self.rng) {
+                response = response.with("Contact", contact);
+            }
         } else if status > 100 && status < 300 {
             response = response.with("Contact", format!("{};video", self.own_contact()));
+        }
+        let challenge = format!("Digest realm=\"phone {}\", nonce=\"{tag}\"", self.index);
+        match status {
+            401 => response = response.with("WWW-Authenticate", challenge),
+            407 => response = response.with("Proxy-Authenticate", challenge),
+            503 if self.rng.one_in(2) => {
+                response = response.with("Retry-After", self.rng.between(1, 30));
+            }
+            _ => {}
         }
         if let (180, Some(rseq)) = (status, rseq) {
             response = response.with("Require", "100rel").with("RSeq", rseq);
@@ -191,6 +210,7 @@ impl Phone {
                 target: side.target.clone(),
                 is_invited: None,
                 pracked: Vec::new(),
+                byes: Vec::new(),
                 ..*side
             };
             self.legs.push(twin);

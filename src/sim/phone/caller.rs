@@ -10,7 +10,7 @@ use crate::sim::packet::Packet;
 use crate::sim::plan::{Acknowledge, CalleePlan, CallerPlan};
 use crate::sim::rng::Rng;
 
-use super::{Act, Cx, DOMAIN, Due, Leg, Over, Phone, Purpose, Role, Standing, uri_in};
+use super::{Act, Cx, DOMAIN, Due, Leg, Over, Phone, Purpose, Role, Standing, uri_in, way};
 
 impl Phone {
     pub(super) fn over(&mut self) -> Over {
@@ -34,7 +34,7 @@ impl Phone {
     pub(super) fn place_call(&mut self, cx: &mut Cx<'_>) {
         let (is_rude, supports) = (self.habits.is_rude, self.habits.supports_100rel);
         let plan = CallerPlan::draw(is_rude, supports, &mut self.rng);
-        let callee = cx.book.some_user(&mut self.rng);
+        let callee = cx.book.some_number(&mut self.rng);
         let call = cx.book.begin_call(self.index, &callee);
         if plan.acknowledge != Acknowledge::Prompt || self.habits.is_rude {
             cx.book.excuse(call);
@@ -53,8 +53,20 @@ impl Phone {
         if plan.has_record_route {
             invite = invite.with("Record-Route", format!("<sip:{};lr>", phone_addr(self.index)));
         }
+        let is_proxied = cx.book.is_proxied();
+        let hops = if is_proxied && self.rng.one_in(12) {
+            self.rng.between(0, 3)
+        } else {
+            self.rng.between(5, 70)
+        };
+        if is_proxied && self.rng.one_in(40) {
+            invite = invite.with("Proxy-Require", "sec-agree");
+        }
+        if is_proxied && self.rng.one_in(20) {
+            invite = invite.with("Max-Breadth", self.rng.between(0, 3));
+        }
         invite = invite
-            .with("Max-Forwards", self.rng.between(5, 70))
+            .with("Max-Forwards", hops)
             .with("From", &local)
             .with("To", format!("<{uri}>"))
             .with("Call-ID", &call_id)
@@ -93,7 +105,7 @@ impl Phone {
             over,
             is_inviting: false,
             is_invited: None,
-            has_bye: false,
+            byes: Vec::new(),
             is_confirmed: false,
             rseq: None,
             pracked: Vec::new(),
@@ -154,13 +166,23 @@ impl Phone {
             return;
         }
         self.legs[leg].pracked.push(said);
-        let over = self.legs[leg].over;
         let target = uri_in(&packet.message, "Contact");
+        let own = phone_addr(self.index).to_string();
+        let is_proxied = cx.book.is_proxied();
+        let mut routes: Vec<String> = (packet.message.elements("Record-Route").into_iter().rev())
+            .filter(|route| !(is_proxied && route.contains(&own)))
+            .map(str::to_owned)
+            .collect();
+        let over = if is_proxied {
+            way(&routes, &target)
+        } else {
+            self.legs[leg].over
+        };
         let head = self.request("PRACK", &target, over);
         let leg_mut = &mut self.legs[leg];
         leg_mut.cseq += 1;
         let mut prack = head.with("Max-Forwards", 70);
-        for route in packet.message.elements("Record-Route").iter().rev() {
+        for route in routes.drain(..) {
             prack = prack.with("Route", route);
         }
         let prack = prack
@@ -181,13 +203,21 @@ impl Phone {
             .map(str::to_owned)
             .collect();
         routes.reverse();
+        let is_proxied = cx.book.is_proxied();
+        if is_proxied {
+            // It is at the place that it put there itself.
+            routes.retain(|route| !route.contains(&phone_addr(self.index).to_string()));
+        }
         let side = &mut self.legs[leg];
         side.standing = Standing::Up;
         side.remote = packet.message.text("To").to_owned();
         side.remote_tag.clone_from(&packet.to_tag);
         side.target = uri_in(&packet.message, "Contact");
         side.routes = routes;
-        let (call, has_bye) = (side.call, side.has_bye);
+        if is_proxied {
+            side.over = way(&side.routes, &side.target);
+        }
+        let (call, has_bye) = (side.call, side.byes.contains(&packet.to_tag));
         let (acknowledge, acts) = (side.caller.acknowledge, side.caller.acts.clone());
         cx.book.answered(call, packet);
         if has_bye {
@@ -209,6 +239,31 @@ impl Phone {
         }
     }
 
+    /// RFC 3261 §13.2.2.4: each 2xx from another place makes a dialog of its own. It is not wanted any more: acknowledged and
+    /// ended.
+    pub(super) fn on_another_answer(&mut self, leg: usize, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
+        let side = &self.legs[leg];
+        let is_known = self
+            .legs
+            .iter()
+            .any(|own| own.invite_key == side.invite_key && own.remote_tag == packet.to_tag);
+        if is_known {
+            return;
+        }
+        let mut twin = side.clone();
+        twin.is_twin = true;
+        twin.caller.acknowledge = Acknowledge::Prompt;
+        twin.caller.acts = Vec::new();
+        twin.is_inviting = false;
+        twin.is_invited = None;
+        let leg = self.legs.len();
+        self.legs.push(twin);
+        self.on_answered(leg, packet, cx);
+        if self.legs[leg].standing == Standing::Up {
+            self.act(leg, Act::Bye, cx);
+        }
+    }
+
     /// RFC 3261 §13.2.2.4: the ACK of a 2xx is a request of its own in the dialog, with the number of the INVITE.
     pub(super) fn acknowledge(&mut self, leg: usize, cx: &mut Cx<'_>) {
         let key = self.legs[leg].invite_key.clone();
@@ -223,7 +278,7 @@ impl Phone {
         let ack = self.sealed(ack, cx);
         let over = self.legs[leg].over;
         self.transmit(&ack, over, cx);
-        self.keep_ack(key, ack);
+        self.keep_ack(key, ack, over);
         if key == self.legs[leg].invite_key {
             self.legs[leg].is_confirmed = true;
         }

@@ -102,7 +102,9 @@ impl Phone {
     /// Long after the end: the INVITE once more, and a BYE that was answered long ago.
     fn say_it_again(&mut self, leg: usize, cx: &mut Cx<'_>) {
         if self.legs[leg].role == Role::Caller && self.is_still_known(leg, cx) {
-            let (invite, over) = (self.legs[leg].invite.clone(), self.legs[leg].over);
+            let invite = self.legs[leg].invite.clone();
+            let client = self.clients.get(&self.legs[leg].invite_key);
+            let over = client.map_or(Over::Udp, |client| client.over);
             self.transmit(&invite, over, cx);
         }
         let uri = self.legs[leg].target.clone();
@@ -134,7 +136,11 @@ impl Phone {
     /// A request that should belong to a call.
     pub(super) fn on_in_call(&mut self, key: &str, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
         let Some(leg) = self.leg_of(packet) else {
-            if !packet.to_tag.is_empty() && self.legs.iter().any(|leg| leg.call_id == packet.call_id) {
+            // A proxy passes wrong tags on as they are.
+            if !packet.to_tag.is_empty()
+                && !cx.book.is_proxied()
+                && self.legs.iter().any(|leg| leg.call_id == packet.call_id)
+            {
                 cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                     format!(
                         "phone {} got a {} of its call under tags of no dialog: {}/{}",
@@ -179,18 +185,19 @@ impl Phone {
         let response = self.answer(packet, 200, "OK", "");
         self.respond(key, response, cx);
         let side = &mut self.legs[leg];
-        side.has_bye = true;
+        side.byes.push(packet.from_tag.clone());
         match (side.standing, side.role) {
             // Its 2xx is still to come.
             (Standing::Early, Role::Caller) => {}
             (Standing::Early, Role::Callee) | (Standing::Up | Standing::Ended, _) => {
-                let invite = side.invite_key.clone();
-                if side.role == Role::Callee
-                    && !side.is_twin
-                    && let Some(server) = self.servers.get_mut(&invite)
-                {
-                    // RFC 3261 §15.1.2: what waits is answered; nothing more is to be repeated.
-                    server.is_acknowledged = true;
+                let (invite, is_first) = (
+                    side.invite_key.clone(),
+                    side.role == Role::Callee && !side.is_twin,
+                );
+                // RFC 3261 §15.1.2: what waits is answered; nothing more is to be repeated.
+                for (key, server) in &mut self.servers {
+                    let is_its_own = server.leg == Some(leg) && server.packet.method == "INVITE";
+                    server.is_acknowledged |= is_its_own && (is_first || *key != invite);
                 }
                 self.end_leg(leg);
             }

@@ -24,6 +24,7 @@ pub enum Standing {
     Ended,
 }
 
+#[derive(Clone)]
 pub struct Leg {
     pub role: Role,
     /// The call, as the book counts them.
@@ -47,8 +48,8 @@ pub struct Leg {
     /// An INVITE of ours within the call is under way, or one of the other side's: a second would be glare.
     pub is_inviting: bool,
     pub is_invited: Option<String>,
-    /// The other side's BYE came before its 2xx.
-    pub has_bye: bool,
+    /// Who has sent a BYE, by their tags: it may come before the 2xx.
+    pub byes: Vec<String>,
     /// The ACK of the 2xx that made the call has come, or was sent.
     pub is_confirmed: bool,
     /// The number of the reliable provisional that waits for its PRACK.

@@ -11,15 +11,17 @@ mod leg;
 mod service;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bench_harness::sip::{self, Message};
 
 use crate::time::Instant;
+use crate::wire::Transport;
 
 use super::book::Book;
-use super::net::{Link, Net, PhoneEvent, phone_addr};
+use super::net::{Link, Net, PhoneEvent, SERVER, phone_addr};
 use super::packet::{ID_HEADER, Packet};
 use super::plan::Habits;
 use super::rng::Rng;
@@ -44,6 +46,8 @@ pub struct Cx<'a> {
 pub enum Over {
     Udp,
     Tcp,
+    /// Past the server, to another phone: over UDP.
+    To(SocketAddr),
 }
 
 /// Why a request was sent.
@@ -73,7 +77,8 @@ pub struct Client {
     until: Instant,
     pub has_provisional: bool,
     pub last: Option<Rc<Packet>>,
-    ack: Option<Rc<Packet>>,
+    /// By the To tag of what they acknowledge, and how they left.
+    acks: BTreeMap<String, (Rc<Packet>, Over)>,
     pub has_timed_out: bool,
 }
 
@@ -174,6 +179,7 @@ impl Phone {
                     self.stream = None;
                 }
             }
+            PhoneEvent::Packet { packet, .. } if self.is_deaf(&packet, cx) => {}
             PhoneEvent::Packet { link, packet } => {
                 if packet.status.is_some() {
                     self.on_response(&packet, cx);
@@ -214,7 +220,7 @@ impl Phone {
     /// The head of a request: all that every one has.
     fn request(&mut self, method: &str, uri: &str, over: Over) -> Message {
         let transport = match over {
-            Over::Udp => "UDP",
+            Over::Udp | Over::To(_) => "UDP",
             Over::Tcp => "TCP",
         };
         let branch = self.word("z9hG4bK");
@@ -271,6 +277,7 @@ impl Phone {
     fn transmit(&mut self, packet: &Rc<Packet>, over: Over, cx: &mut Cx<'_>) {
         match over {
             Over::Udp => cx.net.send_datagram(self.index, packet),
+            Over::To(phone) => cx.net.send_direct(self.index, phone, packet),
             Over::Tcp => {
                 let stream = match self.stream.filter(|stream| cx.net.is_open(*stream)) {
                     Some(stream) => stream,
@@ -290,6 +297,7 @@ impl Phone {
     fn send_back(&mut self, packet: &Rc<Packet>, link: Link, cx: &mut Cx<'_>) {
         match link {
             Link::Udp => cx.net.send_datagram(self.index, packet),
+            Link::Direct(phone) => cx.net.send_direct(self.index, phone_addr(phone), packet),
             Link::Tcp(stream) if cx.net.is_open(stream) => cx.net.send_stream(stream, packet, None),
             // RFC 3261 §18.2.2: the connection is gone: to the address of the Via, over another.
             Link::Tcp(_) => self.transmit(packet, Over::Tcp, cx),
@@ -311,12 +319,12 @@ impl Phone {
             until: cx.net.now + TIMEOUT,
             has_provisional: false,
             last: None,
-            ack: None,
+            acks: BTreeMap::new(),
             has_timed_out: false,
         };
         self.clients.insert(key.clone(), client);
         let after = match over {
-            Over::Udp => T1,
+            Over::Udp | Over::To(_) => T1,
             Over::Tcp => TIMEOUT,
         };
         self.after(after, Due::Client(key.clone()), cx);
@@ -384,7 +392,7 @@ impl Phone {
         };
         let was_final = server.last.as_ref().is_some_and(|last| last.is_final());
         let link = server.link;
-        let is_reliable = link != Link::Udp;
+        let is_reliable = link.transport() == Transport::Tcp;
         let is_first_final = packet.is_final() && !was_final;
         if !was_final {
             server.last = Some(packet.clone());
@@ -429,8 +437,15 @@ impl Phone {
             // A server that has crashed knows nothing of the first.
             // What has no room is refused without a trace of it: the next of its kind may be luckier.
             let is_stateless = first.status == Some(503) && first.id.is_none();
+            // Each place that a proxy has forked an INVITE to may answer it (RFC 3261 §16.7 step 5), whatever was said before.
+            // A CANCEL that comes before its INVITE goes on without one, and is answered by the proxy once that has come.
+            let is_early_cancel = cx.book.is_proxied() && packet.method == "CANCEL";
+            let is_another_answer = cx.book.is_proxied() && packet.is_success() && packet.method == "INVITE";
             if (first.status != packet.status || first.to_tag != packet.to_tag)
                 && !is_stateless
+                && !is_another_answer
+                && !is_early_cancel
+                && !cx.book.is_stateless(&request)
                 && cx.net.counts.crashes == 0
             {
                 let (a, b) = (first.message.title(), packet.message.title());
@@ -442,8 +457,10 @@ impl Phone {
                 });
             }
             // The ACK was lost, or has not been sent yet.
-            if let Some(ack) = client.ack.clone() {
+            if let Some((ack, over)) = client.acks.get(&packet.to_tag).cloned() {
                 self.transmit(&ack, over, cx);
+            } else if is_another_answer && let Purpose::Call(leg) = purpose {
+                self.on_another_answer(leg, packet, cx);
             }
             return;
         }
@@ -461,17 +478,29 @@ impl Phone {
                 .with("CSeq", format!("{} ACK", request.cseq))
                 .with("Content-Length", 0);
             let ack = Rc::new(Packet::new(ack));
-            client.ack = Some(ack.clone());
+            client.acks.insert(packet.to_tag.clone(), (ack.clone(), over));
             self.transmit(&ack, over, cx);
         }
         self.on_final(&key, purpose, &request, packet, cx);
     }
 
     /// The ACK of a 2xx, which is sent again whenever that comes again.
-    fn keep_ack(&mut self, key: &str, ack: Rc<Packet>) {
+    fn keep_ack(&mut self, key: &str, ack: Rc<Packet>, over: Over) {
         if let Some(client) = self.clients.get_mut(key) {
-            client.ack = Some(ack);
+            client.acks.insert(ack.to_tag.clone(), (ack, over));
         }
+    }
+
+    /// Whether it hears nothing now. What it does not hear can't be foretold.
+    fn is_deaf(&self, packet: &Packet, cx: &mut Cx<'_>) -> bool {
+        let Some((from, until)) = self.habits.deaf else {
+            return false;
+        };
+        let is_deaf = (from..until).contains(&cx.net.now.since(cx.book.start));
+        if is_deaf {
+            cx.book.excuse_call_of(packet);
+        }
+        is_deaf
     }
 
     fn on_request(&mut self, link: Link, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
@@ -503,6 +532,12 @@ impl Phone {
         self.servers.insert(key.clone(), server);
         match packet.method.as_str() {
             "CANCEL" => self.on_cancel(&key, packet, cx),
+            "INVITE" if packet.to_tag.is_empty() && self.has_merged(packet, &key) => {
+                // RFC 3261 §8.2.2.2: it has come by another way already.
+                let tag = self.word("t");
+                let response = self.answer(packet, 482, "Merged Request", &tag);
+                self.respond(&key, response, cx);
+            }
             "INVITE" if packet.to_tag.is_empty() => self.on_invite(&key, packet, cx),
             "NOTIFY" => self.on_notify(&key, packet, cx),
             "OPTIONS" | "MESSAGE" if packet.to_tag.is_empty() => {
@@ -512,6 +547,17 @@ impl Phone {
             }
             _ => self.on_in_call(&key, packet, cx),
         }
+    }
+
+    fn has_merged(&self, packet: &Packet, key: &str) -> bool {
+        self.servers.iter().any(|(other, server)| {
+            let own = &server.packet;
+            other != key
+                && own.method == packet.method
+                && own.call_id == packet.call_id
+                && own.from_tag == packet.from_tag
+                && own.cseq == packet.cseq
+        })
     }
 
     fn gave_up(&mut self, key: String, purpose: Purpose, cx: &mut Cx<'_>) {
@@ -569,4 +615,17 @@ pub fn key(packet: &Packet) -> String {
 /// The URI of a Contact, or of whatever else names a place.
 fn uri_in(message: &Message, header: &str) -> String {
     sip::uri(message.text(header)).to_owned()
+}
+
+/// Where a request of a dialog goes first: RFC 3261 §12.2.1.1, §8.1.2.
+fn way(routes: &[String], target: &str) -> Over {
+    let hop = routes.first().map_or(target, |route| sip::uri(route));
+    let after_user = hop.rsplit_once('@').map_or(hop, |(_, rest)| rest);
+    let place = after_user.strip_prefix("sip:").unwrap_or(after_user);
+    let (addr, params) = place.split_once(';').unwrap_or((place, ""));
+    match addr.parse() {
+        Ok(SERVER) if params.contains("transport=tcp") => Over::Tcp,
+        Ok(SERVER) | Err(_) => Over::Udp,
+        Ok(phone) => Over::To(phone),
+    }
 }

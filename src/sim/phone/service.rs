@@ -66,8 +66,13 @@ impl Phone {
         self.registration.cseq += 1;
         let tag = self.word("r");
         let aor = self.aor();
+        let q = match self.habits.q {
+            None => String::new(),
+            Some(1_000) => ";q=1.0".to_owned(),
+            Some(q) => format!(";q=0.{q:03}"),
+        };
         let contact = format!(
-            "{};+sip.instance=\"<urn:uuid:{}>\";audio",
+            "{};+sip.instance=\"<urn:uuid:{}>\"{q};audio",
             self.own_contact(),
             self.index
         );
@@ -213,7 +218,7 @@ impl Phone {
         let uri = if self.rng.one_in(2) {
             format!("sip:{DOMAIN}")
         } else {
-            format!("sip:{}@{DOMAIN}", cx.book.some_user(&mut self.rng))
+            format!("sip:{}@{DOMAIN}", cx.book.some_number(&mut self.rng))
         };
         let options = self
             .request("OPTIONS", &uri, over)
@@ -228,7 +233,7 @@ impl Phone {
     pub(super) fn send_message(&mut self, cx: &mut Cx<'_>) {
         let over = self.over();
         let (tag, call_id) = (self.word("m"), self.word("msg"));
-        let uri = format!("sip:{}@{DOMAIN}", cx.book.some_user(&mut self.rng));
+        let uri = format!("sip:{}@{DOMAIN}", cx.book.some_number(&mut self.rng));
         let message = self
             .request("MESSAGE", &uri, over)
             .with("Max-Forwards", 70)
