@@ -27,7 +27,8 @@ impl Tcp {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 return;
             };
-            match connection.queue.push(bytes, op, &mut self.store) {
+            let is_taking = !self.stalled.holds(slot);
+            match connection.queue.push(bytes, op, is_taking, &mut self.store) {
                 Ok(()) => {
                     if !connection.dirty {
                         connection.dirty = true;

@@ -71,6 +71,7 @@ fn pipelined_messages_of_many_connections_come_back_in_order(level: Level) {
         for number in 0..8 {
             let mut client = tcp_client(&server);
             scope.spawn(move || {
+                // As much as may wait for a slow peer. One turn may receive all of it, and answer it at once.
                 let sent = pattern(1 << 20, number);
                 let mut writer = client.try_clone().expect("a second handle");
                 let to_write = sent.clone();
@@ -392,11 +393,10 @@ fn a_reader_that_stalls_for_too_long_loses_its_connection(level: Level) {
     let stalled = tcp_client(&server);
     let flow = server.opened(0);
     let message = pattern(60_000, 3);
-    // More than the kernel takes, less than may wait.
-    for _ in 0..16 {
-        server.order(0, (0..40).map(|_| send(flow, &message, None)).collect());
-    }
-    server.order(0, vec![send(flow, &message, Some(op(1)))]);
+    // More than the kernel takes, less than may wait; all of it in one turn, for 200 ms are soon over on a busy machine.
+    let mut all: Vec<_> = (0..640).map(|_| send(flow, &message, None)).collect();
+    all.push(send(flow, &message, Some(op(1))));
+    server.order(0, all);
     assert_eq!(server.send_failed(0), (op(1), CloseReason::SendStalled));
     assert_eq!(
         server.closed(0),
