@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::load::Settings;
 use super::resolve::fits_mailbox;
-use super::route::{Route, To};
 use super::schema::{KEYS, Key, Kind};
 use super::{Config, Origin};
 
@@ -96,26 +95,21 @@ pub fn reload(served: &Config, wanted: &Config) -> Reload {
         from: rows(from),
         to: rows(to),
     };
-    // The destinations of a trunk have their state in every shard from the start.
     if wanted.trunks != served.trunks {
-        waiting.push(table("trunk", served.trunks.len(), wanted.trunks.len()));
+        config.trunks.clone_from(&wanted.trunks);
+        changed.push(table("trunk", served.trunks.len(), wanted.trunks.len()));
     }
     if wanted.hosts != served.hosts {
-        waiting.push(table("hosts", served.hosts.len(), wanted.hosts.len()));
+        config.hosts.clone_from(&wanted.hosts);
+        changed.push(table("hosts", served.hosts.len(), wanted.hosts.len()));
     }
     let mut routes = wanted.routes.clone();
     for route in &mut routes {
         route.find_listeners(&config.listeners);
     }
     if routes != served.routes {
-        let change = table("route", served.routes.len(), routes.len());
-        // A rule that leads to a trunk which is not there yet waits for it, and the others with it: their order counts.
-        if routes.iter().all(|route| has_trunk(route, served)) {
-            config.routes = routes;
-            changed.push(change);
-        } else {
-            waiting.push(change);
-        }
+        changed.push(table("route", served.routes.len(), routes.len()));
+        config.routes = routes;
     }
     Reload {
         config,
@@ -145,13 +139,6 @@ fn keeps_subscribers(old: &[String], new: &[String]) -> bool {
         new.is_empty()
     } else {
         new.starts_with(old)
-    }
-}
-
-fn has_trunk(route: &Route, served: &Config) -> bool {
-    match &route.to {
-        To::Trunk(name) => served.trunks.iter().any(|trunk| trunk.name == *name),
-        To::Nowhere | To::Registered | To::RequestUri | To::Uris(_) => true,
     }
 }
 

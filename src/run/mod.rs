@@ -27,11 +27,11 @@ use crate::location::AorHasher;
 use crate::metrics::{Histograms, Metrics};
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
-use crate::port::{Ask, Teller, port};
+use crate::port::{Ask, ConfigId, Teller, port};
 use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
-use crate::trunk::board::Board;
+use crate::trunk::board::Boards;
 use crate::wire::{Effects, ShardId, Transport};
 
 pub use serve::serve;
@@ -49,6 +49,7 @@ pub struct Server {
     pub ports: Rc<Ports>,
     /// The trunks as people see them.
     pub trunks: Arc<Trunks>,
+    boards: Arc<Boards>,
 }
 
 impl Server {
@@ -68,7 +69,7 @@ impl Server {
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
         let control_waker = Arc::new(ControlWaker::new().map_err(|error| format!("eventfd: {error}"))?);
-        let board = Arc::new(Board::new(&cfg, None));
+        let boards = Arc::new(Boards::default());
         let metrics: Vec<Arc<Metrics>> = (0..cfg.shards).map(|_| Arc::default()).collect();
         let mut threads = Vec::new();
         let mut ports = Vec::new();
@@ -91,7 +92,7 @@ impl Server {
                 metrics: metrics[index].clone(),
                 teller,
                 control_waker: control_waker.clone(),
-                board: board.clone(),
+                boards: boards.clone(),
             };
             let ready = ready_in.clone();
             let thread = std::thread::Builder::new()
@@ -101,9 +102,10 @@ impl Server {
             threads.push(thread);
         }
         drop(ready_in);
-        let trunks = Arc::new(Trunks::new(&cfg, board));
+        let trunks = Arc::new(Trunks::new(&cfg, boards.of(ConfigId::FIRST, &cfg)));
         let server = Server {
             trunks,
+            boards,
             listeners,
             metrics,
             features,
@@ -236,7 +238,7 @@ struct ShardSetup {
     metrics: Arc<Metrics>,
     teller: Teller,
     control_waker: Arc<ControlWaker>,
-    board: Arc<Board>,
+    boards: Arc<Boards>,
 }
 
 impl ShardSetup {
@@ -267,7 +269,7 @@ impl ShardSetup {
         let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
         // The shard alone has the configuration from now on, so that one that it no longer goes by can be given up.
         let mut shard = Shard::new(self.cfg, self.metrics, self.id, self.keys, self.mail, now);
-        shard.start_trunks(self.board, now);
+        shard.start_trunks(self.boards, now);
         _ = ready.send(Ok(()));
         out.teller = Some(self.teller);
         turn_until_stopped(&mut reactor, ShardLoop::new(shard, out), || {

@@ -106,6 +106,7 @@ impl Configured {
         // What no shard has any more goes here, and not on a shard.
         self.held.retain(|config| Arc::strong_count(config) > 1);
         let bound = Arc::new(bound);
+        server.trunks.set(&bound, server.boards.of(id, &bound));
         self.held.push(bound.clone());
         server.ports.order(|| Ask::Config {
             id,

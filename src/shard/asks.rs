@@ -9,7 +9,7 @@ use crate::tap::Tap;
 use crate::time::Instant;
 use crate::wire::Effects;
 
-use super::Shard;
+use super::{Shard, hasher};
 use super::listing::aor_of;
 
 /// Asks read in one turn, so that the control thread does not starve the sockets.
@@ -49,7 +49,7 @@ impl Shard {
                     self.stack.tap = None;
                 }
             }
-            Ask::Config { id, config } => self.configure(config, id, out),
+            Ask::Config { id, config } => self.configure(config, id, now, out),
             Ask::Resolved(resolved) => {
                 let (question, answer) = *resolved;
                 let stack = &mut self.stack;
@@ -89,7 +89,7 @@ impl Shard {
     }
 
     /// Goes by `cfg` from now on. Nothing that there is ends by it: limits are for what is new.
-    fn configure(&mut self, cfg: Arc<Config>, id: ConfigId, out: &mut Effects) {
+    fn configure(&mut self, cfg: Arc<Config>, id: ConfigId, now: Instant, out: &mut Effects) {
         let (limits, shards) = (&cfg.limits, cfg.shards);
         self.ims.calls.set_limit(limits.calls_max.div_ceil(shards));
         self.proxy.set_limit(limits.transactions_max.div_ceil(shards));
@@ -100,7 +100,20 @@ impl Shard {
         self.feedback.configure(cfg.overload.feedback);
         self.stack.load = self.feedback.load();
         out.pool.set_limit(limits.buffer_bytes_max);
+        let before = self.stack.cfg.clone();
         self.stack.configure(cfg, id);
+        let cfg = &self.stack.cfg;
+        if cfg.hosts != before.hosts || cfg.listeners != before.listeners {
+            self.stack.dns.reload(cfg, hasher(&self.keys));
+        }
+        if cfg.trunks != before.trunks || cfg.hosts != before.hosts {
+            self.load_trunks(now);
+            self.tell_questions(out);
+            self.finish_look_ups(now, out);
+        } else {
+            // The one that all shards have for this configuration, of which the next is made.
+            self.boards.of(id, &self.stack.cfg);
+        }
         self.is_reconfigured = true;
     }
 

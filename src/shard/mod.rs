@@ -41,6 +41,7 @@ use crate::timer::TimerKind;
 use crate::token::TokenKey;
 use crate::transaction::key::Keyer;
 use crate::transaction::{Stack, User, UserEvent};
+use crate::trunk::board::Boards;
 use crate::trunk::ping;
 use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
@@ -141,6 +142,8 @@ pub struct Shard {
     is_stopping: bool,
     /// The configuration is new to those outside of the core.
     is_reconfigured: bool,
+    /// What is shared of the trunks, by configuration.
+    boards: Arc<Boards>,
 }
 
 /// Where a request is written anew and read again.
@@ -200,6 +203,7 @@ impl Shard {
             ended_flows: Vec::new(),
             is_stopping: false,
             is_reconfigured: false,
+            boards: Arc::default(),
         };
         shard.stack.load = shard.feedback.load();
         shard

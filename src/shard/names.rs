@@ -10,17 +10,24 @@ use crate::port::Tell;
 use crate::proxy::{BranchId, HeldId};
 use crate::time::Instant;
 use crate::trunk::DestinationId;
-use crate::trunk::board::Board;
+use crate::trunk::board::Boards;
 use crate::wire::Effects;
 
 use super::Shard;
 
 impl Shard {
     /// Shares the trunks with the other shards, has their addresses looked up and their OPTIONS begun.
-    pub fn start_trunks(&mut self, board: Arc<Board>, now: Instant) {
+    pub fn start_trunks(&mut self, boards: Arc<Boards>, now: Instant) {
+        self.boards = boards;
+        self.load_trunks(now);
+    }
+
+    /// Goes by the trunks and hosts of the present configuration.
+    pub(super) fn load_trunks(&mut self, now: Instant) {
         let stack = &mut self.stack;
         let cfg = stack.cfg.clone();
-        stack.trunks.load(&cfg, board);
+        let board = self.boards.of(stack.config_id(), &cfg);
+        stack.trunks.reload(&cfg, board, &mut stack.wheel);
         let place = (stack.shard, stack.shards);
         stack
             .trunks

@@ -16,7 +16,7 @@ use crate::run::{ShardLoop, mailboxes};
 use crate::shard::{Keys, Leftovers, Shard};
 use crate::time::Instant;
 use crate::token::TokenKey;
-use crate::trunk::board::Board;
+use crate::trunk::board::{Board, Boards};
 use crate::wire::{Effects, ShardId, Transport};
 
 use super::Outcome;
@@ -163,7 +163,9 @@ impl World {
             tables,
         };
         let now = self.net.borrow().now;
-        self.board = Arc::new(Board::new(&self.cfg, None));
+        // A server that begins anew knows nothing.
+        let boards = Arc::new(Boards::default());
+        self.board = boards.of(ConfigId::FIRST, &self.cfg);
         self.config_id = ConfigId::FIRST;
         self.server = mailboxes(&self.cfg)
             .into_iter()
@@ -174,7 +176,7 @@ impl World {
                 let (port, asks, teller) = port(metrics.clone());
                 mail.asks = Some(asks);
                 let mut shard = Shard::new(self.cfg.clone(), metrics, id, keys.clone(), mail, now);
-                shard.start_trunks(self.board.clone(), now);
+                shard.start_trunks(boards.clone(), now);
                 let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
                 out.teller = Some(teller);
                 Place {

@@ -5,11 +5,13 @@
 //! in its whole life. One shard sends a destination its OPTIONS, so that it gets one and not one from each shard, and the
 //! others read here what came of it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::config::Config;
 use crate::config::trunk::Trunk;
+use crate::port::ConfigId;
 use crate::time::Instant;
 
 use super::overload::Throttle;
@@ -70,6 +72,31 @@ pub enum Usable {
     Suspect,
     /// Its OPTIONS are not answered, or it asked to be left alone.
     No,
+}
+
+/// The boards of the last few configurations: shards take a new one up one after the other, each with its board.
+#[derive(Debug, Default)]
+pub struct Boards(Mutex<VecDeque<(ConfigId, Arc<Board>)>>);
+
+/// Boards that are kept: a shard is never further behind.
+const BOARDS_MAX: usize = 8;
+
+impl Boards {
+    /// The board of the configuration `id`, which is `cfg`: the same for everybody who asks. Whoever asks first makes it, of what the one
+    /// before it knew.
+    pub fn of(&self, id: ConfigId, cfg: &Config) -> Arc<Board> {
+        let mut boards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, board)) = boards.iter().find(|(of, _)| *of == id) {
+            return board.clone();
+        }
+        let before = boards.back().map(|(_, board)| board.as_ref());
+        let board = Arc::new(Board::new(cfg, before));
+        if boards.len() == BOARDS_MAX {
+            boards.pop_front();
+        }
+        boards.push_back((id, board.clone()));
+        board
+    }
 }
 
 impl Board {

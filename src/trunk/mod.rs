@@ -155,7 +155,14 @@ impl Trunks {
         }
     }
 
-    /// Forgets calls and timers: the server stops, or another configuration is about to be loaded.
+    /// Goes by the trunks of another configuration from now on, which [`Trunks::start`] then begins. What is under way is answered as it was
+    /// asked: ids of before find nothing any more.
+    pub fn reload(&mut self, cfg: &Config, board: Arc<Board>, wheel: &mut Wheel<Timer>) {
+        self.forget_timers(wheel);
+        self.load(cfg, board);
+    }
+
+    /// Forgets calls and timers: the server stops.
     pub fn clear(&mut self, wheel: &mut Wheel<Timer>) {
         self.forget_calls(wheel);
         self.forget_timers(wheel);

@@ -19,7 +19,7 @@ use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Mail, Shard};
 use ringway::time::Instant;
 use ringway::token::TokenKey;
-use ringway::trunk::board::Board;
+use ringway::trunk::board::{Board, Boards};
 use ringway::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
 
 pub const SERVER: &str = "127.0.0.1:5060";
@@ -31,6 +31,7 @@ pub struct World {
     effects: Vec<Effects>,
     ports: Vec<ControlPort>,
     pub board: Arc<Board>,
+    boards: Arc<Boards>,
     pub metrics: Vec<Arc<Metrics>>,
     now: Instant,
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
@@ -125,7 +126,7 @@ impl World {
             ports.push(control);
             effects.push(out);
         }
-        let board = Arc::new(Board::new(&cfg, None));
+        let boards = Arc::new(Boards::default());
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
             let mut shard = Shard::new(
@@ -136,13 +137,14 @@ impl World {
                 mail,
                 now,
             );
-            shard.start_trunks(board.clone(), now);
+            shard.start_trunks(boards.clone(), now);
             shard
         };
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
             configs: vec![cfg],
-            board: board.clone(),
+            board: boards.of(ConfigId::FIRST, &cfg),
+            boards,
             effects,
             ports,
             metrics,
@@ -423,6 +425,7 @@ impl World {
             id,
             config: config.clone(),
         });
+        self.board = self.boards.of(id, &config);
         let ids = self.metrics.iter().map(|metrics| metrics.config_id.get());
         assert!(ids.into_iter().all(|of_shard| of_shard == u64::from(id.0)));
     }

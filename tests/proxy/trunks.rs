@@ -10,7 +10,7 @@ use ringway::port::{Ask, Tell};
 
 use crate::messages::*;
 use crate::world::World;
-use crate::{ack_of, ask, cancel, ends_empty, on_each_number_of_shards, reply, within, world};
+use crate::{ack_of, ask, cancel, ends_empty, on_each_number_of_shards, reply, tables_of, within, world};
 
 const ONE: &str = "127.0.0.11:5060";
 const TWO: &str = "127.0.0.12:5060";
@@ -498,5 +498,72 @@ fn calls_of_one_call_id_count_each_and_a_bye_that_does_not_pass_frees_no_place()
         world.advance(40_000);
         world.forget_waiting();
         ends_empty(world);
+    });
+}
+
+#[test]
+fn trunks_change_while_calls_go_on_and_what_is_known_of_a_destination_stays() {
+    on_each_number_of_shards(|shards| {
+        let pinged = "ping_interval_ms = 10_000\nping_timeout_ms = 500\nup_after = 1\ndown_after = 1";
+        let both = format!("destinations = [\"sip:{ONE}\", \"sip:{TWO}\"]\n{pinged}");
+        let mut world = world(shards, &trunk(&both));
+        let round = |world: &mut World| {
+            for _ in 0..120 {
+                world.advance(100);
+                while let Some(ping) = world.take_request(ONE, "OPTIONS") {
+                    world.udp(ONE, &reply(&ping, 200, "p", ONE));
+                }
+                for silent in [TWO, THREE] {
+                    while world.take_request(silent, "OPTIONS").is_some() {}
+                }
+            }
+        };
+        round(&mut world);
+        let down = |world: &World| {
+            let all = world.board.trunks[0].destinations.iter();
+            all.map(|one| one.known.is_down()).collect::<Vec<_>>()
+        };
+        assert_eq!(down(&world), [false, true]);
+        let invite = invites(&mut world, "c1");
+        let there = world.request(ONE, "INVITE");
+        world.udp(ONE, &reply(&there, 200, "b", ONE));
+        let ok = world.response(ALICE, 200);
+        world.udp(ALICE, &within("ACK", 1, &invite, &ok));
+        world.request(ONE, "ACK");
+        assert_eq!(calls(&world), 1);
+
+        let wanted = tables_of(&trunk(&format!("destinations = [\"sip:{TWO}\", \"sip:{THREE}\"]\n{pinged}")));
+        world.reconfigure(|cfg| {
+            cfg.trunks = wanted.trunks;
+            cfg.routes = wanted.routes;
+        });
+        assert_eq!(down(&world), [true, false], "what was known of the one that stays goes on");
+        // The old call ends where it began, and a new one finds the new destination.
+        world.udp(ALICE, &within("BYE", 2, &invite, &ok));
+        let bye = world.request(ONE, "BYE");
+        world.udp(ONE, &reply(&bye, 200, "b", ONE));
+        world.response(ALICE, 200);
+        let invite = invites(&mut world, "c2");
+        let there = world.request(THREE, "INVITE");
+        world.udp(THREE, &reply(&there, 486, "x", THREE));
+        world.request(THREE, "ACK");
+        fails(&mut world, &invite, 486);
+        assert_eq!(calls(&world), 0);
+        // One that was down comes up again by its answers.
+        for _ in 0..250 {
+            world.advance(100);
+            while let Some(ping) = world.take_request(TWO, "OPTIONS") {
+                world.udp(TWO, &reply(&ping, 200, "p", TWO));
+            }
+            for other in [ONE, THREE] {
+                while world.take_request(other, "OPTIONS").is_some() {}
+            }
+        }
+        assert!(!down(&world)[0]);
+        world.advance(10_000);
+        for server in ALL {
+            while world.take_request(server, "OPTIONS").is_some() {}
+        }
+        world.end();
     });
 }
