@@ -124,6 +124,7 @@ fn key_of_a_subscriber(bencher: Bencher) {
             transport: Transport::Udp,
             addr,
             advertised: rig::SERVER.to_owned(),
+            state: ringway::config::ListenerState::Open,
         }],
         domains: vec!["one.att.net".to_owned()],
         ..Config::default()

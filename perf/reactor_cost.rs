@@ -174,6 +174,7 @@ fn config() -> Config {
         transport,
         addr,
         advertised: String::new(),
+        state: ringway::config::ListenerState::Open,
     };
     Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],

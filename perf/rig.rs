@@ -176,6 +176,7 @@ impl Rig {
             transport,
             addr: addr(SERVER),
             advertised: SERVER.to_owned(),
+            state: ringway::config::ListenerState::Open,
         };
         let mut cfg = Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],

@@ -455,6 +455,7 @@ mod tests {
             transport,
             addr: addr.parse().expect("an address"),
             advertised: advertised.to_owned(),
+            state: crate::config::ListenerState::Open,
         };
         let expected = Config {
             listeners: vec![

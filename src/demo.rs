@@ -28,7 +28,7 @@ pub fn demo(options: &DemoOptions) -> ExitCode {
 
 fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
     let server = Server::start(config(options))?;
-    let addr = server.listeners.first().ok_or("no listener")?.addr;
+    let addr = server.listening().first().ok_or("no listener")?.addr;
     let kernel = match options.kernel_level {
         Some(level) => format!("features of Linux {}.{}", level.major, level.minor),
         None => "all kernel features found".to_owned(),
@@ -73,6 +73,7 @@ fn config(options: &DemoOptions) -> Config {
         transport,
         addr,
         advertised: advertised(addr),
+        state: crate::config::ListenerState::Open,
     };
     Config {
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],

@@ -423,6 +423,7 @@ fn a_bare_address_is_udp_and_tcp_and_a_prefix_is_one_of_them() {
         transport,
         addr: addr.parse().expect("an address"),
         advertised: addr.to_owned(),
+        state: ringway::config::ListenerState::Open,
     };
     assert_eq!(
         listeners,

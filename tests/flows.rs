@@ -20,6 +20,8 @@ mod errors;
 mod forking;
 #[path = "flows/histograms.rs"]
 mod histograms;
+#[path = "flows/listeners.rs"]
+mod listeners;
 #[path = "flows/logs.rs"]
 mod logs;
 #[path = "flows/messages.rs"]

@@ -27,6 +27,7 @@ fn start(steering: Steering) -> Option<Server> {
                 transport,
                 addr,
                 advertised: addr.to_string(),
+                state: ringway::config::ListenerState::Open,
             })
             .into(),
         domains: vec![seed::DOMAIN.to_owned()],
@@ -49,7 +50,7 @@ fn start(steering: Steering) -> Option<Server> {
 }
 
 fn phone(server: &Server, name: &str, user: &str, number: u8) -> Phone {
-    let udp = server.listeners[0].addr;
+    let udp = server.listening()[0].addr;
     let ip = [127, 0, 0, number].into();
     let account = Account::new(name, user, seed::DOMAIN, ip, udp, number.into());
     Phone::start(account, None).expect("a phone")

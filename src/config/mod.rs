@@ -44,6 +44,28 @@ pub struct Listener {
     pub addr: SocketAddr,
     /// What Via and Contact say of us, `host:port`; the bound address unless configured.
     pub advertised: String,
+    pub state: ListenerState,
+}
+
+/// Whether a listener is listened on. A file has open ones alone; the others are of those that a reload has taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ListenerState {
+    #[default]
+    Open,
+    /// Nothing new begins from it. TCP: no connection is accepted, and those that there are go on. UDP: for a while what comes is served.
+    Leaving,
+    /// A UDP listener whose socket is closed. Its address and name are those of the one that sends in its place, if there is any.
+    Closed,
+}
+
+impl Listener {
+    /// Whether its address is one of ours.
+    pub fn is_ours(&self) -> bool {
+        match self.state {
+            ListenerState::Open | ListenerState::Leaving => true,
+            ListenerState::Closed => false,
+        }
+    }
 }
 
 /// RFC 3261 table 4 and what else waits. Milliseconds in the file.
@@ -310,6 +332,7 @@ impl Default for Config {
             transport,
             addr,
             advertised: addr.to_string(),
+            state: crate::config::ListenerState::Open,
         };
         Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::load::Settings;
 use super::resolve::fits_mailbox;
 use super::schema::{KEYS, Key, Kind};
-use super::{Config, Origin};
+use super::{Config, Listener, Origin};
 
 /// Whether a running server goes by a new value of the key. What is made once waits for a restart: sockets, threads, rings,
 /// mailboxes, the log's format. So does what is not named here.
@@ -17,7 +17,16 @@ pub fn takes_effect_at_once(key: &Key) -> bool {
         ("limits", "mailbox_bytes") => false,
         ("timers" | "limits" | "overload" | "registrar" | "reg_event" | "session_timers", _) => true,
         ("log", "level") => true,
-        ("", "domains" | "open_registrar" | "notify_body" | "drain_s" | "extensions_required") => true,
+        (
+            "",
+            "listen"
+            | "advertise"
+            | "domains"
+            | "open_registrar"
+            | "notify_body"
+            | "drain_s"
+            | "extensions_required",
+        ) => true,
         _ => false,
     }
 }
@@ -82,7 +91,12 @@ pub fn reload(served: &Config, wanted: &Config) -> Reload {
             continue;
         };
         if takes_effect_at_once(key) && !must_wait(key, served, wanted) {
-            copy(key, &asked, &mut next);
+            if matches!((key.section, key.name), ("", "listen" | "advertise")) {
+                // What the file says was worked out into listeners already.
+                next.config.listeners.clone_from(&wanted.listeners);
+            } else {
+                copy(key, &asked, &mut next);
+            }
             changed.push(change);
         } else {
             waiting.push(change);
@@ -121,6 +135,7 @@ pub fn reload(served: &Config, wanted: &Config) -> Reload {
 /// Whether a key that could take effect at once may not with these values.
 fn must_wait(key: &Key, served: &Config, wanted: &Config) -> bool {
     match (key.section, key.name) {
+        ("", "listen" | "advertise") => renames(&served.listeners, &wanted.listeners),
         ("", "domains") => !keeps_subscribers(&served.domains, &wanted.domains),
         // It was worked out for another number of shards.
         ("limits", "buffer_bytes_max") => served.shards != wanted.shards,
@@ -140,6 +155,16 @@ fn keeps_subscribers(old: &[String], new: &[String]) -> bool {
     } else {
         new.starts_with(old)
     }
+}
+
+/// Whether one that stays is to be called otherwise: dialogs know it by the name that it has.
+fn renames(old: &[Listener], new: &[Listener]) -> bool {
+    old.iter().any(|old| {
+        let same = |new: &&Listener| (new.transport, new.addr) == (old.transport, old.addr);
+        new.iter()
+            .find(same)
+            .is_some_and(|new| new.advertised != old.advertised)
+    })
 }
 
 fn rows(count: usize) -> String {
@@ -233,14 +258,13 @@ mod tests {
     fn what_is_made_once_keeps_its_value_and_is_told_of() {
         let served = config("");
         let wanted = config(
-            "listen = [\"127.0.0.1:5070\"]\nadvertise = [\"sip.example\"]\nshards = 2\ncpus = [1]\nkernel_level = \"5.10\"\n\
+            "advertise = [\"sip.example\"]\nshards = 2\ncpus = [1]\nkernel_level = \"5.10\"\n\
              [log]\nformat = \"json\"\n[udp]\nsteering = \"off\"\nsegment = \"off\"\ngro = \"off\"\n[limits]\nmailbox_bytes = 2_000_000",
         );
         let result = reload(&served, &wanted);
         assert_eq!(result.config, served);
         assert!(result.changed.is_empty(), "{:?}", result.changed);
         let expected = [
-            "listen",
             "advertise",
             "shards",
             "cpus",
@@ -294,6 +318,33 @@ mod tests {
     }
 
     #[test]
+    fn listeners_come_and_go_and_keep_their_names() {
+        let served = config("listen = [\"127.0.0.1:5060\"]");
+        let wanted = config(
+            "listen = [\"127.0.0.1:5060\", \"tcp:127.0.0.1:5070\"]\nadvertise = [\"127.0.0.1:5070=sip.example\"]",
+        );
+        let result = reload(&served, &wanted);
+        assert_eq!(result.config, wanted);
+        assert_eq!(
+            (keys(&result.changed), keys(&result.waiting)),
+            (vec!["listen", "advertise"], vec![])
+        );
+        let back = reload(&wanted, &served);
+        assert_eq!(back.config, served);
+        let renamed =
+            config("listen = [\"127.0.0.1:5060\", \"127.0.0.1:5080\"]\nadvertise = [\"sip.example\"]");
+        let result = reload(&served, &renamed);
+        assert_eq!(
+            result.config, served,
+            "the one that stays would be called otherwise"
+        );
+        assert_eq!(
+            (keys(&result.changed), keys(&result.waiting)),
+            (vec![], vec!["listen", "advertise"])
+        );
+    }
+
+    #[test]
     fn a_rule_means_the_listeners_that_there_are() {
         let served = config("listen = [\"127.0.0.1:5060\"]");
         let wanted = config(
@@ -304,14 +355,10 @@ mod tests {
         let bits: Vec<u64> = (result.config.routes.iter())
             .map(|route| route.listener_bits)
             .collect();
-        assert_eq!(
-            bits,
-            [0b10, 0],
-            "the second one is not listened on before the restart"
-        );
+        assert_eq!(bits, [0b1000, 0b11], "of the listeners that there will be");
         assert_eq!(
             (keys(&result.changed), keys(&result.waiting)),
-            (vec!["route"], vec!["listen"])
+            (vec!["listen", "route"], vec![])
         );
     }
 

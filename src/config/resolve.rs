@@ -185,6 +185,7 @@ impl Resolver<'_> {
                 transport,
                 addr: entry.addr,
                 advertised,
+                state: crate::config::ListenerState::Open,
             });
         }
         if taken.is_some() {

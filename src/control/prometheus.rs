@@ -448,7 +448,7 @@ mod tests {
             records: Some(Arc::default()),
             hep: None,
         };
-        let facts = Facts::new(vec![metrics], Vec::new(), trunks, outlets, || {
+        let facts = Facts::new(vec![metrics], Vec::new, trunks, outlets, || {
             Instant::from_millis(5_000)
         });
         let mut histograms = Histograms::<u64>::default();

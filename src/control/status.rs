@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::config::Listener;
+use crate::config::{Listener, ListenerState};
 use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind};
 use crate::time::Instant;
 
@@ -40,7 +40,8 @@ impl Sent {
 /// What is known of the running server without asking a shard.
 pub struct Facts {
     pub metrics: Vec<Arc<Metrics>>,
-    pub listeners: Vec<Listener>,
+    /// What is listened on, by place; those that are closed included.
+    listeners: Box<dyn Fn() -> Vec<Listener> + Send + Sync>,
     pub trunks: Arc<Trunks>,
     pub outlets: Outlets,
     pub started: Instant,
@@ -51,14 +52,14 @@ pub struct Facts {
 impl Facts {
     pub fn new(
         metrics: Vec<Arc<Metrics>>,
-        listeners: Vec<Listener>,
+        listeners: impl Fn() -> Vec<Listener> + Send + Sync + 'static,
         trunks: Arc<Trunks>,
         outlets: Outlets,
         now: impl Fn() -> Instant + Send + Sync + 'static,
     ) -> Facts {
         Facts {
             metrics,
-            listeners,
+            listeners: Box::new(listeners),
             trunks,
             outlets,
             started: now(),
@@ -84,17 +85,7 @@ impl Facts {
             state: if self.is_draining() { "draining" } else { "serving" },
             now_ms: now.as_millis(),
             uptime_s: now.since(self.started).as_secs(),
-            listeners: self
-                .listeners
-                .iter()
-                .map(|listener| {
-                    format!(
-                        "{}:{}",
-                        listener.transport.name().to_ascii_lowercase(),
-                        listener.addr
-                    )
-                })
-                .collect(),
+            listeners: (self.listeners)().iter().filter_map(shown).collect(),
             now: Gauges::NAMES
                 .iter()
                 .map(|&(name, pick)| (name, sum(pick)))
@@ -134,6 +125,17 @@ impl Facts {
             .filter(|&(_, count): &(_, u64)| count > 0)
             .collect()
     }
+}
+
+/// As people read it: `udp:127.0.0.1:5060`, and whether it leaves. A closed one is none.
+fn shown(listener: &Listener) -> Option<String> {
+    let leaves = match listener.state {
+        ListenerState::Open => "",
+        ListenerState::Leaving => " (leaves)",
+        ListenerState::Closed => return None,
+    };
+    let transport = listener.transport.name().to_ascii_lowercase();
+    Some(format!("{transport}:{}{leaves}", listener.addr))
 }
 
 /// The answer of `/api/v1/status`.

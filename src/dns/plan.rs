@@ -156,6 +156,7 @@ impl Speaks {
         let has = |transport, is_v4| {
             listeners
                 .iter()
+                .filter(|listener| listener.is_ours())
                 .any(|listener| listener.transport == transport && listener.addr.is_ipv4() == is_v4)
         };
         Speaks {

@@ -50,6 +50,7 @@ impl Rig {
             transport,
             addr: SERVER.parse().expect("an address"),
             advertised: SERVER.to_owned(),
+            state: crate::config::ListenerState::Open,
         };
         let mut cfg = Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],

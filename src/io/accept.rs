@@ -24,7 +24,8 @@ const ACCEPTS_MAX: usize = 64;
 
 /// A listening socket.
 pub(super) struct Acceptor {
-    socket: TcpListener,
+    /// `None`: it takes no further connection. Those that there are, and those of our own, go on.
+    socket: Option<TcpListener>,
     /// Where connections of our own come from.
     pub(super) local_ip: IpAddr,
     by_ring: bool,
@@ -39,14 +40,15 @@ impl Acceptor {
         socket.set_nonblocking(!by_ring)?;
         Ok(Acceptor {
             local_ip: socket.local_addr()?.ip(),
-            socket,
+            socket: Some(socket),
             by_ring,
             retry_at: None,
         })
     }
 
     fn arm(&self, index: usize, ring: &mut Ring) {
-        let fd = self.socket.as_raw_fd();
+        let Some(socket) = &self.socket else { return };
+        let fd = socket.as_raw_fd();
         if self.by_ring {
             ring.accept_multi(fd, self.tag(index));
         } else {
@@ -103,9 +105,30 @@ impl Tcp {
 
     pub(super) fn cancel_accepts(&self, ring: &mut Ring) {
         for (index, acceptor) in self.acceptors.iter().enumerate() {
-            if let Some(acceptor) = acceptor {
+            if let Some(acceptor) = acceptor
+                && acceptor.socket.is_some()
+            {
                 ring.cancel(acceptor.tag(index));
             }
+        }
+    }
+
+    /// Accepts on one more socket.
+    pub(super) fn start_accepting(&mut self, index: usize, acceptor: Acceptor, ring: &mut Ring) {
+        if self.acceptors.len() <= index {
+            self.acceptors.resize_with(index + 1, || None);
+        }
+        acceptor.arm(index, ring);
+        self.acceptors[index] = Some(acceptor);
+    }
+
+    /// Accepts no more on this one. A connection that the ring has taken meanwhile still counts.
+    pub(super) fn stop_accepting(&mut self, index: usize, ring: &mut Ring) {
+        if let Some(Some(acceptor)) = self.acceptors.get_mut(index)
+            && acceptor.socket.take().is_some()
+        {
+            acceptor.retry_at = None;
+            ring.cancel(acceptor.tag(index));
         }
     }
 
@@ -139,8 +162,9 @@ impl Tcp {
             let Some(Some(acceptor)) = self.acceptors.get(index) else {
                 return;
             };
+            let Some(socket) = &acceptor.socket else { return };
             // Non-blocking and close-on-exec like the listener's; the address is asked for once for both ways.
-            match acceptor.socket.accept() {
+            match socket.accept() {
                 Ok((socket, _)) => self.accepted(index, socket.into(), cx),
                 Err(error) => match after(&error) {
                     After::Next => {}
@@ -177,7 +201,9 @@ impl Tcp {
     }
 
     fn pause(&mut self, index: usize, cx: &mut Cx<'_>) {
-        if let Some(Some(acceptor)) = self.acceptors.get_mut(index) {
+        if let Some(Some(acceptor)) = self.acceptors.get_mut(index)
+            && acceptor.socket.is_some()
+        {
             acceptor.retry_at = Some(cx.now + PAUSE);
         }
     }

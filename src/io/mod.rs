@@ -25,6 +25,7 @@ mod notices;
 pub mod probe;
 mod probe_kernel;
 pub mod reactor;
+pub mod relisten;
 mod ring;
 mod send_queue;
 pub mod socket;

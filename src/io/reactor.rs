@@ -38,7 +38,8 @@ pub trait Reactor {
         None
     }
 
-    /// Goes by these limits from now on; what is beyond them already stays. Without limits of its own there is nothing to do.
+    /// Goes by these limits from now on, and by what has changed of the listeners; what is beyond limits already stays. Without limits of
+    /// its own there is nothing to do.
     fn configure(&mut self, _limits: &Limits) {}
 
     fn now(&self) -> Instant;

@@ -32,6 +32,13 @@ pub struct ShardSockets {
     pub(super) is_steered: bool,
 }
 
+impl ShardSockets {
+    /// The next of them, in the order of the listeners.
+    pub(super) fn next(&mut self) -> Option<BoundSocket> {
+        (!self.sockets.is_empty()).then(|| self.sockets.remove(0))
+    }
+}
+
 pub(super) enum BoundSocket {
     Udp(UdpSocket),
     Tcp(TcpListener),
@@ -399,6 +406,7 @@ mod tests {
                     transport,
                     addr: addr.parse().expect("an address"),
                     advertised: addr.to_owned(),
+                    state: crate::config::ListenerState::Open,
                 })
                 .collect(),
             shards,

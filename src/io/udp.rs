@@ -30,8 +30,11 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// The UDP sockets of one shard.
 pub(super) struct Udp {
-    /// By listener; `None` where the listener is TCP.
+    /// By listener; `None` where the listener is TCP, or closed.
     listeners: Vec<Option<UdpListener>>,
+    /// Of those that are closed: which one sends in their place.
+    successors: Vec<(ListenerId, ListenerId)>,
+    has_stamps: bool,
     receive: ReceiveBatch,
     out: Out,
     clock: Clock,
@@ -91,30 +94,18 @@ impl Udp {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> io::Result<Udp> {
-        for fd in sockets.iter().flatten().map(AsRawFd::as_raw_fd) {
-            if has_stamps {
-                socket_options::set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
-            }
-            if takes_runs {
-                socket_options::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
-            }
-        }
         let listeners = sockets
             .into_iter()
             .map(|socket| {
-                socket.map(|socket| UdpListener {
-                    socket,
-                    // The first turn looks for itself, and then has the ring watch.
-                    readable: true,
-                    batch: BATCH,
-                    queue: Vec::new(),
-                    arrival: Arrival::default(),
-                    held: Held::default(),
-                })
+                socket
+                    .map(|socket| UdpListener::new(socket, has_stamps, takes_runs))
+                    .transpose()
             })
-            .collect();
+            .collect::<io::Result<_>>()?;
         Ok(Udp {
             listeners,
+            successors: Vec::new(),
+            has_stamps,
             receive: ReceiveBatch::new()?,
             out: Out {
                 batch: SendBatch::new(),
@@ -125,6 +116,44 @@ impl Udp {
             clock,
             metrics,
         })
+    }
+
+    /// Listens on one more socket.
+    pub(super) fn open(&mut self, index: usize, socket: UdpSocket) -> io::Result<()> {
+        if self.listeners.len() <= index {
+            self.listeners.resize_with(index + 1, || None);
+        }
+        // What came together is taken one by one here: that has to do with how the sockets of the start are steered.
+        self.listeners[index] = Some(UdpListener::new(socket, self.has_stamps, false)?);
+        Ok(())
+    }
+
+    /// Closes a socket. What waits for its send buffer is lost and counted.
+    pub(super) fn close(
+        &mut self,
+        id: ListenerId,
+        successor: Option<ListenerId>,
+        ring: &mut Ring,
+        notices: &mut Notices,
+    ) {
+        let index = usize::from(id.0);
+        let Some(closed) = self.listeners.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        if !closed.readable {
+            ring.cancel(Tag::new(Op::UdpReadable, index as u32, 0));
+        }
+        if !closed.held.datagrams.is_empty() {
+            ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
+        }
+        for datagram in &closed.held.datagrams {
+            not_sent(datagram.op, &self.metrics, notices);
+        }
+        // One that was to send for others may go itself.
+        self.successors.retain(|(_, by)| *by != id);
+        if let Some(successor) = successor {
+            self.successors.push((id, successor));
+        }
     }
 
     /// Whether the next turn finds work without waiting.
@@ -216,7 +245,14 @@ impl Udp {
         buf: BufId,
         op: Option<TxOp>,
     ) -> bool {
-        match self.listeners.get_mut(usize::from(listener.0)) {
+        let is_here = matches!(self.listeners.get(usize::from(listener.0)), Some(Some(_)));
+        let through = if is_here {
+            listener
+        } else {
+            let successor = self.successors.iter().find(|(closed, _)| *closed == listener);
+            successor.map_or(listener, |(_, successor)| *successor)
+        };
+        match self.listeners.get_mut(usize::from(through.0)) {
             Some(Some(listener)) => {
                 listener.queue.push(Outgoing { peer, buf, op });
                 true
@@ -299,6 +335,27 @@ impl Udp {
         if !held.datagrams.is_empty() {
             await_room(ring, tag.slot as usize, listener);
         }
+    }
+}
+
+impl UdpListener {
+    fn new(socket: UdpSocket, has_stamps: bool, takes_runs: bool) -> io::Result<UdpListener> {
+        let fd = socket.as_raw_fd();
+        if has_stamps {
+            socket_options::set(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+        }
+        if takes_runs {
+            socket_options::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
+        }
+        Ok(UdpListener {
+            socket,
+            // The first turn looks for itself, and then has the ring watch.
+            readable: true,
+            batch: BATCH,
+            queue: Vec::new(),
+            arrival: Arrival::default(),
+            held: Held::default(),
+        })
     }
 }
 

@@ -28,6 +28,7 @@ use super::connections::Connections;
 use super::notices::Notices;
 use super::probe::{Feature, Features};
 use super::reactor::Reactor;
+use super::relisten::{Change, Changes};
 use super::ring::{Completion, Ring, Wait};
 use super::socket::{BoundSocket, ShardSockets};
 use super::tag::{Op, Tag};
@@ -38,7 +39,7 @@ use super::waker::Wakers;
 use crate::config::{Config, Gro, Limits, Segment};
 use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
-use crate::wire::{CloseReason, Effect, Effects, Event, SHARDS_MAX, ShardId, Transport};
+use crate::wire::{CloseReason, Effect, Effects, Event, ListenerId, SHARDS_MAX, ShardId, Transport};
 
 /// How long the drop waits for requests to end, which they do in microseconds, and how long at a time.
 const QUIESCE_MAX: Duration = Duration::from_secs(2);
@@ -61,6 +62,9 @@ pub struct Uring {
     shard: ShardId,
     wakers: Arc<Wakers>,
     messages: bool,
+    /// The kernel has multishot ACCEPT.
+    accepts_by_ring: bool,
+    changes: Arc<Changes>,
     /// Shards to wake at the end of the flush, one bit each: one wake-up is as good as many.
     to_wake: u64,
     clock: Clock,
@@ -142,6 +146,8 @@ impl Uring {
             shard,
             wakers,
             messages: features.has(Feature::MsgRing),
+            accepts_by_ring: features.has(Feature::MultishotAccept),
+            changes: Arc::default(),
             to_wake: 0,
             clock,
             now: clock.now(),
@@ -154,6 +160,40 @@ impl Uring {
             uring.wakers.set_ring(shard, Some(uring.ring.fd()));
         }
         Ok(uring)
+    }
+
+    /// Where the control thread puts listeners that come and go while this runs.
+    pub fn set_changes(&mut self, changes: Arc<Changes>) {
+        self.changes = changes;
+    }
+
+    /// Takes up what has changed of the listeners.
+    fn relisten(&mut self) {
+        for change in self.changes.take() {
+            match change {
+                Change::Open(id, socket) => {
+                    if let Err(error) = self.open(id, socket) {
+                        tracing::error!(shard = self.shard.0, listener = id.0, %error, "a listener can't be served");
+                    }
+                }
+                Change::StopAccepting(id) => self.tcp.stop_accepting(usize::from(id.0), &mut self.ring),
+                Change::Close(id, successor) => {
+                    self.udp.close(id, successor, &mut self.ring, &mut self.notices);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, id: ListenerId, socket: BoundSocket) -> io::Result<()> {
+        let index = usize::from(id.0);
+        match socket {
+            BoundSocket::Udp(socket) => self.udp.open(index, socket),
+            BoundSocket::Tcp(socket) => {
+                let acceptor = Acceptor::new(socket, self.accepts_by_ring)?;
+                self.tcp.start_accepting(index, acceptor, &mut self.ring);
+                Ok(())
+            }
+        }
     }
 
     fn arm_wake(&mut self) {
@@ -342,7 +382,7 @@ impl Reactor for Uring {
                 Effect::Send { flow, buf, op } => match flow.transport {
                     Transport::Udp => {
                         if !self.udp.queue(flow.listener, flow.peer, buf, op) {
-                            debug_assert!(false, "listener {} is not UDP", flow.listener.0);
+                            // It is closed, and there is none in its place.
                             effects.pool.release(buf);
                             self.metrics.dropped(DropReason::SendError);
                             cx.notices.send_failed(op, CloseReason::ConnectFailed);
@@ -384,6 +424,7 @@ impl Reactor for Uring {
 
     fn configure(&mut self, limits: &Limits) {
         self.tcp.configure(limits);
+        self.relisten();
     }
 
     fn now(&self) -> Instant {

@@ -261,7 +261,7 @@ fn configured_domain<'c>(host: &[u8], cfg: &'c Config) -> Option<&'c [u8]> {
 
 fn is_listener(host: &[u8], cfg: &Config) -> bool {
     let ip: Option<IpAddr> = lex::host_ip(host);
-    cfg.listeners.iter().any(|listener| {
+    cfg.listeners.iter().filter(|own| own.is_ours()).any(|listener| {
         let advertised = listener.advertised.as_bytes();
         let advertised_host = &advertised[..lex::host_len(advertised)];
         host.eq_ignore_ascii_case(advertised_host)

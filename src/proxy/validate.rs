@@ -119,7 +119,7 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
     const PORT_DEFAULT: u16 = 5060;
     let port = uri.port.unwrap_or(PORT_DEFAULT);
     let ip = uri.host_ip();
-    cfg.listeners.iter().any(|listener| {
+    cfg.listeners.iter().filter(|own| own.is_ours()).any(|listener| {
         let is_address = listener.addr.port() == port && Some(listener.addr.ip()) == ip;
         let (host, own_port) = listener
             .advertised

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{ADMIN_LISTEN_DEFAULT, Config};
 use crate::control::api::{Api, router};
-use crate::control::collect::Collector;
+use crate::control::collect::{Collector, lock};
 use crate::control::desk::{Order, desk};
 use crate::control::listen::{self, Socket};
 use crate::control::status::{Facts, Outlets};
@@ -37,10 +37,15 @@ impl Admin {
         cfg: &Config,
     ) -> Result<Admin, String> {
         let clock = server.clock;
-        let (metrics, listeners) = (server.metrics.clone(), server.listeners.clone());
-        let facts = Facts::new(metrics, listeners, server.trunks.clone(), outlets, move || {
-            clock.now()
-        });
+        let listeners = server.listeners.clone();
+        let listening = move || lock(&listeners).bound();
+        let facts = Facts::new(
+            server.metrics.clone(),
+            listening,
+            server.trunks.clone(),
+            outlets,
+            move || clock.now(),
+        );
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());
         let (order_in, orders) = mpsc::channel(ORDERS_MAX);

@@ -1,6 +1,7 @@
 //! Puts a server together: binds its sockets, starts and pins one thread a shard, and takes it down again.
 
 mod admin;
+mod listeners;
 mod reload;
 mod serve;
 mod service;
@@ -8,10 +9,11 @@ mod shard_loop;
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::config::{Config, Listener, Steering};
+use crate::control::collect::lock;
 use crate::control::ports::Ports;
 use crate::control::summary::Report;
 use crate::control::trunks::Trunks;
@@ -19,6 +21,7 @@ use crate::io::clock::Clock;
 use crate::io::connections::Connections;
 use crate::io::probe::{Feature, Features};
 use crate::io::reactor::Reactor;
+use crate::io::relisten::Changes;
 use crate::io::socket::{ShardSockets, bind_all};
 use crate::io::steer::steer;
 use crate::io::uring::Uring;
@@ -34,13 +37,16 @@ use crate::token::TokenKey;
 use crate::trunk::board::Boards;
 use crate::wire::{Effects, ShardId, Transport};
 
+pub use listeners::Listeners;
 pub use serve::serve;
 pub use shard_loop::ShardReport;
 pub(crate) use shard_loop::{ShardLoop, turn_until_stopped};
 
 /// A running server.
 pub struct Server {
-    pub listeners: Vec<Listener>,
+    /// What is listened on; the control thread alone changes it.
+    pub listeners: Arc<Mutex<Listeners>>,
+    owner_key: OwnerKey,
     pub metrics: Vec<Arc<Metrics>>,
     pub features: Features,
     threads: Vec<JoinHandle<io::Result<ShardReport>>>,
@@ -60,11 +66,12 @@ impl Server {
             Some(level) => features.limited_to(level),
             None => features,
         };
-        let (listeners, mut sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
-        cfg.listeners.clone_from(&listeners);
+        let (bound, mut sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
+        let listeners = Listeners::new(&cfg.listeners, &bound, cfg.shards);
+        cfg.listeners = bound;
         let cfg = Arc::new(cfg);
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
-        steer_datagrams(&cfg, &features, &mut sockets, &keys);
+        steer_datagrams(&cfg, &features, &mut sockets, &keys.owner);
         let clock = Clock::start();
         let wakers = Arc::new(Wakers::new(cfg.shards).map_err(|error| format!("eventfd: {error}"))?);
         let connections = Arc::new(Connections::new(&cfg.limits));
@@ -92,6 +99,7 @@ impl Server {
                 metrics: metrics[index].clone(),
                 teller,
                 control_waker: control_waker.clone(),
+                changes: listeners.changes(index),
                 boards: boards.clone(),
             };
             let ready = ready_in.clone();
@@ -106,7 +114,8 @@ impl Server {
         let server = Server {
             trunks,
             boards,
-            listeners,
+            listeners: Arc::new(Mutex::new(listeners)),
+            owner_key: keys.owner,
             metrics,
             features,
             threads,
@@ -134,6 +143,21 @@ impl Server {
     /// Both sides of every call get a BYE.
     pub fn hang_up(&self) {
         self.ports.order(|| Ask::HangUpAll);
+    }
+
+    /// What is listened on now, by place.
+    pub fn listening(&self) -> Vec<Listener> {
+        lock(&self.listeners).bound()
+    }
+
+    /// Listens on what `cfg` asks for.
+    ///
+    /// # Errors
+    /// See [`Listeners::change`].
+    fn relisten(&self, cfg: &Config) -> Result<(), String> {
+        lock(&self.listeners).change(cfg, self.clock.now(), |new, sockets| {
+            steer_datagrams(new, &self.features, sockets, &self.owner_key);
+        })
     }
 
     /// Calls in progress on all shards.
@@ -168,7 +192,7 @@ impl Server {
 }
 
 /// Where the kernel may choose the shard of a datagram, it does from now on; else the mailbox brings it there, and the log says why.
-fn steer_datagrams(cfg: &Config, features: &Features, sockets: &mut [ShardSockets], keys: &Keys) {
+fn steer_datagrams(cfg: &Config, features: &Features, sockets: &mut [ShardSockets], key: &OwnerKey) {
     let has_udp = cfg
         .listeners
         .iter()
@@ -181,7 +205,7 @@ fn steer_datagrams(cfg: &Config, features: &Features, sockets: &mut [ShardSocket
         Steering::Auto if !features.has(Feature::ReuseportEbpf) => tracing::info!(
             "the kernel does not steer datagrams to their shard, mail does: that needs CAP_BPF, before Linux 5.8 CAP_SYS_ADMIN"
         ),
-        Steering::Auto => match steer(sockets, &keys.owner) {
+        Steering::Auto => match steer(sockets, key) {
             Ok(()) => tracing::info!("the kernel steers datagrams to their shard"),
             Err(error) => {
                 tracing::warn!(%error, "the kernel does not steer datagrams to their shard, mail does")
@@ -238,6 +262,7 @@ struct ShardSetup {
     metrics: Arc<Metrics>,
     teller: Teller,
     control_waker: Arc<ControlWaker>,
+    changes: Arc<Changes>,
     boards: Arc<Boards>,
 }
 
@@ -265,6 +290,7 @@ impl ShardSetup {
                 return Err(error);
             }
         };
+        reactor.set_changes(self.changes);
         let now = reactor.now();
         let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
         // The shard alone has the configuration from now on, so that one that it no longer goes by can be given up.

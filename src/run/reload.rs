@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::reload::{Reload, Reloaded};
 use crate::config::{Config, Loaded, Machine, Source, reload};
+use crate::control::collect::lock;
 use crate::io::socket::raise_open_files;
 use crate::logging;
 use crate::port::{Ask, ConfigId};
@@ -51,18 +52,7 @@ impl Configured {
         let shown = file.map_or("none".to_owned(), |file| file.display().to_string());
         let wanted = match self.source.load(&Machine::read()) {
             Ok(loaded) => loaded,
-            Err(errors) => {
-                // One line each: a log is read by lines.
-                for error in errors.to_string().lines() {
-                    tracing::error!("not reloaded: {error}");
-                }
-                tracing::error!(
-                    by,
-                    file = shown,
-                    "not reloaded: the configuration stays as it was"
-                );
-                return Err(errors.to_string());
-            }
+            Err(errors) => return Err(refused(errors.to_string(), by, &shown)),
         };
         let Loaded { config, notices } = wanted;
         logging::log_notices(&notices);
@@ -71,6 +61,12 @@ impl Configured {
             changed,
             waiting,
         } = reload::reload(&self.asked, &config);
+        // What may fail comes first: a listener that can't be had leaves everything as it was.
+        if config.listeners != self.asked.listeners {
+            server
+                .relisten(&config)
+                .map_err(|error| refused(error, by, &shown))?;
+        }
         if config.log != self.asked.log {
             logging::set_level(&config.log)?;
         }
@@ -96,12 +92,27 @@ impl Configured {
         Ok(reloaded)
     }
 
+    /// Closes the listeners whose time has come.
+    pub async fn close_listeners(&mut self, server: &Server) {
+        let is_due = lock(&server.listeners).close_due(server.clock.now());
+        if is_due {
+            self.hand_out(server, self.asked.clone()).await;
+        }
+    }
+
     /// Gives every shard the configuration, and waits until it goes by it.
     async fn hand_out(&mut self, server: &Server, config: Config) {
         self.id = self.id.next();
         let id = self.id;
         let mut bound = config.clone();
-        bound.listeners.clone_from(&server.listeners);
+        {
+            // Rules speak of the listeners in the order of the file, shards in that of their places.
+            let listeners = lock(&server.listeners);
+            bound.listeners = listeners.bound();
+            for route in &mut bound.routes {
+                route.listener_bits = listeners.bits_of_places(route.listener_bits, &config.listeners);
+            }
+        }
         self.asked = config;
         // What no shard has any more goes here, and not on a shard.
         self.held.retain(|config| Arc::strong_count(config) > 1);
@@ -127,4 +138,14 @@ impl Configured {
             );
         }
     }
+}
+
+/// Tells the log why nothing has changed; gives the same back.
+fn refused(errors: String, by: &str, file: &str) -> String {
+    // One line each: a log is read by lines.
+    for error in errors.lines() {
+        tracing::error!("not reloaded: {error}");
+    }
+    tracing::error!(by, file, "not reloaded: the configuration stays as it was");
+    errors
 }

@@ -51,7 +51,7 @@ pub fn serve(cfg: Config, source: Source) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for listener in &server.listeners {
+    for listener in &server.listening() {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
@@ -177,6 +177,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             );
         }
         peers.look(&board, now);
+        configured.close_listeners(&server).await;
     };
     let drain = configured.config().drain;
     let calls = server.calls();

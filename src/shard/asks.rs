@@ -9,8 +9,8 @@ use crate::tap::Tap;
 use crate::time::Instant;
 use crate::wire::Effects;
 
-use super::{Shard, hasher};
 use super::listing::aor_of;
+use super::{Shard, hasher};
 
 /// Asks read in one turn, so that the control thread does not starve the sockets.
 const ASKS_PER_TURN: usize = 32;

@@ -472,6 +472,7 @@ fn config(weather: &Weather) -> Config {
         transport,
         addr: SERVER,
         advertised: SERVER.to_string(),
+        state: crate::config::ListenerState::Open,
     };
     let shards = weather.shards;
     let mut cfg = Config {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, ListenerState};
 use crate::msg::lex::Elements;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::uri::{Scheme, Uri};
@@ -65,7 +65,7 @@ pub fn flow_to(
     if cfg
         .listeners
         .iter()
-        .any(|listener| listener.transport == transport && listener.addr == peer)
+        .any(|listener| listener.is_ours() && listener.transport == transport && listener.addr == peer)
     {
         return Err(RouteError::Ourselves);
     }
@@ -125,15 +125,18 @@ fn parse_ip(text: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// The listener to send from: the one named if it fits, else one at the same address, else the first that fits.
+/// The listener to send from: the one named if it fits, else one at the same address, else the first that fits. One that a reload has
+/// taken out serves only where there is no other.
 pub fn listener_for(
     cfg: &Config,
     transport: Transport,
     ip: IpAddr,
     like: Option<ListenerId>,
 ) -> Option<ListenerId> {
-    let fits =
-        |listener: &Listener| listener.transport == transport && listener.addr.is_ipv4() == ip.is_ipv4();
+    let could = |listener: &Listener, state| {
+        listener.state == state && listener.transport == transport && listener.addr.is_ipv4() == ip.is_ipv4()
+    };
+    let fits = |listener: &Listener| could(listener, ListenerState::Open);
     let id = |index: usize| ListenerId(index as u16);
     if let Some(like) = like {
         let wanted = cfg.listeners.get(usize::from(like.0))?;
@@ -155,7 +158,11 @@ pub fn listener_for(
             return Some(id(index));
         }
     }
-    cfg.listeners.iter().position(fits).map(id)
+    let leaves = |listener: &Listener| could(listener, ListenerState::Leaving);
+    let like_leaves = like.filter(|like| cfg.listeners.get(usize::from(like.0)).is_some_and(leaves));
+    let open = cfg.listeners.iter().position(fits).map(id);
+    open.or(like_leaves)
+        .or_else(|| cfg.listeners.iter().position(leaves).map(id))
 }
 
 #[cfg(test)]
@@ -168,6 +175,7 @@ mod tests {
             transport,
             addr: addr.parse().expect("an address"),
             advertised: addr.to_owned(),
+            state: ListenerState::Open,
         };
         Config {
             listeners: vec![

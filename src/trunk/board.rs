@@ -6,8 +6,8 @@
 //! others read here what came of it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::config::trunk::Trunk;

@@ -91,6 +91,7 @@ impl World {
             transport,
             addr,
             advertised: SERVER.to_owned(),
+            state: ringway::config::ListenerState::Open,
         };
         let mut cfg = Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
@@ -127,6 +128,7 @@ impl World {
             effects.push(out);
         }
         let boards = Arc::new(Boards::default());
+        let board = boards.of(ConfigId::FIRST, &cfg);
         let shard = |(index, mail)| {
             let metrics: &Arc<Metrics> = &metrics[index];
             let mut shard = Shard::new(
@@ -143,7 +145,7 @@ impl World {
         World {
             shards: mails.into_iter().enumerate().map(shard).collect(),
             configs: vec![cfg],
-            board: boards.of(ConfigId::FIRST, &cfg),
+            board,
             boards,
             effects,
             ports,

@@ -532,12 +532,18 @@ fn trunks_change_while_calls_go_on_and_what_is_known_of_a_destination_stays() {
         world.request(ONE, "ACK");
         assert_eq!(calls(&world), 1);
 
-        let wanted = tables_of(&trunk(&format!("destinations = [\"sip:{TWO}\", \"sip:{THREE}\"]\n{pinged}")));
+        let wanted = tables_of(&trunk(&format!(
+            "destinations = [\"sip:{TWO}\", \"sip:{THREE}\"]\n{pinged}"
+        )));
         world.reconfigure(|cfg| {
             cfg.trunks = wanted.trunks;
             cfg.routes = wanted.routes;
         });
-        assert_eq!(down(&world), [true, false], "what was known of the one that stays goes on");
+        assert_eq!(
+            down(&world),
+            [true, false],
+            "what was known of the one that stays goes on"
+        );
         // The old call ends where it began, and a new one finds the new destination.
         world.udp(ALICE, &within("BYE", 2, &invite, &ok));
         let bye = world.request(ONE, "BYE");

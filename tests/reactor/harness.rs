@@ -151,6 +151,7 @@ pub fn config(ip: IpAddr) -> Config {
                 transport,
                 addr,
                 advertised: addr.to_string(),
+                state: ringway::config::ListenerState::Open,
             })
             .to_vec(),
         ..Config::default()

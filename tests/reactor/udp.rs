@@ -77,6 +77,7 @@ fn answers_leave_from_the_socket_that_was_asked(level: Level) {
         transport: Transport::Udp,
         addr: (ip, 0).into(),
         advertised: String::new(),
+        state: ringway::config::ListenerState::Open,
     };
     cfg.listeners
         .extend([more([127, 0, 0, 2].into()), more(LOOPBACK)]);

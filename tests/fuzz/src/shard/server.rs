@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ringway::config::{Config, Listener, Machine, load};
+use ringway::config::{Config, Listener, ListenerState, Machine, load};
 use ringway::json::Page;
 use ringway::location::AorHasher;
 use ringway::metrics::Metrics;
@@ -19,7 +19,7 @@ use ringway::shard::mailbox::mailbox;
 use ringway::shard::{Keys, Leftovers, Mail, Shard};
 use ringway::time::Instant;
 use ringway::token::TokenKey;
-use ringway::trunk::board::Board;
+use ringway::trunk::board::{Board, Boards};
 use ringway::wire::{
     CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport, TxOp,
 };
@@ -139,6 +139,7 @@ impl Server {
             transport,
             addr: SERVER.parse().expect("an address"),
             advertised: SERVER.to_owned(),
+            state: ListenerState::Open,
         };
         cfg.listeners = vec![listener(Transport::Udp), listener(Transport::Tcp)];
         cfg.domains = vec!["one.att.net".to_owned()];
@@ -176,7 +177,8 @@ impl Server {
                 mails[to].from.push((from != to).then_some(receiver));
             }
         }
-        let board = Arc::new(Board::new(&cfg, None));
+        let boards = Arc::new(Boards::default());
+        let board = boards.of(ConfigId::FIRST, &cfg);
         let (mut all, mut effects, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for (index, mut mail) in mails.into_iter().enumerate() {
             let metrics = Arc::new(Metrics::default());
@@ -186,7 +188,7 @@ impl Server {
             out.teller = Some(teller);
             let id = ShardId(index as u8);
             let mut shard = Shard::new(cfg.clone(), metrics, id, keys.clone(), mail, now);
-            shard.start_trunks(board.clone(), now);
+            shard.start_trunks(boards.clone(), now);
             all.push(shard);
             effects.push(out);
             ports.push(control);
