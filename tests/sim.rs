@@ -30,6 +30,19 @@ const KEPT: &[(u64, &str)] = &[
     ),
 ];
 
+/// The same, where the server is a proxy.
+const KEPT_OF_PROXY: &[(u64, &str)] = &[
+    (96, "a redirection to a place that was tried before was followed"),
+    (
+        2_027,
+        "an INVITE whose connection failed went out over UDP although another place had answered",
+    ),
+    (
+        2_072,
+        "an INVITE whose connection failed went out over UDP when its turn was over",
+    ),
+];
+
 #[track_caller]
 fn finds_nothing(seed: u64, mix: &Mix, about: &str) {
     let outcome = run(seed, mix);
@@ -84,6 +97,13 @@ fn what_was_found_once_is_not_found_again() {
     for (seed, what) in KEPT {
         let mix = Mix {
             service: Some(Service::Phones),
+            ..Mix::default()
+        };
+        finds_nothing(*seed, &mix, what);
+    }
+    for (seed, what) in KEPT_OF_PROXY {
+        let mix = Mix {
+            service: Some(Service::Proxy),
             ..Mix::default()
         };
         finds_nothing(*seed, &mix, what);

@@ -146,10 +146,11 @@ impl Proxy {
                 }
             }
             (Notice::Unreachable, BranchPhase::Sent | BranchPhase::Provisional) => {
-                // §16.9: as if a 503 had come.
-                if !self.send_over_udp(stack, id, now, out) {
+                // §16.9: as if a 503 had come. What was to be cancelled as soon as it is heard of is not begun again.
+                let is_wanted = !branch.is_cancelled;
+                if !(is_wanted && self.send_over_udp(stack, id, now, out)) {
                     self.trunk_failed(stack, id, Outcome::Unreachable, now);
-                    if !self.try_next_address(stack, id, now, out) {
+                    if !(is_wanted && self.try_next_address(stack, id, now, out)) {
                         self.failed(stack, id, Candidate::own(503), now, out);
                     }
                 }

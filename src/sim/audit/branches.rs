@@ -98,7 +98,7 @@ pub fn provisional_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 }
 
 /// Whether the transaction of a branch had ended before that came: 64*T1 after it was sent, or after its CANCEL.
-fn was_given_up(child: &Asked<'_>, came: &Step) -> bool {
+pub fn was_given_up(child: &Asked<'_>, came: &Step) -> bool {
     let is_silent = !child
         .answers
         .iter()
