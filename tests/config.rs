@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ringway::config::example::{effective, example};
+use ringway::config::key::Kind;
 use ringway::config::load::load_file;
 use ringway::config::route::Route;
-use ringway::config::schema::{KEYS, Kind, SECTIONS};
+use ringway::config::schema::{KEYS, SECTIONS};
 use ringway::config::{Config, Errors, Listener, Loaded, Machine, Notice, Origin, ROUTE_KEYS, load};
 use ringway::wire::Transport;
 
@@ -786,7 +787,7 @@ fn a_file_that_is_no_text_or_no_file_is_told_by_its_name() {
 
 #[test]
 fn every_range_in_the_schema_is_enforced_at_both_ends() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         let Kind::Integer { min, max, .. } = key.kind else {
             continue;
         };

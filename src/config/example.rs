@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use super::Config;
 use super::dns::{HOSTS, HOSTS_EXAMPLE};
+use super::key::{Key, Kind, number};
 use super::load::Settings;
 use super::route_keys::{ROUTE_KEYS, TABLE};
-use super::schema::{KEYS, Key, Kind, SECTIONS, number};
+use super::schema::{KEYS, SECTIONS};
 use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
 
 const COLUMNS: usize = 100;
@@ -116,7 +117,7 @@ pub fn effective(config: &Config) -> String {
 pub fn in_one_line(config: &Config) -> String {
     let settings = Settings::from(config);
     let mut line = String::new();
-    for key in KEYS {
+    for key in KEYS.iter() {
         let _ = write!(line, "{}={} ", key.path(), key.shown(&settings));
     }
     let mut put = |name: &str, keys: Vec<&str>| write!(line, "{name}={{ {} }} ", keys.join(", "));
@@ -165,7 +166,7 @@ mod tests {
             .config;
         let line = in_one_line(&config);
         assert!(line.lines().count() == 1 && !line.contains("hush"), "{line}");
-        for key in KEYS {
+        for key in KEYS.iter() {
             assert!(line.contains(&format!("{}=", key.path())), "{}", key.path());
         }
         for part in [

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::key::{Key, Kind};
 use super::machine::parse_cpu_list;
 use super::route::Route;
 use super::rows::Row;
-use super::schema::{self, KEYS, Key, Kind};
+use super::schema::{self, KEYS};
 use super::trunk::Trunk;
 use super::value::{Advertise, Listen, Wrong};
 use super::{Config, ConfigError, Errors, Machine, Notice, Origin, resolve, toml_file};
@@ -150,7 +151,7 @@ impl Settings {
 
     /// Gives the key at `index` of [`KEYS`] a value, or says what is wrong with it.
     pub(super) fn give(&mut self, index: usize, item: &Item, errors: &mut Vec<ConfigError>) {
-        self.given[index] = set(self, &KEYS[index], item, errors);
+        self.given[index] = set(self, KEYS[index], item, errors);
     }
 }
 

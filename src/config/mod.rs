@@ -15,6 +15,7 @@ use crate::wire::Transport;
 pub mod dns;
 mod error;
 pub mod example;
+pub mod key;
 pub mod load;
 pub mod machine;
 pub mod pattern;

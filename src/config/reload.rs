@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::key::{Key, Kind};
 use super::load::Settings;
 use super::resolve::fits_mailbox;
-use super::schema::{KEYS, Key, Kind};
+use super::schema::KEYS;
 use super::{Config, Listener, Origin};
 
 /// Whether a running server goes by a new value of the key. What is made once waits for a restart: sockets, threads, rings,
@@ -86,7 +87,7 @@ pub fn reload(served: &Config, wanted: &Config) -> Reload {
     let asked = Settings::from(wanted);
     let mut next = Settings::from(served);
     let (mut changed, mut waiting) = (Vec::new(), Vec::new());
-    for key in KEYS {
+    for key in KEYS.iter() {
         let Some(change) = change(key, &before, &asked) else {
             continue;
         };

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::key::{Kind, number};
 use super::load::{Loaded, Settings};
 use super::route::ROUTES_MAX;
 use super::route_keys::ROUTE_KEYS;
-use super::schema::{self, KEYS, Kind, number};
+use super::schema::{self, KEYS};
 use super::trunk::{DESTINATIONS_MAX, TRUNK_KEYS, TRUNKS_MAX};
 use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};

@@ -1,11 +1,11 @@
 //! Every key of a rule, once: as [`schema::KEYS`](super::schema::KEYS) for the keys that stand in the file once.
 
+use super::key::{Key, Kind};
 use super::pattern::{PATTERN, Pattern};
 use super::route::{
     self, Action, Fork, HEADER_LINE, HEADER_MATCH, HEADER_NAME, HOST, HeaderLine, HeaderMatch, HostMatch,
     NETWORK, Network, Route, TO, To,
 };
-use super::schema::{Key, Kind};
 use super::value::{LISTEN, Listen};
 
 /// What the table is called in the file, and what it is about.

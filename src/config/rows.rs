@@ -1,8 +1,8 @@
 //! Tables that a file may have many of, such as `[[route]]`: each is a row with keys of its own, read by the same schema and
 //! with the same error texts as the keys that stand once.
 
+use super::key::Key;
 use super::load::{Given, Item, set};
-use super::schema::Key;
 use super::{ConfigError, Origin};
 
 /// One table: what it says, and where.

@@ -7,10 +7,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::dns::{HOSTS, HOSTS_MAX, HostEntry};
+use super::key::Key;
 use super::load::{Item, Settings, Value};
 use super::route_keys::{ROUTE_KEYS, TABLE};
 use super::rows::Row;
-use super::schema::{self, KEYS, Key, SECTIONS};
+use super::schema::{self, KEYS, SECTIONS};
 use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
 use super::value::{Wrong, near_miss};
 use super::{ConfigError, Origin};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::schema::{Key, Kind};
+use super::key::{Key, Kind};
 use super::value::{Wrong, did_you_mean, near_miss};
 use crate::msg::lex;
 use crate::msg::uri::{Scheme, Uri};
