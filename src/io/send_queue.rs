@@ -96,10 +96,6 @@ pub(super) struct SendQueue {
 /// which then need not wait for a time-out (RFC 3261 §18.4); a phone has seldom more than one under way.
 const UNHEARD_MAX: usize = 4;
 
-/// How many times the limit of one queue may gather for a peer that takes what it is offered. One turn receives at most what
-/// the ring's buffers hold, 4 MiB, and an answer is about as long as its request.
-const TURN_FACTOR: usize = 8;
-
 pub(super) struct Message {
     /// Position in the stream after the message's last byte.
     end: u64,
@@ -121,21 +117,13 @@ impl SendQueue {
         }
     }
 
-    /// Appends a message, or changes nothing where that would be more than may wait. `is_taking`: the peer has taken all that it
-    /// was offered so far; what is said to it within one turn it had no chance to take, and so has more room.
-    pub(super) fn push(
-        &mut self,
-        bytes: &[u8],
-        op: Option<TxOp>,
-        is_taking: bool,
-        store: &mut Store,
-    ) -> Result<(), Full> {
+    /// Appends a message, or changes nothing where that would be more than may wait.
+    pub(super) fn push(&mut self, bytes: &[u8], op: Option<TxOp>, store: &mut Store) -> Result<(), Full> {
         if bytes.is_empty() {
             return Ok(());
         }
         // What is known of a message counts too: it is more than the two bytes of an answer to a ping.
-        let room = if is_taking { TURN_FACTOR } else { 1 };
-        if self.unsent() + self.messages_bytes() + bytes.len() > room.saturating_mul(store.bytes_max_each) {
+        if self.unsent() + self.messages_bytes() + bytes.len() > store.bytes_max_each {
             return Err(Full::Queue);
         }
         if store.bytes + bytes.len() + size_of::<Message>() > store.bytes_max {
@@ -270,10 +258,10 @@ mod tests {
     #[test]
     fn what_gathers_during_a_send_leaves_in_one_piece_after_it() {
         let (mut queue, mut store) = (SendQueue::new(), store(1_000, 1_000));
-        assert_eq!(queue.push(b"one", op(1), false, &mut store), Ok(()));
+        assert_eq!(queue.push(b"one", op(1), &mut store), Ok(()));
         assert_eq!(queue.next(), b"one");
-        assert_eq!(queue.push(b"two", op(2), false, &mut store), Ok(()));
-        assert_eq!(queue.push(b"three", op(3), false, &mut store), Ok(()));
+        assert_eq!(queue.push(b"two", op(2), &mut store), Ok(()));
+        assert_eq!(queue.push(b"three", op(3), &mut store), Ok(()));
         assert!(!queue.sent(2, &mut store), "a byte is left");
         assert_eq!(queue.next(), b"e");
         assert!(queue.sent(1, &mut store));
@@ -293,9 +281,9 @@ mod tests {
     #[test]
     fn a_queue_takes_exactly_its_limit_and_an_empty_one_owns_nothing() {
         let (mut queue, mut store) = (SendQueue::new(), store(100 + EACH, 1_000));
-        assert_eq!(queue.push(&[1; 60], None, false, &mut store), Ok(()));
-        assert_eq!(queue.push(&[2; 41], None, false, &mut store), Err(Full::Queue));
-        assert_eq!(queue.push(&[3; 40], None, false, &mut store), Ok(()));
+        assert_eq!(queue.push(&[1; 60], None, &mut store), Ok(()));
+        assert_eq!(queue.push(&[2; 41], None, &mut store), Err(Full::Queue));
+        assert_eq!(queue.push(&[3; 40], None, &mut store), Ok(()));
         assert_eq!((queue.unsent(), queue.next().len()), (100, 100));
         assert!(queue.sent(100, &mut store));
         assert!(queue.is_empty());
@@ -315,19 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_what_it_is_offered_may_be_told_more_within_one_turn() {
-        let (mut queue, mut store) = (SendQueue::new(), store(100 + EACH, 10_000));
-        assert_eq!(queue.push(&[1; 100], None, true, &mut store), Ok(()));
-        assert_eq!(queue.push(&[2; 100], None, true, &mut store), Ok(()));
-        assert_eq!(queue.push(&[3; 1], None, false, &mut store), Err(Full::Queue));
-        let taken = (0..).find(|_| queue.push(&[4; 100], None, true, &mut store) == Err(Full::Queue));
-        assert_eq!(taken, Some(6), "eight times the limit in all");
-    }
-
-    #[test]
     fn many_small_messages_meet_the_limit_by_what_is_kept_of_each() {
         let (mut queue, mut store) = (SendQueue::new(), store(100 * EACH, 1_000_000));
-        let taken = (0..).find(|_| queue.push(b"\r\n", None, false, &mut store) == Err(Full::Queue));
+        let taken = (0..).find(|_| queue.push(b"\r\n", None, &mut store) == Err(Full::Queue));
         assert!(taken.is_some_and(|taken| taken <= 100), "{taken:?}");
         assert!(store.bytes() <= 101 * EACH);
     }
@@ -337,16 +315,13 @@ mod tests {
         let mut store = store(1_000, 250 + 3 * EACH);
         let mut queues = [SendQueue::new(), SendQueue::new(), SendQueue::new()];
         for queue in &mut queues[..2] {
-            assert_eq!(queue.push(&[0; 100], None, false, &mut store), Ok(()));
+            assert_eq!(queue.push(&[0; 100], None, &mut store), Ok(()));
         }
-        assert_eq!(
-            queues[2].push(&[0; 51], None, false, &mut store),
-            Err(Full::Store)
-        );
-        assert_eq!(queues[2].push(&[0; 50], None, false, &mut store), Ok(()));
+        assert_eq!(queues[2].push(&[0; 51], None, &mut store), Err(Full::Store));
+        assert_eq!(queues[2].push(&[0; 50], None, &mut store), Ok(()));
         assert_eq!(store.bytes(), 250 + 3 * EACH);
         queues[0].release(&mut store);
-        assert_eq!(queues[2].push(&[0; 100], None, false, &mut store), Ok(()));
+        assert_eq!(queues[2].push(&[0; 100], None, &mut store), Ok(()));
         // What the kernel may still read is held until it has been.
         queues[1].next();
         queues[1].sending = Sending::Submitted;
@@ -362,7 +337,7 @@ mod tests {
     #[test]
     fn an_empty_message_counts_as_sent() {
         let (mut queue, mut store) = (SendQueue::new(), store(100, 100));
-        assert_eq!(queue.push(b"", op(1), false, &mut store), Ok(()));
+        assert_eq!(queue.push(b"", op(1), &mut store), Ok(()));
         assert!(queue.is_empty());
         assert_eq!(queue.take_failed(), None);
     }

@@ -61,12 +61,6 @@ impl Stalled {
         }
     }
 
-    pub(super) fn holds(&self, slot: u32) -> bool {
-        self.links
-            .get(slot as usize)
-            .is_some_and(|link| link.since.is_some())
-    }
-
     /// The slot that has been in the list for longest, and since when.
     pub(super) fn longest(&self) -> Option<(u32, Instant)> {
         let slot = self.first?;

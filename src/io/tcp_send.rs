@@ -27,8 +27,7 @@ impl Tcp {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 return;
             };
-            let is_taking = !self.stalled.holds(slot);
-            match connection.queue.push(bytes, op, is_taking, &mut self.store) {
+            match connection.queue.push(bytes, op, &mut self.store) {
                 Ok(()) => {
                     if !connection.dirty {
                         connection.dirty = true;
@@ -36,6 +35,8 @@ impl Tcp {
                     }
                     return;
                 }
+                // What one turn says to a peer it had no chance to take: what the kernel takes now makes room.
+                Err(Full::Queue) if self.send_at_once(slot, cx) => {}
                 // The peer reads too slowly. It costs this connection, nobody else.
                 Err(Full::Queue) => {
                     self.abort(slot, CloseReason::SendQueueFull, cx);
@@ -195,7 +196,32 @@ impl Tcp {
         if connection.phase == Phase::Gone {
             return self.remove_if_done(slot);
         }
-        let whole = match usize::try_from(completion.result) {
+        self.took(slot, completion.result, cx);
+    }
+
+    /// Sends what waits without the ring. Returns whether the kernel took any of it.
+    fn send_at_once(&mut self, slot: u32, cx: &mut Cx<'_>) -> bool {
+        let Some(connection) = self.connection(slot) else {
+            return false;
+        };
+        if connection.phase != Phase::Open || connection.queue.sending != Sending::Idle {
+            return false;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let result = match connection.socket.send_with_flags(connection.queue.next(), flags) {
+            Ok(count) => i32::try_from(count).unwrap_or(i32::MAX),
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        self.took(slot, result, cx);
+        result > 0
+    }
+
+    /// `result`: how many bytes of what was to be sent the kernel took, or an errno below zero.
+    fn took(&mut self, slot: u32, result: i32, cx: &mut Cx<'_>) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let whole = match usize::try_from(result) {
             Ok(count) => {
                 self.metrics.stream_bytes_out.add(count as u64);
                 if count > 0 {
@@ -203,7 +229,7 @@ impl Tcp {
                 }
                 connection.queue.sent(count, &mut self.store)
             }
-            Err(_) => match -completion.result {
+            Err(_) => match -result {
                 libc::EAGAIN => false,
                 libc::EINTR => return self.start_send(slot, cx.ring),
                 _ => return self.fail(slot, CloseReason::Reset, cx),

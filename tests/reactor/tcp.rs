@@ -21,6 +21,7 @@ at_every_level!(
     an_address_without_a_route_fails_cleanly,
     a_connection_to_ourselves_works_like_any_other,
     a_stalled_reader_costs_only_its_own_connection,
+    one_turn_may_say_more_than_may_wait_to_who_reads,
     stalled_readers_together_have_a_limit_and_the_longest_stalled_goes_first,
     a_reader_that_stalls_for_too_long_loses_its_connection,
     a_shard_that_many_connections_keep_busy_knows_how_long_they_wait,
@@ -326,6 +327,23 @@ fn a_stalled_reader_costs_only_its_own_connection(level: Level) {
     let mut got = [0; 5];
     other.read_exact(&mut got).expect("the other connection lives");
     assert_eq!(server.metrics(0).connections_closed.get(), 1);
+    server.stop();
+}
+
+fn one_turn_may_say_more_than_may_wait_to_who_reads(level: Level) {
+    let cfg = config(LOOPBACK);
+    let server = Server::start(level, &cfg, listen);
+    let mut client = tcp_client(&server);
+    let flow = server.opened(0);
+    // More than the limit by less than any socket takes, so that it is no matter how fast the client is.
+    let message = pattern(60_000, 3);
+    let count = cfg.limits.send_queue_bytes_max / message.len() + 1;
+    server.order(0, (0..count).map(|_| send(flow, &message, None)).collect());
+    for _ in 0..count {
+        let mut got = vec![0; message.len()];
+        client.read_exact(&mut got).expect("all of it");
+        assert!(got == message, "changed");
+    }
     server.stop();
 }
 

@@ -99,7 +99,7 @@ pub(super) static KEYS: &[Key] = &[
         name: "send_queue_bytes_max",
         unit: "bytes",
         kind: count!(limits.send_queue_bytes_max, 4_096, 1 << 30),
-        meaning: "What may wait to be sent on one TCP connection whose peer is slow to take it; beyond it, or beyond eight times that in one turn of the loop, the connection is closed.",
+        meaning: "What may wait to be sent on one TCP connection; beyond it the connection is closed.",
     },
     Key {
         section: "limits",
