@@ -95,7 +95,7 @@ fn write_a_token_and_read_it(bencher: Bencher) {
 #[divan::bench]
 fn insert_a_timer_and_cancel_it(bencher: Bencher) {
     let now = Instant::from_millis(1_000_000);
-    let mut wheel = Wheel::new(now);
+    let mut wheel = Wheel::new(now, 100_000);
     for i in 0..10_000 {
         wheel.insert(now + Duration::from_millis(i), i);
     }
@@ -108,7 +108,7 @@ fn insert_a_timer_and_cancel_it(bencher: Bencher) {
 #[divan::bench]
 fn insert_a_timer_and_pop_it(bencher: Bencher) {
     let mut now = Instant::from_millis(1_000_000);
-    let mut wheel = Wheel::new(now);
+    let mut wheel = Wheel::new(now, 100_000);
     bencher.bench_local(|| {
         wheel.insert(now + Duration::from_millis(500), 7);
         now = now + Duration::from_millis(500);

@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::key_index::KeyIndex;
 use crate::pool::Pool;
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
@@ -22,7 +23,7 @@ use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 use crate::token::TokenKey;
 use crate::wire::ConnId;
 
-pub use aor::{Aor, AorError, AorHasher, AorKey, AorMap, served_domain};
+pub use aor::{Aor, AorError, AorHasher, AorKey, served_domain};
 pub use binding::{Binding, BindingId, ContactEvent, Fresh, Plan, Text, seconds_left};
 pub use contact_set::{Contact, ContactSet, Outcome};
 pub use gruu::{Device, Gruus, Named};
@@ -114,7 +115,7 @@ pub enum CommitError {
 pub struct Location {
     subscribers: Slots<Subscriber>,
     bindings: Slots<Binding>,
-    by_aor: AorMap<SubscriberId>,
+    by_aor: KeyIndex,
     oldest_offline: Option<SubscriberId>,
     newest_offline: Option<SubscriberId>,
     contacts_max: usize,
@@ -135,7 +136,7 @@ impl Location {
         Location {
             subscribers: Slots::new(aors_max),
             bindings: Slots::new(aors_max.saturating_mul(contacts_max)),
-            by_aor: AorMap::default(),
+            by_aor: KeyIndex::new(aors_max),
             oldest_offline: None,
             newest_offline: None,
             contacts_max,
@@ -150,6 +151,7 @@ impl Location {
     /// The limits in `cfg` from now on; what is beyond them stays until it goes.
     pub fn configure(&mut self, cfg: &Config) {
         let fresh = Location::new(cfg);
+        self.by_aor.set_slots(fresh.subscribers.limit());
         self.subscribers.set_limit(fresh.subscribers.limit());
         self.bindings.set_limit(fresh.bindings.limit());
         self.contacts_max = fresh.contacts_max;
@@ -177,7 +179,7 @@ impl Location {
 
     /// The bindings of a subscriber in the order in which they were added.
     pub fn bindings_of(&self, key: AorKey) -> impl Iterator<Item = (BindingId, &Binding)> {
-        let subscriber = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id));
+        let subscriber = self.subscriber_of(key).and_then(|id| self.subscribers.get(id));
         self.bindings_from(subscriber.and_then(|subscriber| subscriber.first))
     }
 
@@ -218,7 +220,7 @@ impl Location {
         now: Instant,
         set: &mut ContactSet,
     ) {
-        let Some(subscriber) = self.by_aor.get(&key).and_then(|id| self.subscribers.get(*id)) else {
+        let Some(subscriber) = self.subscriber_of(key).and_then(|id| self.subscribers.get(id)) else {
             set.reset(Outcome::Unknown);
             return;
         };
@@ -284,7 +286,7 @@ impl Location {
         pool: &mut Pool,
         now: Instant,
     ) -> Result<Committed, CommitError> {
-        let known = self.by_aor.get(&key).copied();
+        let known = self.subscriber_of(key);
         let before = known
             .and_then(|id| self.subscribers.get(id))
             .map_or(0, |subscriber| usize::from(subscriber.bindings));
@@ -338,7 +340,7 @@ impl Location {
     pub fn end_flow(&mut self, conn: ConnId, wheel: &mut Wheel<Timer>, now: Instant) -> Option<AorKey> {
         let key = self.flows.next_of(conn)?;
         self.flows.remove(conn, key);
-        let id = self.by_aor.get(&key).copied()?;
+        let id = self.subscriber_of(key)?;
         let mut next = self.subscriber_mut(id).first;
         while let Some((binding_id, binding)) = self.link(next) {
             next = binding.next;
@@ -418,7 +420,7 @@ impl Location {
                 timer_at: Instant::FAR_FUTURE,
             })
             .ok_or(CommitError::Full)?;
-        self.by_aor.insert(key, id);
+        self.by_aor.insert(key.into(), id.slot);
         Ok(id)
     }
 
@@ -619,8 +621,12 @@ impl Location {
         }
         self.stop_timer(id, wheel);
         let key = self.subscriber_mut(id).key;
-        self.by_aor.remove(&key);
+        self.by_aor.remove(key.into(), id.slot);
         self.subscribers.remove(id);
+    }
+
+    fn subscriber_of(&self, key: AorKey) -> Option<SubscriberId> {
+        self.subscribers.id_at(self.by_aor.get(key.into())?)
     }
 
     fn subscriber_mut(&mut self, id: SubscriberId) -> &mut Subscriber {

@@ -6,6 +6,8 @@
 //! A message that ringway sends is written once into a buffer of the pool; the transaction that may have to retransmit it
 //! and the effect that sends it hold a reference each. Nothing is allocated once the pool is warm.
 
+use crate::room;
+
 /// A buffer of the pool. Copying the id does not count as a reference: [`Pool::retain`] does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BufId(u32);
@@ -236,14 +238,23 @@ impl Pool {
         }
         let index = class.buffers.len() as u32;
         assert!(index <= INDEX_MASK);
-        class.buffers.push(Buffer {
+        let place = Buffer {
             bytes: Some(buffer),
             used_bytes: 0,
             references: 0,
             marks: Marks::default(),
-        });
+        };
+        room::push(
+            &mut class.buffers,
+            self.limit_bytes / CLASS_BYTES[class_index],
+            place,
+        );
         // Room for every buffer at once, so that giving one back never allocates.
-        class.free.reserve(class.buffers.len() - class.free.len());
+        if class.free.capacity() < class.buffers.len() {
+            class
+                .free
+                .reserve_exact(class.buffers.capacity() - class.free.len());
+        }
         class.free.push(index);
     }
 

@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 
 use slab::Slab;
 
+use crate::room;
+
 /// Names one entry of a [`Slots<T>`] for as long as it lives.
 pub struct Id<T> {
     pub slot: u32,
@@ -60,7 +62,8 @@ impl<T> Slots<T> {
         self.limit
     }
 
-    /// Another limit from now on. What is beyond it already stays until it goes.
+    /// Another limit from now on. What is beyond it already stays until it goes. What comes beyond the room for the limits before moves
+    /// all there is, once.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(u32::MAX as usize);
     }
@@ -74,6 +77,10 @@ impl<T> Slots<T> {
     pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
         if self.entries.len() >= self.limit {
             return None;
+        }
+        if self.entries.len() == self.entries.capacity() {
+            let more = room::more::<(u64, u32, T)>(self.entries.len(), self.limit);
+            self.entries.reserve_exact(more);
         }
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.insert((self.generation, entry)) as u32;
@@ -111,7 +118,7 @@ impl<T> Slots<T> {
             .map(|(generation, _)| Id::new(slot, *generation))
     }
 
-    /// One past the highest slot that was ever used: with [`Slots::id_at`] a walk that allows changes on the way.
+    /// One past the highest slot that was ever used, or some more: with [`Slots::id_at`] a walk that allows changes on the way.
     pub fn slots(&self) -> u32 {
         self.entries.capacity() as u32
     }

@@ -3,11 +3,12 @@
 //! Eight levels of 64 slots: level 0 holds the ticks of the present 64 ms one a slot, each level above spans 64 times as
 //! much. 64^8 ticks are more than an [`Instant`] can name, so there is no horizon. An entry lies at the level of the highest
 //! bit in which its tick differs from the wheel's; when time reaches a slot of a higher level its entries move down. Lists
-//! are doubly linked through one slab, and a bitmap a level finds the next slot, so nothing is searched and nothing is
-//! allocated once the slab is as large as it needs to be.
+//! are doubly linked through one table, and a bitmap a level finds the next slot, so nothing is searched and nothing is
+//! allocated once the table is as large as it needs to be.
 
 use std::num::NonZeroU32;
 
+use crate::room;
 use crate::time::Instant;
 
 /// What a deadline is for: the payload of the wheel of a shard. `slot` and `generation` name the entry of the table of that
@@ -98,17 +99,21 @@ pub struct Wheel<T> {
     occupied: [u64; LEVELS],
     lists: Box<[List; LEVELS * SLOTS]>,
     entries: Vec<Entry<T>>,
+    /// How many there may well be.
+    expected: usize,
     free: u32,
     len: usize,
 }
 
 impl<T: Copy> Wheel<T> {
-    pub fn new(now: Instant) -> Wheel<T> {
+    /// A wheel that grows without a stop to `expected` deadlines, and beyond.
+    pub fn new(now: Instant, expected: usize) -> Wheel<T> {
         Wheel {
             tick: now.as_millis(),
             occupied: [0; LEVELS],
             lists: Box::new([EMPTY; LEVELS * SLOTS]),
             entries: Vec::new(),
+            expected,
             free: NONE,
             len: 0,
         }
@@ -252,14 +257,15 @@ impl<T: Copy> Wheel<T> {
         if self.free == NONE {
             let slot = self.entries.len() as u32;
             assert!(slot < NONE, "four thousand million timers");
-            self.entries.push(Entry {
+            let entry = Entry {
                 tick,
                 prev: NONE,
                 next: NONE,
                 generation: NonZeroU32::MIN,
                 list: FREE,
                 value,
-            });
+            };
+            room::push(&mut self.entries, self.expected, entry);
             return slot;
         }
         let slot = self.free;
@@ -295,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_early_and_rounds_up_to_the_next_tick() {
-        let mut wheel = Wheel::new(Instant::from_nanos(5_000_000_123));
+        let mut wheel = Wheel::new(Instant::from_nanos(5_000_000_123), 64);
         wheel.insert(Instant::from_nanos(5_007_000_001), 'a');
         assert_eq!(wheel.pop(Instant::from_nanos(5_007_999_999)), None);
         assert_eq!(wheel.next_deadline(), Some(ms(5_008)));
@@ -305,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_deadline_in_the_past_is_due_at_once() {
-        let mut wheel = Wheel::new(ms(1_000));
+        let mut wheel = Wheel::new(ms(1_000), 64);
         assert_eq!(wheel.pop(ms(70_000)), None);
         wheel.insert(ms(3), 'a');
         assert!(wheel.next_deadline().is_some_and(|at| at <= ms(70_000)));
@@ -317,7 +323,7 @@ mod tests {
 
     #[test]
     fn entries_of_one_tick_come_in_the_order_of_insertion_through_every_level() {
-        let mut wheel = Wheel::new(ms(0));
+        let mut wheel = Wheel::new(ms(0), 64);
         let due = ms(600_000_000);
         wheel.insert(due, 1);
         assert_eq!(wheel.pop(ms(599_000_000)), None);
@@ -331,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_stale_id_cancels_nothing() {
-        let mut wheel = Wheel::new(ms(0));
+        let mut wheel = Wheel::new(ms(0), 64);
         let first = wheel.insert(ms(10), 'a');
         assert!(wheel.cancel(first));
         assert!(!wheel.cancel(first));
@@ -344,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_end_of_time_never_comes() {
-        let mut wheel = Wheel::new(ms(1));
+        let mut wheel = Wheel::new(ms(1), 64);
         let id = wheel.insert(Instant::FAR_FUTURE, 'a');
         assert_eq!(wheel.pop(Instant::from_nanos(u64::MAX)), None);
         assert!(wheel.next_deadline().is_some());
@@ -356,7 +362,7 @@ mod tests {
     fn following_next_deadline_reaches_a_far_deadline_in_a_few_steps_on_time() {
         for after in [1, 63, 64, 65, 4_096, 600_000_000, 1 << 36, 1 << 43] {
             let start = ms(1_763_000_000_123);
-            let mut wheel = Wheel::new(start);
+            let mut wheel = Wheel::new(start, 64);
             let due = start + Duration::from_millis(after);
             wheel.insert(due, ());
             let mut steps = 0;
@@ -374,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_warm_wheel_does_not_grow() {
-        let mut wheel = Wheel::new(ms(0));
+        let mut wheel = Wheel::new(ms(0), 64);
         for round in 0..1_000 {
             let ids: Vec<TimerId> = (0..10)
                 .map(|i| wheel.insert(ms(round * 37 + i * 100), i))
@@ -419,7 +425,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 1..200),
         ) {
             let mut now = Instant::from_nanos(start_ns);
-            let mut wheel = Wheel::new(now);
+            let mut wheel = Wheel::new(now, 64);
             // (tick, number of insertion, id): the list sorted by the first two is the order in which they are due.
             let mut list: Vec<(u64, usize, TimerId)> = Vec::new();
             let mut gone: Vec<TimerId> = Vec::new();

@@ -22,8 +22,21 @@ enum Rule {
 const LAYERS: &[(&[&str], Rule)] = &[
     (
         &[
-            "time", "channel", "json", "port", "domain", "wire", "pool", "slots", "token", "owner", "record",
-            "capture", "stun",
+            "time",
+            "room",
+            "key_index",
+            "channel",
+            "json",
+            "port",
+            "domain",
+            "wire",
+            "pool",
+            "slots",
+            "token",
+            "owner",
+            "record",
+            "capture",
+            "stun",
         ],
         Rule::Together,
     ),

@@ -2,13 +2,13 @@
 //! exchanges, each with a server transaction on one leg and branches with a client transaction each on others.
 
 use crate::dialog::Dialog;
+use crate::key_index::Key;
 use crate::msg::method::Method;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::TimerId;
 use crate::transaction::TxId;
-use crate::transaction::key::Key;
 use crate::wire::Flow;
 
 use super::asked::Asked;

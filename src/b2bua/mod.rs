@@ -17,6 +17,7 @@ mod setup;
 mod view;
 mod write;
 
+use crate::key_index::{Key, KeyIndex};
 use crate::location::ContactSet;
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
@@ -28,7 +29,6 @@ use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::{Token, TokenKind};
-use crate::transaction::key::{Key, KeyIndex};
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::Effects;
 
@@ -88,6 +88,7 @@ impl B2bua {
     pub fn set_limit(&mut self, calls_max: usize) {
         let parts_max = calls_max.saturating_mul(PARTS_PER_CALL);
         self.calls.set_limit(calls_max);
+        self.by_key.set_slots(calls_max);
         self.legs.set_limit(parts_max);
         self.exchanges.set_limit(parts_max);
         self.branches.set_limit(parts_max);

@@ -2,6 +2,7 @@
 //! that subscriber is rung on a leg of its own.
 
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
+use crate::key_index::Key;
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::{DropReason, Limit};
 use crate::msg::build::{self, Writer};
@@ -18,7 +19,6 @@ use crate::record::Place;
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::destination::{RouteError, destination, flow_to, path_flow, route, wants_flow};
-use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow, Transport};
 

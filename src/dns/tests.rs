@@ -294,7 +294,7 @@ impl Rig {
         let now = Instant::from_millis(1_000_000);
         Rig {
             resolver: Resolver::new(&cfg, RandomState::with_seeds(1, 2, 3, 4)),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(now, 64),
             now,
             asked: Vec::new(),
             finished: Vec::new(),

@@ -10,6 +10,7 @@ mod rig;
 
 use crate::b2bua::{B2bua, Begun, BranchId, CallId, ExchangeId};
 use crate::config::Config;
+use crate::key_index::Key;
 use crate::location::{Aor, AorError, AorHasher, Asker, ContactSet, Location, LookUp, Named, Whom};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
@@ -22,7 +23,6 @@ use crate::registrar;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
 use crate::token::TokenKind;
-use crate::transaction::key::Key;
 use crate::transaction::{Notice, Stack, TxId, User, UserEvent};
 use crate::trunk::ping;
 use crate::trunk::standing::Outcome;

@@ -12,7 +12,8 @@ mod subscribe;
 
 use crate::config::Config;
 use crate::dialog::Dialog;
-use crate::location::{AorKey, AorMap, Location};
+use crate::key_index::KeyIndex;
+use crate::location::{AorKey, Location};
 use crate::metrics::DropReason;
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
@@ -99,12 +100,6 @@ impl Topic {
     }
 }
 
-/// The subscriptions for one subscriber.
-struct Watchers {
-    first: SubscriptionId,
-    count: usize,
-}
-
 /// Most bytes that are kept of contacts that went while a NOTIFY is on its way; beyond it their absence tells.
 const GONE_MAX: usize = 4_096;
 /// Bytes of a NOTIFY beside the texts of its dialog and topic, and its body.
@@ -113,7 +108,8 @@ const NOTIFY_OVERHEAD: usize = 768;
 /// All subscriptions of one shard.
 pub struct RegEvent {
     subscriptions: Slots<Subscription>,
-    by_aor: AorMap<Watchers>,
+    /// The subscription that came last to each subscriber; the others follow from it.
+    by_aor: KeyIndex,
     per_aor_max: usize,
     /// The document being written.
     document: Box<[u8]>,
@@ -124,9 +120,10 @@ pub struct RegEvent {
 impl RegEvent {
     /// The share of one shard of the limits in `cfg`.
     pub fn new(cfg: &Config) -> RegEvent {
+        let subscriptions_max = cfg.limits.subscriptions_max.div_ceil(cfg.shards);
         RegEvent {
-            subscriptions: Slots::new(cfg.limits.subscriptions_max.div_ceil(cfg.shards)),
-            by_aor: AorMap::default(),
+            subscriptions: Slots::new(subscriptions_max),
+            by_aor: KeyIndex::new(subscriptions_max),
             per_aor_max: cfg.limits.subscriptions_per_aor_max,
             document: vec![0; reginfo::DOCUMENT_MAX].into_boxed_slice(),
             gone: vec![0; GONE_MAX].into_boxed_slice(),
@@ -137,6 +134,7 @@ impl RegEvent {
     pub fn configure(&mut self, cfg: &Config) {
         let subscriptions_max = cfg.limits.subscriptions_max.div_ceil(cfg.shards);
         self.subscriptions.set_limit(subscriptions_max);
+        self.by_aor.set_slots(subscriptions_max);
         self.per_aor_max = cfg.limits.subscriptions_per_aor_max;
     }
 
@@ -181,10 +179,10 @@ impl RegEvent {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(watchers) = self.by_aor.get(&key) else {
+        let mut next = self.newest(key);
+        if next.is_none() {
             return;
-        };
-        let mut next = Some(watchers.first);
+        }
         let mut gone = std::mem::take(&mut self.gone);
         let mut gone_len = 0;
         // Without documents nobody is told what went.
@@ -343,18 +341,8 @@ impl RegEvent {
 
     /// Takes a subscription that was removed out of the list of its subscriber.
     fn unlink(&mut self, key: AorKey, id: SubscriptionId, next: Option<SubscriptionId>) {
-        let Some(watchers) = self.by_aor.get_mut(&key) else {
-            return;
-        };
-        watchers.count -= 1;
-        if watchers.first == id {
-            match next {
-                Some(next) => watchers.first = next,
-                None => _ = self.by_aor.remove(&key),
-            }
-            return;
-        }
-        let mut at = Some(watchers.first);
+        self.by_aor.remove(key.into(), id.slot);
+        let mut at = self.newest(key);
         while let Some(before) = at.and_then(|at| self.subscriptions.get_mut(at)) {
             if before.next == Some(id) {
                 before.next = next;
@@ -365,23 +353,22 @@ impl RegEvent {
     }
 
     fn link(&mut self, key: AorKey, id: SubscriptionId) {
-        let next = match self.by_aor.get_mut(&key) {
-            Some(watchers) => {
-                watchers.count += 1;
-                Some(std::mem::replace(&mut watchers.first, id))
-            }
-            None => {
-                self.by_aor.insert(key, Watchers { first: id, count: 1 });
-                None
-            }
-        };
+        let next = self.newest(key);
+        self.by_aor.insert(key.into(), id.slot);
         if let Some(subscription) = self.subscriptions.get_mut(id) {
             subscription.next = next;
         }
     }
 
+    /// The first of the subscriptions to a subscriber.
+    fn newest(&self, key: AorKey) -> Option<SubscriptionId> {
+        self.subscriptions.id_at(self.by_aor.get(key.into())?)
+    }
+
+    /// How many subscriptions there are to a subscriber: at most `limits.subscriptions_per_aor_max`.
     fn watchers(&self, key: AorKey) -> usize {
-        self.by_aor.get(&key).map_or(0, |watchers| watchers.count)
+        let next = |id: &SubscriptionId| self.subscriptions.get(*id)?.next;
+        std::iter::successors(self.newest(key), next).count()
     }
 }
 

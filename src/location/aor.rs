@@ -4,14 +4,13 @@
 //! `sip:13800011103@one.att.net`, `sip:1380-001-1103;phone-context=one.att.net@ONE.att.net.;user=phone` and
 //! `sips:%31%33800011103@one.att.net:5061` all give `13800011103` at `one.att.net`. A name lives on the stack.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 
 use ahash::RandomState;
 
 use crate::config::Config;
+use crate::key_index::Key;
 use crate::msg::build::Writer;
 use crate::msg::lex;
 use crate::msg::params;
@@ -329,9 +328,10 @@ impl AorKey {
     }
 }
 
-impl Hash for AorKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.low);
+/// A subscriber's key in a [`KeyIndex`](crate::key_index::KeyIndex).
+impl From<AorKey> for Key {
+    fn from(AorKey { low, high }: AorKey) -> Key {
+        Key(low, high)
     }
 }
 
@@ -357,27 +357,6 @@ impl AorHasher {
             low: self.low.hash_one((aor.user(), aor.domain())),
             high: self.high.hash_one((aor.user(), aor.domain())),
         }
-    }
-}
-
-/// A map from subscribers. It is never iterated: the order would differ from run to run.
-pub type AorMap<T> = HashMap<AorKey, T, BuildHasherDefault<KeyIsHash>>;
-
-/// An [`AorKey`] is a hash already.
-#[derive(Default)]
-pub struct KeyIsHash(u64);
-
-impl Hasher for KeyIsHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key is hashed as one u64");
-    }
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
     }
 }
 

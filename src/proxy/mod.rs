@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::route::{Fork, Route, To};
+use crate::key_index::Key;
 use crate::location::{AorHasher, Asker, ContactSet, LookUp, Named, Outcome, Whom};
 use crate::metrics::{DropReason, Limit};
 use crate::msg::build::Writer;
@@ -37,7 +38,6 @@ use crate::port::ConfigId;
 use crate::routing::rewrite;
 use crate::slots::Slots;
 use crate::time::Instant;
-use crate::transaction::key::Key;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 

@@ -1,5 +1,6 @@
 //! How responses go back: RFC 3261 §16.7, with CANCEL (§16.10), Timer C (§16.8) and what could not be sent (§16.9).
 
+use crate::key_index::Key;
 use crate::metrics::DropReason;
 use crate::msg::Span;
 use crate::msg::build::{self, Load, Writer};
@@ -11,7 +12,6 @@ use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, scan};
 use crate::msg::via::Via;
 use crate::time::Instant;
-use crate::transaction::key::Key;
 use crate::transaction::{Notice, Stack};
 use crate::trunk::standing::Outcome;
 use crate::wire::{Effects, Flow};

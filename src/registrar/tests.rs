@@ -38,7 +38,7 @@ impl Rig {
             location: Location::new(&cfg),
             cfg,
             aors: AorHasher::new([1, 2, 3, 4, 5, 6, 7, 8]),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(now, 64),
             pool: Pool::new(1 << 24),
             now,
             flow: Flow {

@@ -4,6 +4,7 @@
 //! everything else by the routing table.
 
 use crate::config::route::{Action, Route, To};
+use crate::key_index::Key;
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
@@ -16,7 +17,6 @@ use crate::proxy::{Arrived, ContextId, Policy, preprocess};
 use crate::routing::{self, rewrite};
 use crate::time::Instant;
 use crate::token::TokenKind;
-use crate::transaction::key::Key;
 use crate::transaction::{Known, User};
 use crate::wire::{Effects, Flow};
 

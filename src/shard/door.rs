@@ -4,6 +4,7 @@
 //! The shard that received it decides, whoever owns it. What comes again is treated as it was the first time: a table of fixed size
 //! remembers the last requests by a hash of their topmost Via, Call-ID and CSeq: the branch alone is unique only since RFC 3261 (§8.1.1.7).
 
+use crate::key_index::Key;
 use crate::metrics::DropReason;
 use crate::msg::Span;
 use crate::msg::build::{self, Writer};
@@ -14,7 +15,6 @@ use crate::msg::scan::Message;
 use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::token::TokenKind;
-use crate::transaction::key::Key;
 use crate::wire::{Effects, Flow, Transport};
 
 use super::Shard;

@@ -8,12 +8,10 @@ use std::hash::Hasher;
 
 use ahash::RandomState;
 
+use crate::key_index::Key;
 use crate::msg::method::Method;
 use crate::msg::request::Request;
 use crate::token::BRANCH_COOKIE;
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Key(pub u64, pub u64);
 
 /// Makes keys; every shard has its own.
 pub struct Keyer {
@@ -126,119 +124,4 @@ fn lengths(one: &[u8], two: &[u8]) -> u64 {
 
 fn has_cookie(branch: &[u8]) -> bool {
     branch.len() > BRANCH_COOKIE.len() && branch[..BRANCH_COOKIE.len()].eq_ignore_ascii_case(BRANCH_COOKIE)
-}
-
-/// Finds the slot of a key. Slots with keys that fall together form chains through an array beside them, so that nothing
-/// is ever hashed again or moved to make room: a table that grows by doubling does that to all it holds at once, and the
-/// messages of that moment wait.
-pub struct KeyIndex {
-    /// The first slot of each chain, plus 1; 0 for none. Its length is a power of two.
-    heads: Box<[u32]>,
-    links: Vec<Link>,
-}
-
-#[derive(Clone, Copy)]
-struct Link {
-    key: Key,
-    /// As in `heads`.
-    next: u32,
-}
-
-/// Chains, at most: 16 MiB of heads, which the system provides as they are used.
-const CHAINS_MAX: usize = 1 << 22;
-
-impl KeyIndex {
-    /// For about `slots_max` slots; more make the chains longer.
-    pub fn new(slots_max: usize) -> KeyIndex {
-        let chains = slots_max.clamp(64, CHAINS_MAX).next_power_of_two();
-        KeyIndex {
-            heads: vec![0; chains].into_boxed_slice(),
-            links: Vec::new(),
-        }
-    }
-
-    /// The slot that was given `key` last, of those that still have it.
-    pub fn get(&self, key: Key) -> Option<u32> {
-        let mut at = self.heads[self.chain(key)];
-        while at != 0 {
-            let link = self.links[at as usize - 1];
-            if link.key == key {
-                return Some(at - 1);
-            }
-            at = link.next;
-        }
-        None
-    }
-
-    /// Gives `key` to `slot`, which must have none.
-    pub fn insert(&mut self, key: Key, slot: u32) {
-        let (chain, index) = (self.chain(key), slot as usize);
-        let next = self.heads[chain];
-        let link = Link { key, next };
-        if index >= self.links.len() {
-            self.links.resize(index + 1, link);
-        }
-        self.links[index] = link;
-        self.heads[chain] = slot + 1;
-    }
-
-    /// Takes `key` from `slot`, if it has it.
-    pub fn remove(&mut self, key: Key, slot: u32) {
-        let chain = self.chain(key);
-        let mut before: Option<usize> = None;
-        let mut at = self.heads[chain];
-        while at != 0 {
-            let next = self.links[at as usize - 1].next;
-            if at - 1 == slot {
-                match before {
-                    None => self.heads[chain] = next,
-                    Some(before) => self.links[before].next = next,
-                }
-                return;
-            }
-            before = Some(at as usize - 1);
-            at = next;
-        }
-    }
-
-    /// A key is a hash already.
-    fn chain(&self, key: Key) -> usize {
-        key.0 as usize & (self.heads.len() - 1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_found_until_it_is_removed_also_where_chains_are_long() {
-        let mut index = KeyIndex::new(0);
-        let key = |i: u64| Key(i % 7, i);
-        for i in 0..1_000 {
-            index.insert(key(i), i as u32);
-        }
-        for i in (0..1_000).step_by(3) {
-            index.remove(key(i), i as u32);
-            index.remove(key(i), i as u32);
-        }
-        for i in 0..1_000 {
-            assert_eq!(index.get(key(i)), (i % 3 != 0).then_some(i as u32));
-        }
-        index.insert(key(3), 999_999);
-        assert_eq!(index.get(key(3)), Some(999_999));
-    }
-
-    #[test]
-    fn the_slot_that_came_last_hides_one_with_the_same_key_until_it_goes() {
-        let mut index = KeyIndex::new(64);
-        let key = Key(1, 2);
-        index.insert(key, 5);
-        index.insert(key, 3);
-        assert_eq!(index.get(key), Some(3));
-        index.remove(key, 3);
-        assert_eq!(index.get(key), Some(5));
-        index.remove(key, 5);
-        assert_eq!(index.get(key), None);
-    }
 }

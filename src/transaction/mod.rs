@@ -13,12 +13,12 @@ mod stack;
 
 use std::net::SocketAddr;
 
+use crate::key_index::Key;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::TimerId;
 use crate::wire::Flow;
-use key::Key;
 
 pub use stack::{Known, Stack, reply_flow, request_kind};
 

@@ -8,7 +8,7 @@ mod steps;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::dns::Resolver;
 use crate::metrics::{Histograms, MessageKind, Metrics, Peers, Recorded};
 use crate::msg::build::Load;
@@ -25,8 +25,9 @@ use crate::trunk::Trunks;
 use crate::trunk::board::Board;
 use crate::wire::{Flow, ShardId, Transport, TxOp};
 
-use super::key::{Key, KeyIndex, Keyer};
+use super::key::Keyer;
 use super::{Transaction, TxId};
+use crate::key_index::{Key, KeyIndex};
 
 /// What is known of a request that came in, before a transaction is made for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +75,21 @@ pub struct Stack {
     pub tap: Option<Box<Tap>>,
 }
 
+/// How many deadlines there may be at a time, give or take those of trunks and DNS: one for each transaction, response context, call,
+/// subscriber, subscription and connection.
+fn timers_max(limits: &Limits) -> usize {
+    [
+        limits.transactions_max,
+        limits.transactions_max,
+        limits.calls_max,
+        limits.aors_max,
+        limits.subscriptions_max,
+        limits.connections_max,
+    ]
+    .into_iter()
+    .fold(0, usize::saturating_add)
+}
+
 impl Stack {
     /// The limits of `cfg` are shared out evenly to `shards`.
     pub fn new(
@@ -86,6 +102,7 @@ impl Stack {
     ) -> Stack {
         let shards = cfg.shards;
         let transactions_max = cfg.limits.transactions_max.div_ceil(shards);
+        let timers_max = timers_max(&cfg.limits).div_ceil(shards);
         let hasher = keyer.hasher();
         let board = Arc::new(Board::new(&cfg, None));
         Stack {
@@ -105,7 +122,7 @@ impl Stack {
             shards,
             key,
             keyer,
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(now, timers_max),
             scratch: Some(Box::new(Table::new())),
             stateless_serial: 0,
             load: None,
@@ -117,8 +134,9 @@ impl Stack {
     ///
     /// The control thread holds every configuration too, so that none is freed here.
     pub fn configure(&mut self, cfg: Arc<Config>, config_id: ConfigId) {
-        self.txs
-            .set_limit(cfg.limits.transactions_max.div_ceil(self.shards));
+        let transactions_max = cfg.limits.transactions_max.div_ceil(self.shards);
+        self.txs.set_limit(transactions_max);
+        self.by_key.set_slots(transactions_max);
         self.former.rotate_right(1);
         self.former[0] = Some(std::mem::replace(&mut self.cfg, cfg));
         self.config_id = config_id;

@@ -12,7 +12,7 @@ use crate::time::Instant;
 use crate::wire::{Effects, Flow};
 
 use super::{Known, RESPONSE_SLACK, Stack, reply_flow};
-use crate::transaction::key::Key;
+use crate::key_index::Key;
 use crate::transaction::{Machine, Transaction, TxId, User, ist, nist};
 
 impl Stack {
