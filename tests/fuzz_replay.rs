@@ -54,6 +54,11 @@ fn keepalives_are_answered_as_they_should_on_the_corpus() {
 }
 
 #[test]
+fn no_name_of_ours_is_forged_on_the_corpus() {
+    replay("token", Checks::token);
+}
+
+#[test]
 fn shards_keep_their_promises_on_the_corpus() {
     replay("shard", Checks::shard);
 }

@@ -5,6 +5,7 @@ mod edit;
 mod frame;
 mod shard;
 mod stun;
+mod token;
 mod twin;
 mod views;
 
@@ -50,6 +51,11 @@ impl Checks {
     /// Only a Binding request is answered, under its own transaction and with the address that it came from.
     pub fn stun(&mut self, data: &[u8]) {
         stun::check(data);
+    }
+
+    /// A name that is accepted is one of ours, and each of ours comes back whole.
+    pub fn token(&mut self, data: &[u8]) {
+        token::check(data);
     }
 
     /// Shards keep their promises through a sequence of operations.
