@@ -205,6 +205,13 @@ proptest! {
         }
         Checks::new().stun(&data);
     }
+
+    #[test]
+    fn no_name_of_ours_is_forged(data in vec(any::<u8>(), 0..64), text in "(z9hG4bK|sip:tgruu\\.)?[0-9a-fA-F]{32,104}(@one\\.att\\.net;gr)?") {
+        let mut checks = Checks::new();
+        checks.token(&data);
+        checks.token(text.as_bytes());
+    }
 }
 
 proptest! {
