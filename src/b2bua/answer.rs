@@ -1,32 +1,20 @@
-//! Responses on their way back, and the choice among those of several phones: RFC 3261 §13.2.2, §16.7.
+//! Responses on their way back: RFC 3261 §13.2.2. [`learn`](super::learn) takes in what they say of the dialog,
+//! [`pass_back`](super::pass_back) sends them on, [`best`](super::best) chooses among failures.
 
-use crate::dialog::{Change, Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
-use crate::location::gruu;
 use crate::metrics::{DropReason, Timed};
-use crate::msg::build::Writer;
 use crate::msg::method::Method;
-use crate::msg::name::Name;
-use crate::msg::name_addr;
 use crate::msg::request::Response;
-use crate::msg::scan::{Message, scan};
-use crate::pool::BufId;
 use crate::record::EndReason;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack};
-use crate::wire::{Effects, Flow};
+use crate::wire::Effects;
 
-use super::asked::Asked;
-use super::call::{Best, BranchPhase, Phase, Side};
-use super::in_dialog::is_target_refresh;
-use super::session::Granted;
-use super::write::{FORWARD_SLACK, write_response};
+use super::best::own_failure;
+use super::call::{BranchPhase, Phase};
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId};
 
 /// RFC 3326: why a phone that rang stops ringing.
 const REASON_ELSEWHERE: &[u8] = b"Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n";
-
-/// Dialogs that the phones of one call may make beside those of their contacts, by answering with tag after tag.
-const TWINS_PER_CALL_MAX: usize = 16;
 
 impl B2bua {
     /// A response on a branch.
@@ -64,7 +52,7 @@ impl B2bua {
                     return;
                 }
                 self.learn(stack, id, response, out);
-                self.pass_back(stack, exchange_id, leg, response, now, out);
+                self.pass_back(stack, exchange_id, response, now, out);
                 self.time_ringing(stack, exchange_id, response.status, out);
             }
             200..=299 if is_invite => {
@@ -77,7 +65,7 @@ impl B2bua {
                 self.learn(stack, id, response, out);
                 self.remove_branch(stack, id);
                 if !self.is_answered(exchange_id) {
-                    if self.pass_back(stack, exchange_id, leg, response, now, out) {
+                    if self.pass_back(stack, exchange_id, response, now, out) {
                         self.refreshed(stack, call, granted, now);
                     } else {
                         // What can't be passed on is answered all the same: the exchange, and its call, wait for nothing else.
@@ -200,8 +188,6 @@ impl B2bua {
         self.exchanges.get(id).is_none_or(|exchange| exchange.is_answered)
     }
 
-    // ---- 2xx to INVITE ---------------------------------------------------------------------------------------------
-
     /// The first 2xx of a branch.
     fn accepted(
         &mut self,
@@ -233,7 +219,7 @@ impl B2bua {
             return;
         }
         let granted = exchange.refresh.granted(response);
-        if !self.pass_back(stack, id, leg, response, now, out) {
+        if !self.pass_back(stack, id, response, now, out) {
             if self.is_within_call(call_id, leg) {
                 self.hang_up(stack, call_id, EndReason::Limit, now, out);
             } else {
@@ -318,122 +304,6 @@ impl B2bua {
         server.is_some_and(|server| stack.awaits_ack(server))
     }
 
-    /// The dialog that a response with another To tag makes beside a leg's own.
-    fn twin(&self, stack: &Stack, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
-        let leg = self.legs.get(leg)?;
-        let remote_tag = response.to_tag?;
-        let target = first_contact(stack, response);
-        let mut routes = [0; ROUTES_BYTES_MAX];
-        let mut w = Writer::new(&mut routes);
-        let fits = put_route_set(&response.msg, true, &mut w);
-        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
-        let len = leg.dialog.len()
-            + response.to.raw.len()
-            + remote_tag.len()
-            + target.map_or(0, <[u8]>::len)
-            + routes_len;
-        let mut draft = out.pool.draft(len)?;
-        let parts = leg.dialog.parts(&out.pool);
-        let ends = Parts {
-            remote: response.to.raw,
-            remote_tag,
-            target: target.unwrap_or(parts.target),
-            routes: &routes[..routes_len],
-            ..parts
-        }
-        .copy_into(&mut draft.bytes);
-        Some(Dialog::commit(draft, ends, &mut out.pool))
-    }
-
-    // ---- Failures --------------------------------------------------------------------------------------------------
-
-    /// A branch has ended in a final failure. The best of them goes back when no branch is open any more.
-    #[allow(clippy::too_many_arguments)]
-    fn failed(
-        &mut self,
-        stack: &mut Stack,
-        id: ExchangeId,
-        leg: LegId,
-        status: u16,
-        response: Option<&Response<'_>>,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let Some(exchange) = self.exchanges.get(id) else {
-            return;
-        };
-        if exchange.is_answered {
-            self.finish(stack, id, out);
-            return;
-        }
-        if is_flow_failure(status, response.is_some()) && self.ring_next_flow(stack, id, leg, now, out) {
-            return;
-        }
-        // RFC 5626 §11.5: a phone never gets a 430.
-        let (status, response) = match status {
-            430 => (480, None),
-            _ => (status, response),
-        };
-        let Some(exchange) = self.exchanges.get(id) else {
-            return;
-        };
-        let is_open = self.has_open_branch(exchange);
-        let is_better = exchange.best.is_none_or(|best| rank(status) < rank(best.status));
-        if is_open {
-            if is_better {
-                let response =
-                    response.and_then(|response| out.pool.put(&response.msg.bytes[..response.msg.len()]));
-                self.set_best(id, Some(Best { status, response }), out);
-            }
-            // RFC 3261 §16.7 step 5: a 6xx ends the search.
-            if status >= 600 {
-                self.cancel_branches(stack, id, None, b"", now, out);
-            }
-            return;
-        }
-        let best = exchange.best;
-        match (is_better, response, best) {
-            (true, Some(response), _) => {
-                if !self.pass_back(stack, id, leg, response, now, out) {
-                    self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);
-                }
-            }
-            (
-                false,
-                _,
-                Some(Best {
-                    response: Some(buf), ..
-                }),
-            ) => self.pass_back_kept(stack, id, leg, buf, now, out),
-            (true, None, _) => {
-                self.note_no_answer(id, status, now);
-                self.reject(stack, id, own_failure(status), b"", now, out);
-            }
-            (
-                false,
-                _,
-                Some(Best {
-                    response: None,
-                    status,
-                }),
-            ) => {
-                self.note_no_answer(id, status, now);
-                self.reject(stack, id, own_failure(status), b"", now, out);
-            }
-            (false, _, None) => {}
-        }
-        self.finish(stack, id, out);
-    }
-
-    fn set_best(&mut self, id: ExchangeId, best: Option<Best>, out: &mut Effects) {
-        let Some(exchange) = self.exchanges.get_mut(id) else {
-            return;
-        };
-        if let Some(old) = std::mem::replace(&mut exchange.best, best).and_then(|best| best.response) {
-            out.pool.release(old);
-        }
-    }
-
     /// Cancels the branches of an exchange that have no final response, but for `except`: RFC 3261 §9.1.
     pub(super) fn cancel_branches(
         &mut self,
@@ -492,268 +362,5 @@ impl B2bua {
             }
         }
         self.remove_if_over(stack, call_id, out);
-    }
-
-    // ---- Passing back ----------------------------------------------------------------------------------------------
-
-    /// What a response of the phone says of the dialog: its tag, target and route set (RFC 3261 §12.1.2, §12.2.1.2).
-    fn learn(&mut self, stack: &Stack, id: BranchId, response: &Response<'_>, out: &mut Effects) {
-        let Some(branch) = self.branches.get(id) else {
-            return;
-        };
-        let (leg_id, cseq) = (branch.leg, branch.cseq);
-        let Some(method) = self
-            .exchanges
-            .get(branch.exchange)
-            .map(|exchange| exchange.method)
-        else {
-            return;
-        };
-        let (Some(tag), Some(leg)) = (response.to_tag, self.legs.get(leg_id)) else {
-            return;
-        };
-        let Some(call) = self.calls.get(leg.call) else {
-            return;
-        };
-        let (call_id, flow) = (leg.call, leg.flow);
-        let target = first_contact(stack, response);
-        let remote_tag = leg.dialog.remote_tag(&out.pool);
-        let (is_known, is_new) = (remote_tag == tag, remote_tag.is_empty());
-        let begins_dialog =
-            method == Method::Invite && leg.side == Side::Callee && call.answered != Some(leg_id);
-        // §13.2.2.4: the 2xx says the route set of its dialog anew.
-        if is_known && !(begins_dialog && response.status >= 200) {
-            if let Some(target) = target
-                && is_target_refresh(method)
-            {
-                self.set_target(stack, leg_id, target, None, out);
-            }
-            return;
-        }
-        if !begins_dialog {
-            return;
-        }
-        if !is_known && !is_new {
-            // §12.1: another tag is another dialog: the phone's contact has forked. The branch goes on in it.
-            let other = match self.callee_with_tag(call, tag, Some(response.call_id), &out.pool) {
-                Some(known) => Some(known),
-                None => self.add_twin(stack, leg_id, call_id, cseq, flow, response, out),
-            };
-            match (other, self.branches.get_mut(id)) {
-                (Some(other), Some(branch)) => branch.leg = other,
-                // One too many: only an answer takes the place of what was there.
-                (None, _) if response.status < 200 => return,
-                (None | Some(_), _) => {}
-            }
-        }
-        let Some(leg_id) = self.branches.get(id).map(|branch| branch.leg) else {
-            return;
-        };
-        let Some(leg) = self.legs.get_mut(leg_id) else {
-            return;
-        };
-        let before = leg.dialog.parts(&out.pool);
-        // What a phone says in its 180 it says again in its 200, and its Contact is mostly the one that was rung.
-        let has_moved = target.is_some_and(|target| target != before.target)
-            || !before.routes.is_empty()
-            || response.msg.line(Name::RecordRoute).is_some();
-        if !has_moved && before.remote == response.to.raw && before.remote_tag == tag {
-            return;
-        }
-        let change = Change {
-            remote: Some(response.to.raw),
-            remote_tag: Some(tag),
-            target,
-            routes: Some(b""),
-        };
-        let changed = if response.msg.line(Name::RecordRoute).is_none() {
-            leg.dialog.change(&change, &mut out.pool)
-        } else {
-            let mut routes = [0; ROUTES_BYTES_MAX];
-            let mut w = Writer::new(&mut routes);
-            let fits = put_route_set(&response.msg, true, &mut w);
-            let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
-            let routes = Some(&routes[..routes_len]);
-            leg.dialog.change(&Change { routes, ..change }, &mut out.pool)
-        };
-        if !changed {
-            stack.metrics.dropped(DropReason::NoBuffer);
-            return;
-        }
-        if has_moved && let Some(target) = target {
-            self.set_target(stack, leg_id, target, None, out);
-        }
-    }
-
-    /// A leg for the dialog that a response with another To tag makes beside a leg's own. `None`: no room, or too many.
-    #[allow(clippy::too_many_arguments)]
-    fn add_twin(
-        &mut self,
-        stack: &Stack,
-        leg: LegId,
-        call_id: CallId,
-        cseq: u32,
-        flow: Flow,
-        response: &Response<'_>,
-        out: &mut Effects,
-    ) -> Option<LegId> {
-        let mut callees = 0;
-        let mut next = self.calls.get(call_id)?.first_callee;
-        while let Some(leg) = next.and_then(|id| self.legs.get(id)) {
-            callees += 1;
-            next = leg.next;
-        }
-        if callees >= stack.cfg.limits.forks_max + TWINS_PER_CALL_MAX || self.legs.is_full() {
-            return None;
-        }
-        let dialog = self.twin(stack, leg, response, out)?;
-        let id = self.insert_callee(call_id, dialog, flow, cseq)?;
-        if let Some(target) = first_contact(stack, response) {
-            self.set_target(stack, id, target, None, out);
-        }
-        Some(id)
-    }
-
-    /// Sends a response back on the server transaction of its exchange. `false`: it could not be written.
-    fn pass_back(
-        &mut self,
-        stack: &mut Stack,
-        id: ExchangeId,
-        _leg: LegId,
-        response: &Response<'_>,
-        now: Instant,
-        out: &mut Effects,
-    ) -> bool {
-        let Some(exchange) = self.exchanges.get(id) else {
-            return false;
-        };
-        if exchange.is_answered {
-            return true;
-        }
-        let Some(server) = exchange.server else {
-            self.mark_answered(id, response.status, out);
-            return true;
-        };
-        let Some(asked) = exchange.asked else {
-            return false;
-        };
-        let from = exchange.from;
-        let granted = match response.status {
-            200..=299 => exchange.refresh.granted(response),
-            _ => Granted::Unchanged,
-        };
-        let Some(buf) = self.write_back(stack, &asked, from, granted, response, out) else {
-            return false;
-        };
-        self.note_response(id, response, now);
-        self.mark_answered(id, response.status, out);
-        stack.send_response(server, response.status, buf, now, out);
-        true
-    }
-
-    fn mark_answered(&mut self, id: ExchangeId, status: u16, out: &mut Effects) {
-        if status < 200 {
-            return;
-        }
-        if let Some(exchange) = self.exchanges.get_mut(id) {
-            exchange.is_answered = true;
-        }
-        self.drop_request(id, out);
-    }
-
-    fn drop_request(&mut self, id: ExchangeId, out: &mut Effects) {
-        if let Some(asked) = self
-            .exchanges
-            .get_mut(id)
-            .and_then(|exchange| exchange.asked.take())
-        {
-            asked.release(&mut out.pool);
-        }
-    }
-
-    fn write_back(
-        &mut self,
-        stack: &Stack,
-        asked: &Asked,
-        from: LegId,
-        granted: Granted,
-        response: &Response<'_>,
-        out: &mut Effects,
-    ) -> Option<BufId> {
-        let flow = self.legs.get(from)?.flow;
-        let len = response.msg.len() + asked.len() + FORWARD_SLACK;
-        let mut draft = out.pool.draft(len)?;
-        match write_response(
-            stack,
-            response,
-            &asked.lines(&out.pool),
-            flow,
-            granted,
-            &mut draft.bytes,
-        ) {
-            Some(written) => Some(out.pool.commit(draft, written)),
-            None => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-                None
-            }
-        }
-    }
-
-    /// Sends back a response that was kept while other phones rang.
-    fn pass_back_kept(
-        &mut self,
-        stack: &mut Stack,
-        id: ExchangeId,
-        leg: LegId,
-        buf: BufId,
-        now: Instant,
-        out: &mut Effects,
-    ) {
-        let Some(mut table) = self.second_table.take() else {
-            return;
-        };
-        let copy: Box<[u8]> = out.pool.get(buf).into();
-        let passed = scan(&copy, &mut table).is_ok()
-            && Response::check(Message {
-                bytes: &copy,
-                table: &table,
-            })
-            .is_ok_and(|response| self.pass_back(stack, id, leg, &response, now, out));
-        self.second_table = Some(table);
-        if !passed {
-            self.reject(stack, id, (500, "Server Internal Error"), b"", now, out);
-        }
-    }
-}
-
-/// Where the phone says that it is reached. RFC 5627 §4.4: a GRUU of ours leads to where it was rung.
-fn first_contact<'a>(stack: &Stack, response: &Response<'a>) -> Option<&'a [u8]> {
-    let uri = name_addr::first_uri(response.msg, Name::Contact).map(target_of);
-    uri.filter(|uri| !gruu::is_ours(uri, &stack.cfg))
-}
-
-/// Whether a failure says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7. Our own
-/// 480 is that of a place that could not be reached.
-const fn is_flow_failure(status: u16, is_received: bool) -> bool {
-    matches!((status, is_received), (408 | 430, _) | (480, false))
-}
-
-/// RFC 3261 §16.7 step 6: 6xx first, then the lowest class; within a class what a user can act on first.
-fn rank(status: u16) -> u16 {
-    match status {
-        600.. => 0,
-        401 | 407 | 415 | 420 | 484 => 400,
-        408 => 499,
-        other => other.max(1),
-    }
-}
-
-/// A failure that no phone has sent.
-fn own_failure(status: u16) -> (u16, &'static str) {
-    match status {
-        408 => (408, "Request Timeout"),
-        480 => (480, "Temporarily Unavailable"),
-        _ => (500, "Server Internal Error"),
     }
 }

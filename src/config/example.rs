@@ -6,7 +6,7 @@ use super::Config;
 use super::dns::{HOSTS, HOSTS_EXAMPLE};
 use super::key::{Key, Kind, number};
 use super::load::Settings;
-use super::route_keys::{ROUTE_KEYS, TABLE};
+use super::route::{ROUTE_KEYS, TABLE};
 use super::schema::{KEYS, SECTIONS};
 use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
 

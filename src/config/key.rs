@@ -1,5 +1,5 @@
 //! What a key is: its name, type, unit and range, and how its place is read and written. Which there are say
-//! [`schema`](super::schema), [`route_keys`](super::route_keys) and [`trunk`](super::trunk).
+//! [`schema`](super::schema), [`ROUTE_KEYS`](super::ROUTE_KEYS) and [`trunk`](super::trunk).
 
 use super::Origin;
 use super::load::Settings;

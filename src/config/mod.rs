@@ -22,8 +22,6 @@ pub mod pattern;
 pub mod reload;
 pub mod resolve;
 pub mod route;
-mod route_keys;
-mod route_match;
 mod rows;
 pub mod schema;
 mod toml_file;
@@ -34,7 +32,7 @@ pub use dns::{Dns, HostEntry, HostRecord};
 pub use error::{ConfigError, Errors, Notice, Origin};
 pub use load::{Flag, FlagValue, Loaded, Settings, Source, load};
 pub use machine::Machine;
-pub use route_keys::ROUTE_KEYS;
+pub use route::ROUTE_KEYS;
 pub use trunk::TRUNK_KEYS;
 pub use value::{LOG_FILTER, log_filter, near_miss};
 

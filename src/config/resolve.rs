@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::key::{Kind, number};
 use super::load::{Loaded, Settings};
+use super::route::ROUTE_KEYS;
 use super::route::ROUTES_MAX;
-use super::route_keys::ROUTE_KEYS;
 use super::schema::{self, KEYS};
 use super::trunk::{DESTINATIONS_MAX, TRUNK_KEYS, TRUNKS_MAX};
 use super::value::{self, Advertise, Listen};

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::dns::{HOSTS, HOSTS_MAX, HostEntry};
 use super::key::Key;
 use super::load::{Item, Settings, Value};
-use super::route_keys::{ROUTE_KEYS, TABLE};
+use super::route::{ROUTE_KEYS, TABLE};
 use super::rows::Row;
 use super::schema::{self, KEYS, SECTIONS};
 use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};

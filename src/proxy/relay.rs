@@ -22,10 +22,11 @@ use crate::transaction::Stack;
 use crate::transaction::destination::listener_for;
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport};
 
-use super::forward::{edit_received, next_route, put_record_routes, put_via};
+use super::forward::next_route;
 use super::names::{Address, Way, unresolved, way};
 use super::response::edit_relayed;
 use super::validate::{Arrived, Refused, check, preprocess};
+use super::write::{edit_received, put_record_routes, put_via};
 use super::{Policy, Proxy, rewritten};
 
 /// The lines that are put before those of the request.

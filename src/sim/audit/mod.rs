@@ -16,8 +16,6 @@ mod response;
 mod server;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_proxy;
 
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::pattern::Pattern;
-use super::route::header_name;
-use super::value::{self, Wrong};
+use super::super::pattern::Pattern;
+use super::super::value::{self, Wrong};
+use super::header_name;
 use crate::msg::lex::{self, TOKEN};
 use crate::msg::method::Method;
 

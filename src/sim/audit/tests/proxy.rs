@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bench_harness::sip::{Header, Message, Start};
 
-use super::super::exchange::{Dialled, Service};
-use super::super::trace::{Line, Step, What};
-use super::tests::*;
+use super::*;
+use crate::sim::exchange::{Dialled, Service};
+use crate::sim::packet::ID_HEADER;
+use crate::sim::trace::{Line, Step, What};
 
 /// Seeds whose traces hold, between them, all that the breaches below need.
 const SEEDS: std::ops::Range<u64> = 1..90;
@@ -310,7 +311,7 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
         change(
             l,
             |s| answers(s, "INVITE", 100..101) && s.packet.id.is_none(),
-            |m| m.insert(super::super::packet::ID_HEADER, 7),
+            |m| m.insert(ID_HEADER, 7),
         )
     }),
     ("provisional_goes_back", |l| keep_back(l, "INVITE", 180..200)),
@@ -400,7 +401,7 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
         };
         l.edit(back, |m| {
             set_status(m, 408);
-            m.remove(super::super::packet::ID_HEADER);
+            m.remove(ID_HEADER);
         });
         true
     }),
@@ -411,7 +412,7 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
         ) else {
             return false;
         };
-        l.edit(back, |m| m.remove(super::super::packet::ID_HEADER));
+        l.edit(back, |m| m.remove(ID_HEADER));
         true
     }),
 ];

@@ -1,12 +1,12 @@
-//! Every key of a rule, once: as [`schema::KEYS`](super::schema::KEYS) for the keys that stand in the file once.
+//! Every key of a rule, once: as [`schema::KEYS`](crate::config::schema::KEYS) for the keys that stand in the file once.
 
-use super::key::{Key, Kind};
-use super::pattern::{PATTERN, Pattern};
-use super::route::{
+use crate::config::key::{Key, Kind};
+use crate::config::pattern::{PATTERN, Pattern};
+use crate::config::route::{
     self, Action, Fork, HEADER_LINE, HEADER_MATCH, HEADER_NAME, HOST, HeaderLine, HeaderMatch, HostMatch,
     NETWORK, Network, Route, TO, To,
 };
-use super::value::{LISTEN, Listen};
+use crate::config::value::{LISTEN, Listen};
 
 /// What the table is called in the file, and what it is about.
 pub const TABLE: (&str, &str) = (
