@@ -4,6 +4,7 @@
 mod histograms;
 mod peers;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use histograms::{Histograms, Timed};
@@ -286,6 +287,11 @@ pub struct Metrics {
     pub timers: Counter,
     /// Share of the new requests that are refused for overload, thousandths (RFC 7339 calls it `oc` in hundredths).
     pub overload_loss_permille: Counter,
+}
+
+/// A count over all shards.
+pub fn in_all(shards: &[Arc<Metrics>], count: impl Fn(&Metrics) -> u64) -> u64 {
+    shards.iter().map(|metrics| count(metrics)).sum()
 }
 
 impl Metrics {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::metrics::{DropReason, Limit, Metrics};
+use crate::metrics::{DropReason, Limit, Metrics, in_all};
 use crate::time::Instant;
 
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,12 +31,13 @@ const OTHERS: [(&str, Count); 5] = [
 
 /// Every limit by the key that sets it, and how often all shards together have reached it.
 pub fn reached(shards: &[Arc<Metrics>]) -> impl Iterator<Item = (&'static str, u64)> {
-    let sum = |count: &dyn Fn(&Metrics) -> u64| shards.iter().map(|metrics| count(metrics)).sum();
-    let refusals = Limit::ALL.iter().map(move |&limit| {
-        let count = |metrics: &Metrics| metrics.limits_reached[limit as usize].get();
-        (limit.text(), sum(&count))
+    let refusals = (Limit::ALL.iter()).map(|&limit| {
+        (
+            limit.text(),
+            in_all(shards, |m| m.limits_reached[limit as usize].get()),
+        )
     });
-    refusals.chain(OTHERS.iter().map(move |&(key, count)| (key, sum(&count))))
+    refusals.chain(OTHERS.iter().map(|&(key, count)| (key, in_all(shards, count))))
 }
 
 /// What was seen of one limit.

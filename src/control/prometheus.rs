@@ -1,14 +1,17 @@
 //! `/metrics`: the text format of Prometheus, version 0.0.4.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
+use std::sync::Arc;
 
-use crate::metrics::{DropReason, Histograms, MessageKind, Metrics, OVERLOAD_CLASSES, TellKind, Timed};
+use crate::metrics::{
+    DropReason, Histograms, MessageKind, Messages, Metrics, OVERLOAD_CLASSES, TellKind, Timed, in_all,
+};
+use crate::trunk::standing::Standing;
 use crate::wire::Transport;
 
 use super::limits;
 use super::status::{Facts, Gauges, Sent, TOTALS};
 use super::trunks::{DestinationView, TrunkView};
-use crate::trunk::standing::Standing;
 
 /// Upper bounds of the buckets, microseconds: close enough together from 10 µs to 60 s that percentiles can be drawn.
 const BUCKETS_US: &[u64] = &[
@@ -22,128 +25,91 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
     let mut page = Page {
         text: String::with_capacity(64 * 1_024),
     };
+    let shards = &facts.metrics[..];
     page.family("info", "gauge", "The version that runs.");
-    page.line(
-        "info",
-        &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
-        1,
-    );
-    page.family(
+    page.line("info", &label("version", env!("CARGO_PKG_VERSION")), 1);
+    let draining = u64::from(facts.is_draining());
+    page.single(
         "draining",
         "gauge",
         "1 while new calls are refused because the server stops.",
+        draining,
     );
-    page.line("draining", "", u64::from(facts.is_draining()));
-    let uptime = (facts.now)().since(facts.started);
-    page.family("uptime_seconds", "gauge", "Time since the start.");
-    page.line("uptime_seconds", "", uptime.as_secs_f64());
+    let uptime = (facts.now)().since(facts.started).as_secs_f64();
+    page.single("uptime_seconds", "gauge", "Time since the start.", uptime);
     for &(name, pick) in Gauges::NAMES {
-        page.family(name, "gauge", &format!("{} now, by shard.", capital(name)));
-        for (shard, metrics) in facts.metrics.iter().enumerate() {
-            page.line(name, &format!("{{shard=\"{shard}\"}}"), pick(metrics).get());
-        }
+        let help = format!("{} now, by shard.", capital(name));
+        page.by_shard(shards, name, "gauge", &help, |m| pick(m).get());
     }
-    let loss = "overload_loss_ratio";
-    page.family(
-        loss,
+    page.by_shard(
+        shards,
+        "overload_loss_ratio",
         "gauge",
         "Share of the new requests that are refused because of overload, by shard.",
+        |m| m.overload_loss_permille.get() as f64 / 1_000.0,
     );
-    for (shard, metrics) in facts.metrics.iter().enumerate() {
-        let share = metrics.overload_loss_permille.get() as f64 / 1_000.0;
-        page.line(loss, &format!("{{shard=\"{shard}\"}}"), share);
-    }
     for &(name, pick) in TOTALS {
-        let family = format!("{name}_total");
-        page.family(
-            &family,
-            "counter",
-            &format!("{} since the start, by shard.", capital(name)),
-        );
-        for (shard, metrics) in facts.metrics.iter().enumerate() {
-            page.line(&family, &format!("{{shard=\"{shard}\"}}"), pick(metrics).get());
-        }
+        let help = format!("{} since the start, by shard.", capital(name));
+        page.by_shard(shards, &format!("{name}_total"), "counter", &help, |m| {
+            pick(m).get()
+        });
     }
+    page.messages(shards, "messages_received_total", "received", |m| &m.received);
     page.messages(
-        facts,
-        "messages_received_total",
-        "received",
-        |metrics, transport, kind| metrics.received.get(transport, kind),
-    );
-    page.messages(
-        facts,
+        shards,
         "messages_sent_total",
         "sent, those sent again left out",
-        |metrics, transport, kind| metrics.sent.get(transport, kind),
+        |m| &m.sent,
     );
-    page.family("drops_total", "counter", "What went nowhere, by reason.");
-    for &reason in DropReason::ALL {
-        let count: u64 = facts.metrics.iter().map(|m| m.drops[reason as usize].get()).sum();
-        page.line("drops_total", &format!("{{reason=\"{}\"}}", reason.text()), count);
-    }
-    page.family(
+    page.counts(
+        "drops_total",
+        "What went nowhere, by reason.",
+        "reason",
+        DropReason::ALL.iter().map(|&reason| {
+            let count = in_all(shards, |m| m.drops[reason as usize].get());
+            (reason.text(), count)
+        }),
+    );
+    page.counts(
         "limits_reached_total",
-        "counter",
         "How often something was refused or dropped at a limit, by the key of the configuration that sets it.",
+        "limit",
+        limits::reached(shards),
     );
-    for (limit, count) in limits::reached(&facts.metrics) {
-        page.line("limits_reached_total", &format!("{{limit=\"{limit}\"}}"), count);
-    }
-    page.family(
+    page.counts(
         "not_told_total",
-        "counter",
         "What shards could not tell the control thread for want of room, by kind.",
+        "kind",
+        TellKind::ALL.iter().map(|&kind| {
+            let count = in_all(shards, |m| m.tells_dropped[kind as usize].get());
+            (kind.text(), count)
+        }),
     );
-    for &kind in TellKind::ALL {
-        let count: u64 = facts
-            .metrics
-            .iter()
-            .map(|m| m.tells_dropped[kind as usize].get())
-            .sum();
-        page.line("not_told_total", &format!("{{kind=\"{}\"}}", kind.text()), count);
-    }
-    page.family(
+    page.counts(
         "overload_refused_total",
-        "counter",
         "New requests refused with 503 because of overload, by class.",
+        "class",
+        (OVERLOAD_CLASSES.into_iter().enumerate())
+            .map(|(class, name)| (name, in_all(shards, |m| m.overload_refused[class].get()))),
     );
-    for (class, name) in OVERLOAD_CLASSES.iter().enumerate() {
-        let count: u64 = facts
-            .metrics
-            .iter()
-            .map(|m| m.overload_refused[class].get())
-            .sum();
-        page.line("overload_refused_total", &format!("{{class=\"{name}\"}}"), count);
-    }
-    page.family(
+    page.counts(
         "requests_rejected_total",
-        "counter",
         "Requests that the server itself answered with a failure, by status class.",
+        "class",
+        (["4xx", "5xx", "6xx"].into_iter().enumerate())
+            .map(|(class, name)| (name, in_all(shards, |m| m.rejected[class].get()))),
     );
-    for (class, name) in ["4xx", "5xx", "6xx"].into_iter().enumerate() {
-        let count: u64 = facts.metrics.iter().map(|m| m.rejected[class].get()).sum();
-        page.line("requests_rejected_total", &format!("{{class=\"{name}\"}}"), count);
-    }
-    let outlets = [
-        (
-            &facts.outlets.records,
+    if let Some(records) = &facts.outlets.records {
+        page.outlet(
+            records,
             "call_records_written_total",
             "call_records_lost_total",
             "Call records",
-        ),
-        (
-            &facts.outlets.hep,
-            "hep_messages_sent_total",
-            "hep_messages_lost_total",
-            "Messages for the HEP collector",
-        ),
-    ];
-    for (counts, sent, lost, what) in outlets {
-        let Some(counts) = counts else { continue };
-        page.family(sent, "counter", &format!("{what} that were written or sent."));
-        page.line(sent, "", Sent::get(&counts.sent));
-        page.family(lost, "counter", &format!("{what} that were lost."));
-        page.line(lost, "", Sent::get(&counts.lost));
+        );
+    }
+    if let Some(hep) = &facts.outlets.hep {
+        let what = "Messages for the HEP collector";
+        page.outlet(hep, "hep_messages_sent_total", "hep_messages_lost_total", what);
     }
     page.trunks(&facts.trunks.view((facts.now)()));
     page.family(
@@ -153,45 +119,44 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
     );
     for &kind in MessageKind::ALL {
         let label = format!("kind=\"{}\"", kind.text());
-        page.histogram(
-            "time_in_server_seconds",
-            &label,
-            histograms,
-            Timed::InServer(kind),
-        );
+        let timed = Timed::InServer(kind);
+        page.histogram("time_in_server_seconds", &label, histograms, timed);
     }
-    for (timed, name, help) in [
-        (
-            Timed::Ringing,
-            "call_ringing_seconds",
-            "From an INVITE that begins a call to the first 180 or 183 that goes back.",
-        ),
-        (
-            Timed::Answer,
-            "call_answer_seconds",
-            "From an INVITE that begins a call to the 2xx that goes back.",
-        ),
-        (
-            Timed::Transaction,
-            "transaction_seconds",
-            "The life of a transaction.",
-        ),
-        (
-            Timed::Turn,
-            "turn_seconds",
-            "A turn of a shard's loop, its wait left out.",
-        ),
-        (
-            Timed::Mailbox,
-            "mailbox_wait_seconds",
-            "How long a message waited for another shard.",
-        ),
-    ] {
+    for &(name, help, timed) in TIMED {
         page.family(name, "histogram", help);
         page.histogram(name, "", histograms, timed);
     }
     page.text
 }
+
+/// What is timed beside messages.
+const TIMED: &[(&str, &str, Timed)] = &[
+    (
+        "call_ringing_seconds",
+        "From an INVITE that begins a call to the first 180 or 183 that goes back.",
+        Timed::Ringing,
+    ),
+    (
+        "call_answer_seconds",
+        "From an INVITE that begins a call to the 2xx that goes back.",
+        Timed::Answer,
+    ),
+    (
+        "transaction_seconds",
+        "The life of a transaction.",
+        Timed::Transaction,
+    ),
+    (
+        "turn_seconds",
+        "A turn of a shard's loop, its wait left out.",
+        Timed::Turn,
+    ),
+    (
+        "mailbox_wait_seconds",
+        "How long a message waited for another shard.",
+        Timed::Mailbox,
+    ),
+];
 
 struct Page {
     text: String,
@@ -206,41 +171,73 @@ impl Page {
         .expect(ENDLESS);
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+    fn line(&mut self, name: &str, labels: &str, value: impl Display) {
         writeln!(self.text, "ringway_{name}{labels} {value}").expect(ENDLESS);
     }
 
-    fn messages(
+    /// A family of one line.
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.line(name, "", value);
+    }
+
+    /// A family of a line a shard.
+    fn by_shard<V: Display>(
         &mut self,
-        facts: &Facts,
+        shards: &[Arc<Metrics>],
         name: &str,
-        what: &str,
-        count: fn(&Metrics, Transport, MessageKind) -> u64,
+        kind: &str,
+        help: &str,
+        value: impl Fn(&Metrics) -> V,
     ) {
+        self.family(name, kind, help);
+        for (shard, metrics) in shards.iter().enumerate() {
+            self.line(name, &label("shard", shard), value(metrics));
+        }
+    }
+
+    /// A family of counts over all shards, by the values of one label.
+    fn counts(
+        &mut self,
+        name: &str,
+        help: &str,
+        key: &str,
+        counts: impl Iterator<Item = (&'static str, u64)>,
+    ) {
+        self.family(name, "counter", help);
+        for (value, count) in counts {
+            self.line(name, &label(key, value), count);
+        }
+    }
+
+    fn messages(&mut self, shards: &[Arc<Metrics>], name: &str, what: &str, pick: fn(&Metrics) -> &Messages) {
         let help = format!("Messages {what}, by transport and method or status class.");
         self.family(name, "counter", &help);
         for transport in Transport::ALL {
             for &kind in MessageKind::ALL {
-                let sum: u64 = facts
-                    .metrics
-                    .iter()
-                    .map(|metrics| count(metrics, transport, kind))
-                    .sum();
                 let labels = format!(
                     "{{transport=\"{}\",kind=\"{}\"}}",
                     transport.name().to_ascii_lowercase(),
                     kind.text()
                 );
-                self.line(name, &labels, sum);
+                let count = in_all(shards, |m| pick(m).get(transport, kind));
+                self.line(name, &labels, count);
             }
         }
+    }
+
+    fn outlet(&mut self, counts: &Sent, sent: &str, lost: &str, what: &str) {
+        let help = format!("{what} that were written or sent.");
+        self.single(sent, "counter", &help, Sent::get(&counts.sent));
+        let help = format!("{what} that were lost.");
+        self.single(lost, "counter", &help, Sent::get(&counts.lost));
     }
 
     fn trunks(&mut self, trunks: &[TrunkView]) {
         for &(name, kind, help, pick) in OF_TRUNK {
             self.family(name, kind, help);
             for trunk in trunks {
-                self.line(name, &format!("{{trunk=\"{}\"}}", trunk.trunk), pick(trunk));
+                self.line(name, &label("trunk", &trunk.trunk), pick(trunk));
             }
         }
         let each = || {
@@ -327,87 +324,48 @@ impl Page {
     }
 }
 
-/// Name, kind, help, and the value of each trunk.
+/// Name, kind, help, and the value of a trunk or destination.
 type Family<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
-const OF_TRUNK: &[Family<TrunkView>] = &[
-    ("trunk_calls", "gauge", "Calls now, by trunk.", |t| t.calls.into()),
-    (
-        "trunk_calls_started_total",
-        "counter",
-        "Calls that were sent to a destination, by trunk.",
-        |t| t.calls_started as f64,
-    ),
-    (
-        "trunk_calls_over_limit_total",
-        "counter",
-        "Calls that a limit of the trunk refused, by trunk.",
-        |t| t.calls_over_limit as f64,
-    ),
-    (
-        "trunk_calls_without_destination_total",
-        "counter",
-        "Calls for which no destination could be used, by trunk.",
-        |t| t.calls_without_destination as f64,
-    ),
-    (
-        "trunk_failovers_total",
-        "counter",
-        "Times that another destination was tried, by trunk.",
-        |t| t.failovers as f64,
-    ),
-];
+macro_rules! families {
+    ($($kind:ident $name:ident, $help:literal, $value:expr;)+) => {
+        &[$((stringify!($name), stringify!($kind), $help, $value),)+]
+    };
+}
 
-const OF_DESTINATION: &[Family<DestinationView>] = &[
-    (
-        "trunk_destination_calls",
-        "gauge",
-        "Calls now, by destination.",
-        |d| d.calls.into(),
-    ),
-    (
-        "trunk_destination_calls_started_total",
-        "counter",
-        "Calls that were sent to a destination.",
-        |d| d.calls_started as f64,
-    ),
-    (
-        "trunk_destination_calls_failed_total",
-        "counter",
+const OF_TRUNK: &[Family<TrunkView>] = families! {
+    gauge trunk_calls, "Calls now, by trunk.", |t| t.calls.into();
+    counter trunk_calls_started_total, "Calls that were sent to a destination, by trunk.", |t| t.calls_started as f64;
+    counter trunk_calls_over_limit_total, "Calls that a limit of the trunk refused, by trunk.",
+        |t| t.calls_over_limit as f64;
+    counter trunk_calls_without_destination_total, "Calls for which no destination could be used, by trunk.",
+        |t| t.calls_without_destination as f64;
+    counter trunk_failovers_total, "Times that another destination was tried, by trunk.", |t| t.failovers as f64;
+};
+
+const OF_DESTINATION: &[Family<DestinationView>] = families! {
+    gauge trunk_destination_calls, "Calls now, by destination.", |d| d.calls.into();
+    counter trunk_destination_calls_started_total, "Calls that were sent to a destination.", |d| d.calls_started as f64;
+    counter trunk_destination_calls_failed_total,
         "Calls that a destination failed: silence, no way there, or a response that makes the next be tried.",
-        |d| d.calls_failed as f64,
-    ),
-    (
-        "trunk_destination_calls_over_limit_total",
-        "counter",
-        "Calls that a limit of the destination kept from it.",
-        |d| d.calls_over_limit as f64,
-    ),
-    (
-        "trunk_destination_calls_throttled_total",
-        "counter",
-        "Requests that were not sent because the destination asks for less (RFC 7339).",
-        |d| d.calls_throttled as f64,
-    ),
-    (
-        "trunk_destination_loss_ratio",
-        "gauge",
+        |d| d.calls_failed as f64;
+    counter trunk_destination_calls_over_limit_total, "Calls that a limit of the destination kept from it.",
+        |d| d.calls_over_limit as f64;
+    counter trunk_destination_calls_throttled_total,
+        "Requests that were not sent because the destination asks for less (RFC 7339).", |d| d.calls_throttled as f64;
+    gauge trunk_destination_loss_ratio,
         "Share of the requests that the destination asks not to be sent (RFC 7339).",
-        |d| f64::from(d.loss_percent) / 100.0,
-    ),
-    (
-        "trunk_options_sent_total",
-        "counter",
-        "OPTIONS that were sent to a destination.",
-        |d| d.options_sent as f64,
-    ),
-    (
-        "trunk_options_failed_total",
-        "counter",
+        |d| f64::from(d.loss_percent) / 100.0;
+    counter trunk_options_sent_total, "OPTIONS that were sent to a destination.", |d| d.options_sent as f64;
+    counter trunk_options_failed_total,
         "OPTIONS to a destination that were not answered, or by a status that is not alive.",
-        |d| d.options_failed as f64,
-    ),
-];
+        |d| d.options_failed as f64;
+};
+
+/// The labels of a line that has one, whose value needs no escaping.
+fn label(key: &str, value: impl Display) -> String {
+    format!("{{{key}=\"{value}\"}}")
+}
 
 /// A label's value: quotes, backslashes and line ends escaped.
 fn escaped(text: &str) -> String {

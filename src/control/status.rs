@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::config::{Listener, ListenerState};
-use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind};
+use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind, in_all};
 use crate::time::Instant;
 
 use super::trunks::Trunks;
@@ -78,8 +78,7 @@ impl Facts {
 
     pub fn status(&self) -> Status {
         let now = (self.now)();
-        let sum =
-            |pick: fn(&Metrics) -> &Counter| self.metrics.iter().map(|metrics| pick(metrics).get()).sum();
+        let sum = |pick: Pick| in_all(&self.metrics, |m| pick(m).get());
         Status {
             version: env!("CARGO_PKG_VERSION"),
             state: if self.is_draining() { "draining" } else { "serving" },
@@ -91,40 +90,31 @@ impl Facts {
                 .map(|&(name, pick)| (name, sum(pick)))
                 .collect(),
             totals: TOTALS.iter().map(|&(name, pick)| (name, sum(pick))).collect(),
-            received: self.by_kind(|metrics, kind| metrics.received.sum(kind)),
-            sent: self.by_kind(|metrics, kind| metrics.sent.sum(kind)),
-            drops: DropReason::ALL
-                .iter()
-                .map(|&reason| {
-                    let count = |metrics: &Arc<Metrics>| metrics.drops[reason as usize].get();
-                    (reason.text(), self.metrics.iter().map(count).sum())
-                })
-                .filter(|&(_, count): &(_, u64)| count > 0)
-                .collect(),
-            not_told: TellKind::ALL
-                .iter()
-                .map(|&kind| {
-                    let count = |metrics: &Arc<Metrics>| metrics.tells_dropped[kind as usize].get();
-                    (kind.text(), self.metrics.iter().map(count).sum())
-                })
-                .filter(|&(_, count): &(_, u64)| count > 0)
-                .collect(),
+            received: seen(MessageKind::ALL, MessageKind::text, |kind| {
+                in_all(&self.metrics, |m| m.received.sum(kind))
+            }),
+            sent: seen(MessageKind::ALL, MessageKind::text, |kind| {
+                in_all(&self.metrics, |m| m.sent.sum(kind))
+            }),
+            drops: seen(DropReason::ALL, DropReason::text, |reason| {
+                in_all(&self.metrics, |m| m.drops[reason as usize].get())
+            }),
+            not_told: seen(TellKind::ALL, TellKind::text, |kind| {
+                in_all(&self.metrics, |m| m.tells_dropped[kind as usize].get())
+            }),
             shards: self.metrics.iter().map(|metrics| Gauges::of(metrics)).collect(),
         }
     }
+}
 
-    fn by_kind(&self, count: fn(&Metrics, MessageKind) -> u64) -> BTreeMap<&'static str, u64> {
-        MessageKind::ALL
-            .iter()
-            .map(|&kind| {
-                (
-                    kind.text(),
-                    self.metrics.iter().map(|metrics| count(metrics, kind)).sum(),
-                )
-            })
-            .filter(|&(_, count): &(_, u64)| count > 0)
-            .collect()
-    }
+/// The counts that are not 0, by the names of what they count.
+fn seen<K: Copy>(
+    kinds: &[K],
+    name: fn(K) -> &'static str,
+    count: impl Fn(K) -> u64,
+) -> BTreeMap<&'static str, u64> {
+    let all = kinds.iter().map(|&kind| (name(kind), count(kind)));
+    all.filter(|&(_, count)| count > 0).collect()
 }
 
 /// As people read it: `udp:127.0.0.1:5060`, and whether it leaves. A closed one is none.

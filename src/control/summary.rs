@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::metrics::{Counter, DropReason, Histograms, MessageKind, Metrics, Timed};
+use crate::metrics::{Counter, DropReason, Histograms, MessageKind, Metrics, Timed, in_all};
 use crate::shard::Leftovers;
 
 /// What the whole server did.
@@ -22,11 +22,11 @@ pub struct Percentiles<'a>(pub &'a Histograms<u64>);
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metrics = &self.0.metrics;
-        let sum = |pick: fn(&Metrics) -> &Counter| total(metrics, pick);
+        let sum = |pick: fn(&Metrics) -> &Counter| in_all(metrics, |m| pick(m).get());
         writeln!(f, "messages")?;
         for &kind in MessageKind::ALL {
-            let received: u64 = metrics.iter().map(|m| m.received.sum(kind)).sum();
-            let sent: u64 = metrics.iter().map(|m| m.sent.sum(kind)).sum();
+            let received = in_all(metrics, |m| m.received.sum(kind));
+            let sent = in_all(metrics, |m| m.sent.sum(kind));
             if received + sent > 0 {
                 writeln!(
                     f,
@@ -48,11 +48,7 @@ impl fmt::Display for Summary<'_> {
             sum(|m| &m.calls_answered),
             sum(|m| &m.calls_ended)
         )?;
-        let refused: u64 = metrics
-            .iter()
-            .flat_map(|m| &m.overload_refused)
-            .map(Counter::get)
-            .sum();
+        let refused = in_all(metrics, |m| m.overload_refused.iter().map(Counter::get).sum());
         if refused > 0 {
             writeln!(f, "overload: {refused} refused")?;
         }
@@ -79,7 +75,7 @@ impl fmt::Display for Summary<'_> {
         write!(f, "{}", Percentiles(&self.0.histograms))?;
         let mut has_drops = false;
         for &reason in DropReason::ALL {
-            let count: u64 = metrics.iter().map(|m| m.drops[reason as usize].get()).sum();
+            let count = in_all(metrics, |m| m.drops[reason as usize].get());
             if count > 0 {
                 if !has_drops {
                     writeln!(f, "drops")?;
@@ -126,8 +122,4 @@ impl fmt::Display for Percentiles<'_> {
         }
         Ok(())
     }
-}
-
-fn total(metrics: &[Arc<Metrics>], pick: fn(&Metrics) -> &Counter) -> u64 {
-    metrics.iter().map(|metrics| pick(metrics).get()).sum()
 }
