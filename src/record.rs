@@ -120,6 +120,43 @@ pub struct CallRecord {
     pub ends: Ends,
 }
 
+impl CallRecord {
+    /// A call whose INVITE was received at `began`: all that is known of one that there was no room for.
+    pub fn begun(began: Instant, caller: Place, caller_media: Option<SocketAddr>) -> CallRecord {
+        CallRecord {
+            began,
+            rang_after_ms: None,
+            answered_after_ms: None,
+            ended: began,
+            reason: EndReason::Limit,
+            status: 0,
+            q850: None,
+            rung: 0,
+            extent: Extent::WholeCall,
+            is_proxied: false,
+            caller,
+            callee: None,
+            caller_media,
+            callee_media: None,
+            ends: Ends::default(),
+        }
+    }
+
+    /// A provisional response or a 2xx went back to the caller at `now`; `media` is where its body wants the audio.
+    pub fn note_response(&mut self, status: u16, media: Option<SocketAddr>, now: Instant) {
+        self.callee_media = media.or(self.callee_media);
+        let after_ms = now.since(self.began).as_millis() as u32;
+        match status {
+            180..=189 => _ = self.rang_after_ms.get_or_insert(after_ms),
+            200..=299 => {
+                self.answered_after_ms = Some(after_ms);
+                self.status = status;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The texts of a call, each raw as it stood in a message; those that are not known are empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Texts<'a> {

@@ -1,8 +1,6 @@
 //! What a call record is made of: noted down while the call lives, told to the control thread when it is over. Without records
 //! no notes are kept, and each place that would note something down asks for them and goes on.
 
-use std::net::SocketAddr;
-
 use crate::msg::name::Name;
 use crate::msg::reason::q850_cause;
 use crate::msg::request::{Request, Response};
@@ -10,7 +8,7 @@ use crate::msg::scan::Message;
 use crate::msg::sdp::media_address;
 use crate::pool::BufId;
 use crate::port::Tell;
-use crate::record::{CallRecord, EndReason, Extent, Place, Texts};
+use crate::record::{CallRecord, EndReason, Place, Texts};
 use crate::time::Instant;
 use crate::transaction::{Stack, TxId};
 use crate::wire::Effects;
@@ -28,17 +26,10 @@ pub struct Notes {
 
 /// What of a call is not known any more when it is over.
 struct Note {
-    began: Instant,
-    rang_after_ms: Option<u32>,
-    answered_after_ms: Option<u32>,
+    /// What is known so far. The caller is where the INVITE really came from, whatever its Contact says of where it is reached.
+    record: CallRecord,
     /// Why and when it was over; what still was under way then says nothing new.
     ended: Option<(EndReason, Instant)>,
-    status: u16,
-    q850: Option<u8>,
-    /// Where the INVITE really came from, whatever its Contact says of where the caller is reached.
-    source: Place,
-    caller_media: Option<SocketAddr>,
-    callee_media: Option<SocketAddr>,
     /// Request-URI and identities of the INVITE, one behind the other; `None` where there was no buffer.
     texts: Option<BufId>,
     request_uri_len: u16,
@@ -84,15 +75,8 @@ impl B2bua {
                 out.pool.commit(draft, len)
             });
         let note = Note {
-            began: now,
-            rang_after_ms: None,
-            answered_after_ms: None,
+            record: CallRecord::begun(now, source, media_address(request.msg.body())),
             ended: None,
-            status: 0,
-            q850: None,
-            source,
-            caller_media: media_address(request.msg.body()),
-            callee_media: None,
             texts,
             request_uri_len: request.uri.len() as u16,
             asserted_len: asserted.len() as u16,
@@ -123,21 +107,14 @@ impl B2bua {
         let Some(note) = self.begins(id).and_then(|call| self.note(call)) else {
             return;
         };
-        if let Some(media) = media_address(response.msg.body()) {
-            note.callee_media = Some(media);
-        }
-        let after_ms = now.since(note.began).as_millis() as u32;
+        let media = media_address(response.msg.body());
+        note.record.note_response(response.status, media, now);
         match response.status {
-            180..=189 => _ = note.rang_after_ms.get_or_insert(after_ms),
-            200..=299 => {
-                note.answered_after_ms = Some(after_ms);
-                note.status = response.status;
-                // A BYE may have come before the answer: it did not end the call after all.
-                note.ended = None;
-            }
+            // A BYE may have come before the answer: it did not end the call after all.
+            200..=299 => note.ended = None,
             300.. => {
-                note.status = response.status;
-                note.q850 = note.q850.or_else(|| q850_cause(&response.msg));
+                note.record.status = response.status;
+                note.record.q850 = note.record.q850.or_else(|| q850_cause(&response.msg));
                 note.ended = note.ended.or(Some((EndReason::Rejected, now)));
             }
             _ => {}
@@ -152,7 +129,7 @@ impl B2bua {
         let Some(note) = self.begins(id).and_then(|call| self.note(call)) else {
             return;
         };
-        note.status = status;
+        note.record.status = status;
         let reason = match status {
             500.. => EndReason::Limit,
             _ => EndReason::Refused,
@@ -186,14 +163,14 @@ impl B2bua {
         let Some(note) = self.note(id) else { return };
         if note.ended.is_none() {
             note.ended = Some((reason, now));
-            note.q850 = said_by.and_then(q850_cause);
+            note.record.q850 = said_by.and_then(q850_cause);
         }
     }
 
     /// The ACK to the answer: RFC 3264 §4 lets it bear the caller's session, when the INVITE had none.
     pub(super) fn note_ack(&mut self, id: CallId, request: &Request<'_>) {
-        if let Some(note) = self.note(id).filter(|note| note.caller_media.is_none()) {
-            note.caller_media = media_address(request.msg.body());
+        if let Some(note) = self.note(id).filter(|note| note.record.caller_media.is_none()) {
+            note.record.caller_media = media_address(request.msg.body());
         }
     }
 
@@ -248,24 +225,15 @@ impl B2bua {
         };
         let (reason, ended) = note.ended.unwrap_or((EndReason::Shutdown, out.received_at));
         Some(CallRecord {
-            began: note.began,
-            rang_after_ms: note.rang_after_ms,
-            answered_after_ms: note.answered_after_ms,
             ended,
             reason,
-            status: note.status,
-            q850: note.q850,
             rung,
-            extent: Extent::WholeCall,
-            is_proxied: false,
-            caller: note.source,
             callee: callee.map(|leg| Place {
                 transport: leg.flow.transport,
                 peer: leg.flow.peer,
             }),
-            caller_media: note.caller_media,
-            callee_media: note.callee_media,
             ends: texts.put(into),
+            ..note.record
         })
     }
 
@@ -296,29 +264,19 @@ impl B2bua {
             ..Texts::default()
         };
         let ends = texts.put(&mut notes.texts);
+        let caller = Place {
+            transport: flow.transport,
+            peer,
+        };
         let record = CallRecord {
-            began: now,
-            rang_after_ms: None,
-            answered_after_ms: None,
-            ended: now,
             reason: if self.is_draining {
                 EndReason::Shutdown
             } else {
                 EndReason::Limit
             },
             status,
-            q850: None,
-            rung: 0,
-            extent: Extent::WholeCall,
-            is_proxied: false,
-            caller: Place {
-                transport: flow.transport,
-                peer,
-            },
-            callee: None,
-            caller_media: media_address(request.msg.body()),
-            callee_media: None,
             ends,
+            ..CallRecord::begun(now, caller, media_address(request.msg.body()))
         };
         out.tell(Tell::CallRecord(record), &notes.texts[..ends.len()]);
     }

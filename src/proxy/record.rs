@@ -6,7 +6,6 @@
 //! something down asks for it and goes on.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use ahash::RandomState;
 
@@ -44,25 +43,15 @@ struct Note {
     dialog: u64,
     /// The context of the INVITE, which alone says what became of it.
     context: ContextId,
-    began: Instant,
-    rang_after_ms: Option<u32>,
-    answered_after_ms: Option<u32>,
+    /// What is known so far; its texts are those of the INVITE.
+    record: CallRecord,
     /// Why and when it was over before the INVITE had its answer.
     ended: Option<(EndReason, Instant)>,
-    status: u16,
-    q850: Option<u8>,
-    rung: u16,
-    extent: Extent,
-    caller: Place,
-    callee: Option<Place>,
-    caller_media: Option<SocketAddr>,
-    callee_media: Option<SocketAddr>,
     /// Digests of the tags: who hangs up, and of which of several answers.
     caller_tag: u64,
     callee_tag: u64,
     /// What stood in the INVITE; `None` where there was no buffer.
     texts: Option<BufId>,
-    ends: Ends,
     /// The Contact of the answer.
     callee_contact: Option<BufId>,
     timer: TimerId,
@@ -140,26 +129,20 @@ impl Proxy {
         let note = Note {
             dialog,
             context: id,
-            began: now,
-            rang_after_ms: None,
-            answered_after_ms: None,
-            ended: None,
-            status: 0,
-            q850: None,
-            rung: 0,
-            extent: if policy.record_route {
-                Extent::WholeCall
-            } else {
-                Extent::UntilAnswer
+            record: CallRecord {
+                extent: if policy.record_route {
+                    Extent::WholeCall
+                } else {
+                    Extent::UntilAnswer
+                },
+                is_proxied: true,
+                ends,
+                ..CallRecord::begun(now, caller, media_address(request.msg.body()))
             },
-            caller,
-            callee: None,
-            caller_media: media_address(request.msg.body()),
-            callee_media: None,
+            ended: None,
             caller_tag: tag_digest(stack, request.from_tag),
             callee_tag: 0,
             texts,
-            ends,
             callee_contact: None,
             timer: stack
                 .wheel
@@ -176,8 +159,8 @@ impl Proxy {
             return;
         };
         if let Some(note) = notes.of_context(context.dialog, id) {
-            note.rung = note.rung.saturating_add(1);
-            note.callee.get_or_insert(Place {
+            note.record.rung = note.record.rung.saturating_add(1);
+            note.record.callee.get_or_insert(Place {
                 transport: flow.transport,
                 peer: flow.peer,
             });
@@ -204,35 +187,28 @@ impl Proxy {
             return;
         };
         // A further 2xx is that of another phone: the first is the call.
-        if note.answered_after_ms.is_some() {
+        if note.record.answered_after_ms.is_some() {
             return;
         }
-        let after_ms = now.since(note.began).as_millis() as u32;
-        if let Some(media) = media_address(response.msg.body()) {
-            note.callee_media = Some(media);
-        }
-        if (180..=189).contains(&response.status) {
-            note.rang_after_ms.get_or_insert(after_ms);
-        }
+        let media = media_address(response.msg.body());
+        note.record.note_response(response.status, media, now);
         if !(200..300).contains(&response.status) {
             return;
         }
-        note.answered_after_ms = Some(after_ms);
-        note.status = response.status;
-        note.callee = Some(Place {
+        note.record.callee = Some(Place {
             transport: branch.flow.transport,
             peer: branch.flow.peer,
         });
         note.callee_tag = tag_digest(stack, response.to_tag);
         // Whoever took the call back was too late.
         note.ended = None;
-        note.q850 = None;
+        note.record.q850 = None;
         if let Some(Ok(contact)) = name_addr::first(response.msg, Name::Contact)
             && contact.uri.len() <= TOLD_BYTES_MAX - TEXTS_BYTES_MAX
         {
             note.callee_contact = out.pool.put(contact.uri);
         }
-        if note.extent == Extent::UntilAnswer {
+        if note.record.extent == Extent::UntilAnswer {
             self.tell_record(stack, dialog, EndReason::Answered, now, out);
         }
     }
@@ -256,11 +232,11 @@ impl Proxy {
         let Some(note) = notes.of_context(dialog, id) else {
             return;
         };
-        note.status = status;
-        note.q850 = note.q850.or_else(|| said.and_then(q850_cause));
+        note.record.status = status;
+        note.record.q850 = note.record.q850.or_else(|| said.and_then(q850_cause));
         let reason = match status {
             _ if is_received => EndReason::Rejected,
-            408 if note.rang_after_ms.is_some() => EndReason::TimerC,
+            408 if note.record.rang_after_ms.is_some() => EndReason::TimerC,
             408 => EndReason::NoAnswer,
             487 => EndReason::Cancelled,
             503 if tried > 0 => EndReason::Unreachable,
@@ -277,7 +253,7 @@ impl Proxy {
         };
         if let Some(note) = notes.of_context(context.dialog, id) {
             note.ended.get_or_insert((EndReason::Cancelled, now));
-            note.q850 = q850_cause(cancel);
+            note.record.q850 = q850_cause(cancel);
         }
     }
 
@@ -292,7 +268,7 @@ impl Proxy {
         } else {
             EndReason::CalleeHungUp
         };
-        if note.answered_after_ms.is_none() {
+        if note.record.answered_after_ms.is_none() {
             // RFC 3261 §15: of an early dialog; the INVITE has its answer yet to come.
             note.ended.get_or_insert((reason, now));
             return;
@@ -300,7 +276,7 @@ impl Proxy {
         let is_of_the_answer = [from, to] == [note.caller_tag, note.callee_tag]
             || [to, from] == [note.caller_tag, note.callee_tag];
         if is_of_the_answer {
-            note.q850 = q850_cause(&bye.msg);
+            note.record.q850 = q850_cause(&bye.msg);
             self.tell_record(stack, dialog, reason, now, out);
         }
     }
@@ -309,8 +285,11 @@ impl Proxy {
     pub(super) fn note_ack(&mut self, stack: &Stack, ack: &Request<'_>) {
         let Some(notes) = &mut self.notes else { return };
         let dialog = stack.key.digest(&[ack.call_id]);
-        if let Some(note) = notes.note(dialog).filter(|note| note.caller_media.is_none()) {
-            note.caller_media = media_address(ack.msg.body());
+        if let Some(note) = notes
+            .note(dialog)
+            .filter(|note| note.record.caller_media.is_none())
+        {
+            note.record.caller_media = media_address(ack.msg.body());
         }
     }
 
@@ -359,27 +338,16 @@ impl Proxy {
         let (reason, ended) = note.ended.unwrap_or((reason, now));
         let known = note.texts.map_or(&b""[..], |buf| out.pool.get(buf));
         let contact = note.callee_contact.map_or(&b""[..], |buf| out.pool.get(buf));
-        let mut texts = Texts::read(note.ends, known);
-        if note.answered_after_ms.is_some() {
+        let mut texts = Texts::read(note.record.ends, known);
+        if note.record.answered_after_ms.is_some() {
             texts.callee_call_id = texts.caller_call_id;
             texts.callee_contact = contact;
         }
         let record = CallRecord {
-            began: note.began,
-            rang_after_ms: note.rang_after_ms,
-            answered_after_ms: note.answered_after_ms,
             ended,
             reason,
-            status: note.status,
-            q850: note.q850,
-            rung: note.rung,
-            extent: note.extent,
-            is_proxied: true,
-            caller: note.caller,
-            callee: note.callee,
-            caller_media: note.caller_media,
-            callee_media: note.callee_media,
             ends: texts.put(&mut notes.texts),
+            ..note.record
         };
         out.tell(Tell::CallRecord(record), &notes.texts[..record.ends.len()]);
         for buf in [note.texts, note.callee_contact].into_iter().flatten() {
@@ -405,25 +373,15 @@ impl Proxy {
         };
         let ends = texts_of(stack, request, policy).put(&mut notes.texts);
         let record = CallRecord {
-            began: now,
-            rang_after_ms: None,
-            answered_after_ms: None,
-            ended: now,
             reason: match status {
                 503 if self.is_draining => EndReason::Shutdown,
                 500.. => EndReason::Limit,
                 _ => EndReason::Refused,
             },
             status,
-            q850: None,
-            rung: 0,
-            extent: Extent::WholeCall,
             is_proxied: true,
-            caller,
-            callee: None,
-            caller_media: media_address(request.msg.body()),
-            callee_media: None,
             ends,
+            ..CallRecord::begun(now, caller, media_address(request.msg.body()))
         };
         out.tell(Tell::CallRecord(record), &notes.texts[..ends.len()]);
     }
