@@ -26,13 +26,7 @@ mod world;
 use bench_harness::sip::Message;
 use messages::*;
 use ringway::metrics::DropReason;
-use world::{SERVER, World};
-
-fn on_each_number_of_shards(test: impl Fn(usize)) {
-    for shards in [1, 2, 4] {
-        test(shards);
-    }
-}
+use world::{SERVER, World, on_each_number_of_shards};
 
 #[test]
 fn a_call_goes_through_and_leaves_nothing_behind() {
@@ -146,9 +140,7 @@ fn a_retransmitted_200_is_answered_with_the_ack_again_and_a_lost_ack_ends_the_ca
     world.silent();
 
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c2");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "c2");
     let invite_b = world.request(BOB, "INVITE");
     world.udp(BOB, &answer(&invite_b, 200, "OK", "b1", BOB));
     // RFC 3261 §13.3.1.4: at T1, doubling up to T2, for 64*T1.
@@ -177,20 +169,11 @@ fn a_retransmitted_200_is_answered_with_the_ack_again_and_a_lost_ack_ends_the_ca
 fn a_cancelled_call_stops_ringing() {
     on_each_number_of_shards(|shards| {
         let mut world = with_bob(shards);
-        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-        world.udp(ALICE, &invite_a);
-        world.response(ALICE, 100);
+        let invite_a = calls_bob(&mut world, "c1");
         let invite_b = world.request(BOB, "INVITE");
         world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
         world.response(ALICE, 180);
-        let cancel = Message::request("CANCEL", invite_a.uri().expect("a request"))
-            .with("Via", invite_a.text("Via"))
-            .with("From", invite_a.text("From"))
-            .with("To", invite_a.text("To"))
-            .with("Call-ID", invite_a.text("Call-ID"))
-            .with("CSeq", "33302 CANCEL")
-            .with("Reason", "SIP;cause=487;text=\"changed my mind\"")
-            .with("Content-Length", 0);
+        let cancel = cancel(&invite_a).with("Reason", "SIP;cause=487;text=\"changed my mind\"");
         world.udp(ALICE, &cancel);
         let ok = world.response(ALICE, 200);
         let terminated = world.response(ALICE, 487);
@@ -212,17 +195,9 @@ fn a_cancelled_call_stops_ringing() {
 #[test]
 fn a_200_that_crosses_the_cancel_is_acknowledged_and_hung_up() {
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
-    let cancel = Message::request("CANCEL", "sip:bob@one.att.net")
-        .with("Via", invite_a.text("Via"))
-        .with("From", invite_a.text("From"))
-        .with("To", invite_a.text("To"))
-        .with("Call-ID", "c1")
-        .with("CSeq", "33302 CANCEL")
-        .with("Content-Length", 0);
+    let cancel = cancel(&invite_a);
     world.udp(ALICE, &cancel);
     world.response(ALICE, 200);
     world.response(ALICE, 487);
@@ -245,8 +220,7 @@ fn failures_are_passed_on_and_acknowledged() {
         (603, "Decline"),
     ] {
         let mut world = with_bob(1);
-        world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
-        world.response(ALICE, 100);
+        calls_bob(&mut world, "c1");
         let invite_b = world.request(BOB, "INVITE");
         let failure = answer(&invite_b, status, reason, "b1", BOB);
         world.udp(BOB, &failure);
@@ -283,8 +257,7 @@ fn an_unknown_callee_is_404_an_offline_one_480_and_a_silent_one_408() {
         world.response(ALICE, 404);
         world.udp(ALICE, &invite("alice", ALICE, "sip:bob@elsewhere.example", "c2"));
         world.response(ALICE, 404);
-        world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c3"));
-        world.response(ALICE, 100);
+        calls_bob(&mut world, "c3");
         world.forget_waiting();
         world.advance(33_000);
         let mut last = world.next(ALICE);
@@ -299,8 +272,7 @@ fn an_unknown_callee_is_404_an_offline_one_480_and_a_silent_one_408() {
         world.udp(BOB, &gone);
         world.response(BOB, 200);
         world.forget_waiting();
-        world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c4"));
-        world.response(ALICE, 100);
+        calls_bob(&mut world, "c4");
         world.response(ALICE, 480);
         assert_eq!(world.calls(), 0);
         world.forget_waiting();
@@ -312,8 +284,7 @@ fn an_unknown_callee_is_404_an_offline_one_480_and_a_silent_one_408() {
 #[test]
 fn a_phone_that_rings_for_ever_is_stopped_by_timer_c() {
     let mut world = with_bob(1);
-    world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
     world.response(ALICE, 180);
@@ -333,9 +304,7 @@ fn all_contacts_ring_the_first_answer_wins_and_the_others_are_cancelled() {
         let mut world = with_bob(shards);
         world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
         world.response(BOB_TABLET, 200);
-        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-        world.udp(ALICE, &invite_a);
-        world.response(ALICE, 100);
+        let invite_a = calls_bob(&mut world, "c1");
         let phone = world.request(BOB, "INVITE");
         let tablet = world.request(BOB_TABLET, "INVITE");
         assert_ne!(phone.text("Call-ID"), tablet.text("Call-ID"));
@@ -368,8 +337,7 @@ fn of_several_failures_the_best_goes_back_when_the_last_has_come() {
     let mut world = with_bob(1);
     world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
     world.response(BOB_TABLET, 200);
-    world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "c1");
     let phone = world.request(BOB, "INVITE");
     let tablet = world.request(BOB_TABLET, "INVITE");
     world.udp(BOB, &answer(&phone, 486, "Busy Here", "p1", BOB));
@@ -409,9 +377,7 @@ fn a_message_reaches_a_phone_outside_any_call() {
 #[test]
 fn requests_are_repeated_over_udp_and_their_repetitions_absorbed() {
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     world.udp(ALICE, &invite_a);
     world.response(ALICE, 100);
     let first = world.request(BOB, "INVITE");

@@ -79,8 +79,7 @@ fn an_invite_is_never_the_answer_to_a_failure() {
     let bob = register("bob", BOB, "reg").setting("Contact", format!("<sip:bob@{BOB}?Subject=x>"));
     world.udp(BOB, &bob);
     world.response(BOB, 200);
-    world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     assert_eq!(invite_b.uri(), Some(&*format!("sip:bob@{BOB}")));
     for _ in 0..3 {
@@ -95,8 +94,7 @@ fn an_invite_is_never_the_answer_to_a_failure() {
 #[test]
 fn a_phone_that_answers_with_tag_after_tag_is_told_to_stop_and_takes_no_more_room() {
     let mut world = with_bob(1);
-    world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     for i in 0..200 {
         let early = answer(&invite_b, 180, "Ringing", &format!("e{i}"), BOB);
@@ -119,9 +117,7 @@ fn a_phone_that_answers_with_tag_after_tag_is_told_to_stop_and_takes_no_more_roo
 fn each_early_dialog_of_a_contact_that_forks_is_one_of_its_own() {
     for shards in [1, 2, 4] {
         let mut world = with_bob(shards);
-        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-        world.udp(ALICE, &invite_a);
-        world.response(ALICE, 100);
+        let invite_a = calls_bob(&mut world, "c1");
         let invite_b = world.request(BOB, "INVITE");
         let ring = |tag: &str, at: &str| {
             answer(&invite_b, 183, "Progress", tag, at)
@@ -172,9 +168,7 @@ fn a_bye_before_the_answer_ends_one_early_dialog_and_not_the_other_phones() {
     let mut world = with_bob(1);
     world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
     world.response(BOB_TABLET, 200);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let phone = world.request(BOB, "INVITE");
     let tablet = world.request(BOB_TABLET, "INVITE");
     world.udp(BOB, &answer(&phone, 180, "Ringing", "p1", BOB));
@@ -269,9 +263,7 @@ fn requests_to_the_caller_take_the_way_that_its_invite_came() {
 fn the_route_set_of_a_call_is_that_of_its_200() {
     const PROXY: &str = "127.0.0.9:5069";
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
     world.response(ALICE, 180);
@@ -291,9 +283,7 @@ fn the_route_set_of_a_call_is_that_of_its_200() {
 #[test]
 fn a_200_without_a_contact_is_given_ours() {
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     world.udp(BOB, &answer(&invite_b, 200, "OK", "b1", BOB).removing("Contact"));
     let ok = world.response(ALICE, 200);
@@ -306,9 +296,7 @@ fn a_200_without_a_contact_is_given_ours() {
 #[test]
 fn a_call_full_of_requests_and_huge_tags_can_still_be_hung_up() {
     let mut world = with_bob(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     let tag = "t".repeat(6_000);
     world.udp(BOB, &answer(&invite_b, 200, "OK", &tag, BOB));

@@ -14,9 +14,7 @@ fn two_phones_ring(shards: usize) -> (World, Message, Message, Message) {
     let mut world = with_bob(shards);
     world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
     world.response(BOB_TABLET, 200);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let phone = world.request(BOB, "INVITE");
     let tablet = world.request(BOB_TABLET, "INVITE");
     let ring = |request: &Message, tag: &str, at: &str| {

@@ -33,7 +33,7 @@ use messages::*;
 use ringway::config::route::Route;
 use ringway::config::{Config, Machine, load};
 use ringway::metrics::DropReason;
-use world::{SERVER, World};
+use world::{SERVER, World, on_each_number_of_shards};
 
 pub const CAROL: &str = "127.0.0.5:5065";
 
@@ -65,14 +65,18 @@ pub fn tables_of(table: &str) -> Config {
     loaded.unwrap_or_else(|errors| panic!("{errors}")).config
 }
 
+/// Phones register here, and everything else is for their contacts.
+pub const REGISTERED: &str = r#"
+    [[route]]
+    method = ["REGISTER"]
+    action = "ims"
+    [[route]]
+    action = "proxy"
+    to = ["registered"]
+"#;
+
 /// All that is for Bob's address goes there, with no registration.
 pub const TO_BOB: &str = "[[route]]\naction = \"proxy\"\nto = [\"sip:127.0.0.3:5063\"]\n";
-
-pub fn on_each_number_of_shards(test: impl Fn(usize)) {
-    for shards in [1, 2, 4] {
-        test(shards);
-    }
-}
 
 pub fn ask(method: &str, uri: &str, call_id: &str) -> Message {
     Message::request(method, uri)
@@ -124,16 +128,6 @@ pub fn within(method: &str, cseq: u32, invite: &Message, ok: &Message) -> Messag
         .with("Call-ID", invite.text("Call-ID"))
         .with("CSeq", format!("{cseq} {method}"))
         .with("Max-Forwards", 70)
-        .with("Content-Length", 0)
-}
-
-pub fn cancel(invite: &Message) -> Message {
-    Message::request("CANCEL", invite.uri().expect("a request"))
-        .with("Via", invite.text("Via"))
-        .with("From", invite.text("From"))
-        .with("To", invite.text("To"))
-        .with("Call-ID", invite.text("Call-ID"))
-        .with("CSeq", format!("{} CANCEL", invite.cseq().0))
         .with("Content-Length", 0)
 }
 

@@ -3,8 +3,7 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::on_each_number_of_shards;
-use crate::world::World;
+use crate::world::{World, on_each_number_of_shards};
 
 /// The public and the temporary GRUU that the phone is given.
 fn registers(world: &mut World, at: &str, device: u8, call_id: &str, cseq: u32) -> (String, String) {
@@ -46,12 +45,6 @@ fn status_of(world: &mut World, uri: &str, at: &str, call_id: &str) -> u16 {
     world.next(ALICE).status().expect("a response")
 }
 
-fn ends(mut world: World) {
-    world.advance(100_000);
-    world.forget_waiting();
-    world.end();
-}
-
 #[test]
 fn temporary_gruus_gather_until_another_call_id_or_the_end_of_the_registration() {
     on_each_number_of_shards(|shards| {
@@ -89,7 +82,7 @@ fn temporary_gruus_gather_until_another_call_id_or_the_end_of_the_registration()
         assert_eq!(again, public);
         assert_eq!(status_of(&mut world, &third, BOB, "o3"), 404);
         assert_eq!(status_of(&mut world, &fourth, BOB, "o4"), 200);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -116,7 +109,7 @@ fn a_gruu_rings_one_phone_and_the_address_of_record_all() {
         world.udp(BOB, &answer(&there, 200, "OK", "t", BOB));
         world.udp(BOB_TABLET, &answer(&also, 200, "OK", "t", BOB));
         world.response(ALICE, 200);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -143,7 +136,7 @@ fn what_is_no_gruu_of_ours_is_not_found() {
         let call_id = format!("m{number}");
         assert_eq!(status_of(&mut world, uri, BOB, &call_id), status, "{uri}");
     }
-    ends(world);
+    world.end_after_all_timers();
 }
 
 #[test]
@@ -164,7 +157,7 @@ fn only_a_phone_that_asks_gets_gruus_and_none_may_choose_its_own() {
     // One without a device has none.
     world.udp(BOB, &register("carol", BOB, "r2").inserting("Supported", "gruu"));
     assert!(!world.response(BOB, 200).text("Contact").contains("gruu"));
-    ends(world);
+    world.end_after_all_timers();
 }
 
 #[test]
@@ -187,7 +180,7 @@ fn a_contact_that_leads_back_is_refused() {
         // A port makes it another URI than the address-of-record (RFC 3261 §19.1.4).
         assert_eq!(refused, Some(if number == 1 { 200 } else { 403 }), "{uri}");
     }
-    ends(world);
+    world.end_after_all_timers();
 }
 
 #[test]
@@ -208,7 +201,7 @@ fn a_phone_that_answers_with_its_gruu_is_reached_where_it_was_rung() {
         let bye = world.request(BOB, "BYE");
         world.udp(BOB, &answer(&bye, 200, "OK", "b1", BOB));
         world.response(ALICE, 200);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -234,7 +227,7 @@ fn flows_of_one_phone_share_its_gruus_and_are_tried_in_turn() {
             world.tcp(BOB, &answer(&there, 200, "OK", "t", BOB));
             world.response(ALICE, 200);
         }
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -259,5 +252,5 @@ fn who_watches_learns_the_public_gruu() {
     assert!(body.contains(&format!(" uri=\"{public}\"/>")), "{body}");
     assert!(!body.contains(&temporary), "{body}");
     world.udp(BOB, &answer(&notify, 200, "OK", "", BOB));
-    ends(world);
+    world.end_after_all_timers();
 }

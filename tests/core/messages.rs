@@ -111,6 +111,17 @@ pub fn in_dialog(method: &str, cseq: u32, at: &str, invite: &Message, response: 
         .with("Content-Length", 0)
 }
 
+/// RFC 3261 §9.1.
+pub fn cancel(invite: &Message) -> Message {
+    Message::request("CANCEL", invite.uri().expect("a request"))
+        .with("Via", invite.text("Via"))
+        .with("From", invite.text("From"))
+        .with("To", invite.text("To"))
+        .with("Call-ID", invite.text("Call-ID"))
+        .with("CSeq", format!("{} CANCEL", invite.cseq().0))
+        .with("Content-Length", 0)
+}
+
 /// The other way round: from the phone that was called.
 pub fn in_dialog_from_callee(
     method: &str,
@@ -152,20 +163,16 @@ pub fn with_bob(shards: usize) -> World {
     world
 }
 
-pub fn call(world: &mut World, call_id: &str) -> Standing {
-    let invite_a = invite("alice", ALICE, "tel:bob;phone-context=one.att.net", call_id);
-    let invite_a = invite_a.setting("To", "<sip:bob@one.att.net>");
-    let mut invite_a = invite_a;
-    // A number as the captured flow has it needs a subscriber that is one.
-    invite_a = Message::parse(
-        String::from_utf8(invite_a.to_bytes())
-            .expect("text")
-            .replace("tel:bob;phone-context=one.att.net", "sip:bob@one.att.net")
-            .as_bytes(),
-    )
-    .expect("a message");
-    world.udp(ALICE, &invite_a);
+/// ALICE calls BOB, and hears 100.
+pub fn calls_bob(world: &mut World, call_id: &str) -> Message {
+    let invite = invite("alice", ALICE, "sip:bob@one.att.net", call_id);
+    world.udp(ALICE, &invite);
     world.response(ALICE, 100);
+    invite
+}
+
+pub fn call(world: &mut World, call_id: &str) -> Standing {
+    let invite_a = calls_bob(world, call_id);
     let invite_b = world.request(BOB, "INVITE");
     world.udp(BOB, &answer(&invite_b, 100, "Trying", "", BOB));
     world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));

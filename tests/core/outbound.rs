@@ -1,10 +1,7 @@
 //! Phones that are reached over the flows which they registered: RFC 5626 §6 and §7, in the phone service.
 
-use bench_harness::sip::Message;
-
 use crate::messages::*;
-use crate::on_each_number_of_shards;
-use crate::world::World;
+use crate::world::{World, on_each_number_of_shards};
 
 const CONTACT: &str = "sip:bob@192.0.2.5:5099;transport=tcp;ob";
 const EDGE: &str = "127.0.0.6:5066";
@@ -20,19 +17,6 @@ fn with_two_flows(shards: usize) -> World {
         world.advance(1_000);
     }
     world
-}
-
-fn calls_bob(world: &mut World, call_id: &str) -> Message {
-    let invite = invite("alice", ALICE, "sip:bob@one.att.net", call_id);
-    world.udp(ALICE, &invite);
-    world.response(ALICE, 100);
-    invite
-}
-
-fn ends(mut world: World) {
-    world.advance(100_000);
-    world.forget_waiting();
-    world.end();
 }
 
 #[test]
@@ -52,7 +36,7 @@ fn a_call_and_all_its_requests_go_over_the_flow() {
         let bye = world.request(BOB_TABLET, "BYE");
         world.tcp(BOB_TABLET, &answer(&bye, 200, "OK", "b1", BOB));
         world.response(ALICE, 200);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -69,7 +53,7 @@ fn when_a_flow_is_gone_the_next_one_of_the_device_is_rung() {
         world.close(BOB);
         calls_bob(&mut world, "c2");
         world.response(ALICE, 480);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -94,7 +78,7 @@ fn when_a_connection_ends_its_flows_are_no_more() {
         assert_eq!(count(&mut world, "q4"), 0);
         calls_bob(&mut world, "c1");
         world.response(ALICE, 480);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -107,7 +91,7 @@ fn what_the_device_answers_is_its_answer_on_every_flow() {
     world.request(BOB_TABLET, "ACK");
     world.response(ALICE, 603);
     world.silent();
-    ends(world);
+    world.end_after_all_timers();
 }
 
 #[test]
@@ -133,7 +117,7 @@ fn a_proxy_that_says_a_flow_has_failed_has_the_next_one_tried() {
         world.request(EDGE, "ACK");
         // §11.5: a phone never gets a 430.
         world.response(ALICE, 480);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -143,13 +127,7 @@ fn a_cancelled_call_tries_no_other_flow() {
     let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB_TABLET, "INVITE");
     world.tcp(BOB_TABLET, &answer(&invite_b, 100, "Trying", "", BOB));
-    let cancel = Message::request("CANCEL", "sip:bob@one.att.net")
-        .with("Via", invite_a.text("Via"))
-        .with("From", invite_a.text("From"))
-        .with("To", invite_a.text("To"))
-        .with("Call-ID", "c1")
-        .with("CSeq", "33302 CANCEL")
-        .with("Content-Length", 0);
+    let cancel = cancel(&invite_a);
     world.udp(ALICE, &cancel);
     world.response(ALICE, 200);
     world.response(ALICE, 487);
@@ -157,7 +135,7 @@ fn a_cancelled_call_tries_no_other_flow() {
     world.tcp(BOB_TABLET, &answer(&invite_b, 430, "Flow Failed", "x", BOB));
     world.request(BOB_TABLET, "ACK");
     world.silent();
-    ends(world);
+    world.end_after_all_timers();
 }
 
 #[test]

@@ -6,8 +6,7 @@ use bench_harness::sip::Message;
 use ringway::metrics::DropReason;
 
 use crate::messages::*;
-use crate::on_each_number_of_shards;
-use crate::world::World;
+use crate::world::{World, on_each_number_of_shards};
 
 /// Full turns of datagrams that have waited for 30 ms, for a tenth of a second.
 fn flood(world: &mut World, shards: usize) {
@@ -85,8 +84,7 @@ fn a_standing_call_goes_on_and_what_was_admitted_is_absorbed() {
     let (_, _) = first_refused(&mut world);
     // The first of the flood was admitted: it comes again and is no new call.
     let calls = world.calls();
-    world.udp(ALICE, &invite("alice", ALICE, "sip:bob@one.att.net", "o0"));
-    world.response(ALICE, 100);
+    calls_bob(&mut world, "o0");
     assert_eq!(world.calls(), calls);
     world.udp(
         ALICE,

@@ -3,8 +3,7 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::on_each_number_of_shards;
-use crate::world::World;
+use crate::world::{World, on_each_number_of_shards};
 
 /// The proxy that BOB registers through; a second one stands before it.
 const EDGE: &str = "127.0.0.6:5066";
@@ -33,9 +32,7 @@ fn with_bob_behind(shards: usize) -> World {
 fn a_call_goes_by_the_path_and_its_dialog_by_what_the_answer_recorded() {
     on_each_number_of_shards(|shards| {
         let mut world = with_bob_behind(shards);
-        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-        world.udp(ALICE, &invite_a);
-        world.response(ALICE, 100);
+        let invite_a = calls_bob(&mut world, "c1");
         let invite_b = world.request(EDGE, "INVITE");
         assert_eq!(invite_b.uri(), Some(&*format!("sip:bob@{BOB}")));
         assert_eq!(invite_b.get_all("Route"), [PATH]);
@@ -59,9 +56,7 @@ fn a_call_goes_by_the_path_and_its_dialog_by_what_the_answer_recorded() {
 #[test]
 fn a_dialog_that_nobody_recorded_goes_to_the_phone_itself() {
     let mut world = with_bob_behind(1);
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(EDGE, "INVITE");
     world.udp(EDGE, &answer(&invite_b, 200, "OK", "b1", BOB));
     let ok_a = world.response(ALICE, 200);
@@ -80,19 +75,11 @@ fn a_dialog_that_nobody_recorded_goes_to_the_phone_itself() {
 fn what_follows_an_invite_hop_by_hop_goes_by_the_path_too() {
     on_each_number_of_shards(|shards| {
         let mut world = with_bob_behind(shards);
-        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-        world.udp(ALICE, &invite_a);
-        world.response(ALICE, 100);
+        let invite_a = calls_bob(&mut world, "c1");
         let invite_b = world.request(EDGE, "INVITE");
         world.udp(EDGE, &answer(&invite_b, 180, "Ringing", "b1", BOB));
         world.response(ALICE, 180);
-        let cancel = Message::request("CANCEL", invite_a.uri().expect("a request"))
-            .with("Via", invite_a.text("Via"))
-            .with("From", invite_a.text("From"))
-            .with("To", invite_a.text("To"))
-            .with("Call-ID", invite_a.text("Call-ID"))
-            .with("CSeq", "33302 CANCEL")
-            .with("Content-Length", 0);
+        let cancel = cancel(&invite_a);
         world.udp(ALICE, &cancel);
         world.response(ALICE, 200);
         world.response(ALICE, 487);
@@ -102,9 +89,7 @@ fn what_follows_an_invite_hop_by_hop_goes_by_the_path_too() {
         world.udp(EDGE, &answer(&invite_b, 487, "Request Terminated", "b1", BOB));
         assert_eq!(world.request(EDGE, "ACK").get_all("Route"), [PATH]);
         world.forget_waiting();
-        world.advance(100_000);
-        world.forget_waiting();
-        world.end();
+        world.end_after_all_timers();
     });
 }
 
@@ -143,7 +128,5 @@ fn phones_are_told_the_service_route_and_a_route_of_it_is_behind_us_when_it_come
     world.udp(BOB, &answer(&invite_b, 486, "Busy Here", "b1", BOB));
     world.request(BOB, "ACK");
     world.response(ALICE, 486);
-    world.advance(100_000);
-    world.forget_waiting();
-    world.end();
+    world.end_after_all_timers();
 }

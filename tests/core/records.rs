@@ -94,9 +94,7 @@ fn an_answered_call_says_who_when_and_where() {
 #[test]
 fn a_delayed_offer_is_answered_in_the_ack() {
     let mut world = keeping_records();
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c1");
     let invite_b = world.request(BOB, "INVITE");
     let ok_b = answer(&invite_b, 200, "OK", "b1", BOB).with_body("application/sdp", SDP_OF_BOB);
     world.udp(BOB, &ok_b);
@@ -128,18 +126,9 @@ fn a_call_that_is_not_answered_says_why() {
     assert_eq!((busy.rang_after_ms, busy.answered_after_ms), (Some(100), None));
     assert_eq!(busy.ended.since(busy.began).as_millis(), 2_100);
 
-    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c2");
-    world.udp(ALICE, &invite_a);
-    world.response(ALICE, 100);
+    let invite_a = calls_bob(&mut world, "c2");
     let invite_b = ring(&mut world);
-    let cancel = Message::request("CANCEL", "sip:bob@one.att.net")
-        .with("Via", invite_a.text("Via"))
-        .with("From", invite_a.text("From"))
-        .with("To", invite_a.text("To"))
-        .with("Call-ID", "c2")
-        .with("CSeq", "33302 CANCEL")
-        .with("Reason", "Q.850;cause=127")
-        .with("Content-Length", 0);
+    let cancel = cancel(&invite_a).with("Reason", "Q.850;cause=127");
     world.udp(ALICE, &cancel);
     let cancel_b = world.request(BOB, "CANCEL");
     world.udp(BOB, &answer(&cancel_b, 200, "OK", "b1", BOB));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::messages::*;
-use crate::on_each_number_of_shards;
+use crate::world::on_each_number_of_shards;
 
 #[test]
 fn a_call_goes_on_under_limits_that_would_not_let_it_begin() {

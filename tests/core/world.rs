@@ -466,6 +466,20 @@ impl World {
             assert!(leftovers.is_none(), "{leftovers:?}");
         }
     }
+
+    /// The same once every timer has run out, whatever is said meanwhile.
+    #[track_caller]
+    pub fn end_after_all_timers(mut self) {
+        self.advance(100_000);
+        self.forget_waiting();
+        self.end();
+    }
+}
+
+pub fn on_each_number_of_shards(test: impl Fn(usize)) {
+    for shards in [1, 2, 4] {
+        test(shards);
+    }
 }
 
 pub fn addr(text: &str) -> SocketAddr {

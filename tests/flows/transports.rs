@@ -7,7 +7,7 @@ use std::time::Duration;
 use bench_harness::call::{self, invite_reply};
 use bench_harness::dialog::Dialog;
 use bench_harness::failure::{Outcome, no_faults};
-use bench_harness::links::Transport::{Tcp, Udp};
+use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::{Account, Phone};
 use bench_harness::sip::{self, Message};
 use bench_harness::{contract, seed};
@@ -362,10 +362,27 @@ fn read_to_the_end(mut stalled: TcpStream, patience: Duration) -> Outcome<usize>
     Ok(rest.len())
 }
 
-fn large_message(s: &mut Scene) -> Message {
-    s.ue1
-        .request("MESSAGE", &s.ue2.aor(), Udp)
-        .with_body("application/octet-stream", vec![b'x'; 60_000])
+/// What is sent to phones that do not read: far more than the kernel's own buffers of a connection take.
+const MESSAGES: usize = 400;
+const MESSAGE_BYTES: usize = 60_000;
+
+/// Sends them all, while another phone is answered over `others`; each is answered with a failure in the end.
+fn large_messages_fail(s: &mut Scene, others: Transport) -> Outcome {
+    let mut sent = Vec::new();
+    for _ in 0..MESSAGES {
+        let message = s
+            .ue1
+            .request("MESSAGE", &s.ue2.aor(), Udp)
+            .with_body("application/octet-stream", vec![b'x'; MESSAGE_BYTES]);
+        s.ue1.send(&message, Udp)?;
+        alive(&mut s.ue1, others)?;
+        sent.push(message);
+    }
+    for message in &sent {
+        let end = s.ue1.final_response(message)?;
+        assert!(end.status() >= Some(400), "{}", end.message);
+    }
+    Ok(())
 }
 
 #[test]
@@ -374,20 +391,9 @@ fn a_phone_that_stops_reading_costs_one_connection() {
     scene(setup, |s| {
         register(&mut s.ue1, Udp)?;
         let stalled = stalled_callee(s)?;
-        // Far more than the kernel's own buffers of the connection take.
-        let mut sent = Vec::new();
-        for _ in 0..400 {
-            let message = large_message(s);
-            s.ue1.send(&message, Udp)?;
-            alive(&mut s.ue1, Udp)?;
-            sent.push(message);
-        }
-        for message in &sent {
-            let end = s.ue1.final_response(message)?;
-            assert!(end.status() >= Some(400), "{}", end.message);
-        }
+        large_messages_fail(s, Udp)?;
         let read = read_to_the_end(stalled, s.ue1.patience)?;
-        assert!(read < 400 * 60_000, "everything was kept for it");
+        assert!(read < MESSAGES * MESSAGE_BYTES, "everything was kept for it");
         Ok(())
     });
 }
@@ -401,18 +407,8 @@ fn phones_that_stop_reading_have_one_limit_together_and_others_are_served() {
     scene(setup, |s| {
         register(&mut s.ue1, Udp)?;
         let stalled = [stalled_callee(s)?, stalled_callee(s)?, stalled_callee(s)?];
-        let mut sent = Vec::new();
-        for _ in 0..400 {
-            let message = large_message(s);
-            s.ue1.send(&message, Udp)?;
-            // Whoever reads its connection is answered, although the queues of the others are full.
-            alive(&mut s.ue1, Tcp)?;
-            sent.push(message);
-        }
-        for message in &sent {
-            let end = s.ue1.final_response(message)?;
-            assert!(end.status() >= Some(400), "{}", end.message);
-        }
+        // Whoever reads its connection is answered, although the queues of the others are full.
+        large_messages_fail(s, Tcp)?;
         for stalled in stalled {
             read_to_the_end(stalled, s.ue1.patience)?;
         }
@@ -429,19 +425,9 @@ fn what_a_phone_does_not_take_in_time_costs_its_connection() {
     scene(setup, |s| {
         register(&mut s.ue1, Udp)?;
         let stalled = stalled_callee(s)?;
-        let mut sent = Vec::new();
-        for _ in 0..400 {
-            let message = large_message(s);
-            s.ue1.send(&message, Udp)?;
-            alive(&mut s.ue1, Udp)?;
-            sent.push(message);
-        }
-        for message in &sent {
-            let end = s.ue1.final_response(message)?;
-            assert!(end.status() >= Some(400), "{}", end.message);
-        }
+        large_messages_fail(s, Udp)?;
         let read = read_to_the_end(stalled, s.ue1.patience)?;
-        assert!(read < 400 * 60_000, "everything was kept for it");
+        assert!(read < MESSAGES * MESSAGE_BYTES, "everything was kept for it");
         Ok(())
     });
 }

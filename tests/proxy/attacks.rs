@@ -5,7 +5,7 @@ use ringway::metrics::DropReason;
 
 use crate::messages::*;
 use crate::world::{SERVER, World};
-use crate::{CAROL, TO_BOB, ack_of, ask, cancel, ends_empty, reply, within, world};
+use crate::{CAROL, TO_BOB, ack_of, ask, ends_empty, reply, within, world};
 
 fn begins(world: &mut World) -> (Message, Message) {
     let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");

@@ -3,8 +3,8 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::world::{SERVER, World};
-use crate::{ack_of, ask, ends_empty, on_each_number_of_shards, reply, within, world};
+use crate::world::{SERVER, World, on_each_number_of_shards};
+use crate::{REGISTERED, ack_of, ask, ends_empty, reply, within, world};
 
 /// Everything goes on to the registrar, and comes back from there.
 const TO_REGISTRAR: &str = r#"
@@ -148,14 +148,6 @@ fn a_flow_that_is_gone_is_said_to_be_and_a_token_that_is_not_ours_is_forbidden()
 
 #[test]
 fn both_phones_of_a_proxied_call_are_reached_over_their_flows() {
-    const REGISTERED: &str = r#"
-        [[route]]
-        method = ["REGISTER"]
-        action = "ims"
-        [[route]]
-        action = "proxy"
-        to = ["registered"]
-    "#;
     const ALICE_SAYS: &str = "sip:alice@192.0.2.6:5098;ob";
     on_each_number_of_shards(|shards| {
         let mut world = world(shards, REGISTERED);

@@ -3,8 +3,8 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::world::World;
-use crate::{CAROL, ack_of, ask, cancel, ends_empty, on_each_number_of_shards, reply, within, world};
+use crate::world::{World, on_each_number_of_shards};
+use crate::{CAROL, ack_of, ask, ends_empty, reply, within, world};
 
 const REGISTERED: &str = "[[route]]\nmethod = [\"REGISTER\"]\naction = \"ims\"\n\
                           [[route]]\naction = \"proxy\"\nto = [\"registered\"]\nring_s = 10\n";

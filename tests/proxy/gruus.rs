@@ -1,16 +1,9 @@
 //! Requests to GRUUs through the proxy: RFC 5627 §6.1.
 
 use crate::messages::*;
-use crate::{ask, ends_empty, on_each_number_of_shards, reply, world};
+use crate::world::on_each_number_of_shards;
+use crate::{REGISTERED, ask, ends_empty, reply, world};
 
-const REGISTERED: &str = r#"
-    [[route]]
-    method = ["REGISTER"]
-    action = "ims"
-    [[route]]
-    action = "proxy"
-    to = ["registered"]
-"#;
 const EDGE: &str = "127.0.0.6:5066";
 
 #[test]

@@ -9,8 +9,8 @@ use ringway::port::{Ask, Tell};
 use ringway::wire::Transport;
 
 use crate::messages::*;
-use crate::world::World;
-use crate::{ack_of, ask, cancel, ends_empty, on_each_number_of_shards, reply, within, world};
+use crate::world::{World, on_each_number_of_shards};
+use crate::{ack_of, ask, ends_empty, reply, within, world};
 
 const ONE: &str = "127.0.0.11:5070";
 const TWO: &str = "127.0.0.12:5071";

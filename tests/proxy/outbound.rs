@@ -3,8 +3,8 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::world::World;
-use crate::{CAROL, ack_of, ask, ends_empty, on_each_number_of_shards, reply, world};
+use crate::world::{World, on_each_number_of_shards};
+use crate::{CAROL, ack_of, ask, ends_empty, reply, world};
 
 const REGISTERED: &str = r#"
     [[route]]

@@ -3,17 +3,8 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
-use crate::world::World;
-use crate::{CAROL, ask, ends_empty, on_each_number_of_shards, reply, routes_of, within, world};
-
-const REGISTERED: &str = r#"
-    [[route]]
-    method = ["REGISTER"]
-    action = "ims"
-    [[route]]
-    action = "proxy"
-    to = ["registered"]
-"#;
+use crate::world::{World, on_each_number_of_shards};
+use crate::{CAROL, REGISTERED, ask, ends_empty, reply, routes_of, within, world};
 
 /// The proxy that BOB registers through.
 const EDGE: &str = "127.0.0.6:5066";

@@ -10,7 +10,7 @@ use ringway::record::{CallRecord, EndReason, Extent, Texts};
 
 use crate::messages::*;
 use crate::world::World;
-use crate::{TO_BOB, ack_of, cancel, reply, tables_of, within};
+use crate::{TO_BOB, ack_of, reply, tables_of, within};
 
 const SDP_OF_ALICE: &str =
     "v=0\r\no=- 1 1 IN IP4 127.0.0.2\r\ns=-\r\nc=IN IP4 127.0.0.2\r\nt=0 0\r\nm=audio 6000 RTP/AVP 8\r\n";

@@ -4,8 +4,8 @@ use bench_harness::sip::Message;
 use ringway::metrics::DropReason;
 
 use crate::messages::*;
-use crate::world::{SERVER, World};
-use crate::{TO_BOB, ask, ends_empty, on_each_number_of_shards, reply, within, world};
+use crate::world::{SERVER, World, on_each_number_of_shards};
+use crate::{TO_BOB, ask, ends_empty, reply, within, world};
 
 const TABLE: &str = r#"
     [[route]]
