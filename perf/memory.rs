@@ -92,8 +92,7 @@ fn streams(rig: &mut Rig, _: &mut Phones, count: u64) {
                 generation: 1,
             }),
         };
-        let (now, out) = (rig.now, &mut rig.effects[0]);
-        rig.shards[0].handle(Event::Opened { flow }, now, out);
+        rig.shards.handle(0, Event::Opened { flow });
     }
 }
 

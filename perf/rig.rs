@@ -13,17 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bench_harness::seed;
+use ringway::config::Config;
 use ringway::config::route::{Action, Methods, Route, To};
-use ringway::config::{Config, Listener};
-use ringway::location::AorHasher;
-use ringway::metrics::Metrics;
-use ringway::owner::OwnerKey;
-use ringway::pool::Pool;
-use ringway::shard::mailbox::mailbox;
-use ringway::shard::{Keys, Mail, Shard};
+use ringway::shard::Shard;
 use ringway::time::Instant;
-use ringway::token::TokenKey;
-use ringway::wire::{Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
+use ringway::wire::{Effect, Effects, Event};
+
+#[path = "../tests/core/shards.rs"]
+mod shards;
+
+use shards::{Shards, datagrams_from};
 
 pub const SERVER: &str = "182.0.0.1:5060";
 pub const ALICE: &str = "182.0.123.56:5060";
@@ -162,62 +161,22 @@ impl Template {
 
 /// The shards and their network.
 pub struct Rig {
-    pub shards: Vec<Shard>,
-    pub effects: Vec<Effects>,
-    pub now: Instant,
-    next_arrival: usize,
+    pub shards: Shards,
     sent: Vec<(SocketAddr, Range<usize>)>,
     sent_bytes: Vec<u8>,
 }
 
 impl Rig {
     pub fn new(shards: usize, change: impl FnOnce(&mut Config)) -> Rig {
-        let listener = |transport| Listener {
-            transport,
-            addr: addr(SERVER),
-            advertised: SERVER.to_owned(),
-            state: ringway::config::ListenerState::Open,
-        };
-        let mut cfg = Config {
-            listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
-            domains: vec![seed::DOMAIN.to_owned()],
-            shards,
-            ..Config::default()
-        };
+        let mut cfg = shards::config(SERVER, shards);
         change(&mut cfg);
-        let cfg = Arc::new(cfg);
-        let keys = Keys {
-            token: TokenKey::new([9; 16]),
-            owner: OwnerKey::new([4; 16]),
-            aors: AorHasher::new([5; 8]),
-            tables: [6; 8],
-        };
-        let now = Instant::from_millis(1_800_000_000_000);
-        let mut mails: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
-        for from in 0..shards {
-            for to in 0..shards {
-                let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
-                mails[from].to.push((from != to).then_some(sender));
-                mails[to].from.push((from != to).then_some(receiver));
-            }
+        let mut shards = Shards::new(&Arc::new(cfg));
+        // Nobody asks, and nobody is told.
+        for out in &mut shards.effects {
+            out.teller = None;
         }
-        let shard = |(index, mail)| {
-            Shard::new(
-                cfg.clone(),
-                Arc::new(Metrics::default()),
-                ShardId(index as u8),
-                keys.clone(),
-                mail,
-                now,
-            )
-        };
         Rig {
-            shards: mails.into_iter().enumerate().map(shard).collect(),
-            effects: (0..shards)
-                .map(|_| Effects::new(Pool::new(cfg.limits.buffer_bytes_max)))
-                .collect(),
-            now,
-            next_arrival: 0,
+            shards,
             sent: Vec::with_capacity(64),
             sent_bytes: Vec::with_capacity(1 << 18),
         }
@@ -226,15 +185,10 @@ impl Rig {
     /// A datagram arrives, at the next shard in turn whoever owns it, and all that comes of it is done. What is sent can
     /// be looked at until the next one.
     pub fn deliver(&mut self, probe: &mut impl Probe, kind: Kind, from: SocketAddr, bytes: &[u8]) {
-        let index = self.next_arrival % self.shards.len();
-        self.next_arrival += 1;
-        let flow = Flow {
-            transport: Transport::Udp,
-            listener: ListenerId(0),
-            peer: from,
-            conn: None,
-        };
-        let (shards, effects, now) = (&mut self.shards[..], &mut self.effects[..], self.now);
+        let index = self.shards.next_arrival();
+        let flow = datagrams_from(from);
+        let now = self.shards.now;
+        let (shards, effects) = (&mut self.shards.all[..], &mut self.shards.effects[..]);
         probe.around(kind, || {
             shards[index].handle(
                 Event::Datagram {
@@ -252,8 +206,9 @@ impl Rig {
 
     /// Lets time pass, with every timer that becomes due in one turn.
     pub fn advance(&mut self, probe: &mut impl Probe, ms: u64) {
-        self.now = self.now + Duration::from_millis(ms);
-        let (shards, effects, now) = (&mut self.shards[..], &mut self.effects[..], self.now);
+        self.shards.now = self.shards.now + Duration::from_millis(ms);
+        let now = self.shards.now;
+        let (shards, effects) = (&mut self.shards.all[..], &mut self.shards.effects[..]);
         probe.around(Kind::Timers, || {
             for (shard, out) in shards.iter_mut().zip(effects.iter_mut()) {
                 while shard.run_timers(now, out) {}
@@ -267,7 +222,8 @@ impl Rig {
     fn apply(&mut self) {
         self.sent.clear();
         self.sent_bytes.clear();
-        for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
+        let now = self.shards.now;
+        for (shard, out) in self.shards.all.iter_mut().zip(&mut self.shards.effects) {
             for index in 0..out.len() {
                 match out.get(index) {
                     Some(Effect::Send { flow, buf, .. }) => {
@@ -280,7 +236,7 @@ impl Rig {
                 }
             }
             out.clear();
-            shard.record_handled(self.now, self.now);
+            shard.record_handled(now, now);
         }
     }
 
@@ -310,11 +266,15 @@ impl Rig {
     }
 
     pub fn pool_bytes(&self) -> usize {
-        self.effects.iter().map(|out| out.pool.allocated_bytes()).sum()
+        self.shards
+            .effects
+            .iter()
+            .map(|out| out.pool.allocated_bytes())
+            .sum()
     }
 
     pub fn calls(&self) -> usize {
-        self.shards.iter().map(Shard::calls).sum()
+        self.shards.all.iter().map(Shard::calls).sum()
     }
 }
 

@@ -400,7 +400,7 @@ fn run(seed: u64, trouble: Trouble, service: Service) {
     for _ in 0..150 {
         if matches!(trouble, Trouble::NoBuffers) {
             let left = crowd.rng.below(3 * BUFFERS_PER_STEP);
-            crowd.world.buffers_per_step = (left < BUFFERS_PER_STEP).then_some(left);
+            crowd.world.shards.buffers_per_step = (left < BUFFERS_PER_STEP).then_some(left);
         }
         crowd.step();
     }

@@ -31,7 +31,6 @@ use crate::metrics::{Histograms, Metrics};
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
 use crate::port::{Ask, ConfigId, Teller, port};
-use crate::shard::mailbox::mailbox;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::token::TokenKey;
 use crate::trunk::board::Boards;
@@ -81,7 +80,8 @@ impl Server {
         let mut threads = Vec::new();
         let mut ports = Vec::new();
         let (ready_in, ready_out) = std::sync::mpsc::channel();
-        for ((index, sockets), mut mail) in sockets.into_iter().enumerate().zip(mailboxes(&cfg)) {
+        let mails = Mail::of_all(cfg.shards, cfg.limits.mailbox_bytes);
+        for ((index, sockets), mut mail) in sockets.into_iter().enumerate().zip(mails) {
             let (control_port, asks, teller) = port(metrics[index].clone());
             mail.asks = Some(asks);
             ports.push(control_port);
@@ -231,20 +231,6 @@ fn draw_keys() -> Result<Keys, getrandom::Error> {
         aors: AorHasher::new(eight(0)),
         tables: eight(8),
     })
-}
-
-/// A mailbox from each shard to each other one.
-pub(crate) fn mailboxes(cfg: &Config) -> Vec<Mail> {
-    let mut all: Vec<Mail> = (0..cfg.shards).map(|_| Mail::default()).collect();
-    for from in 0..cfg.shards {
-        for to in 0..cfg.shards {
-            let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
-            let is_other = from != to;
-            all[from].to.push(is_other.then_some(sender));
-            all[to].from.push(is_other.then_some(receiver));
-        }
-    }
-    all
 }
 
 /// All that a shard's thread needs.

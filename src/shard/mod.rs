@@ -47,7 +47,7 @@ use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
 
 use door::Memory;
 use feedback::Feedback;
-use mailbox::{Letter, Receiver, Sender};
+use mailbox::{Letter, Receiver, Sender, mailbox};
 use overload::Overload;
 use streams::{Stream, StreamId};
 
@@ -70,6 +70,22 @@ pub struct Mail {
     pub to: Vec<Option<Sender>>,
     pub from: Vec<Option<Receiver>>,
     pub asks: Option<Asks>,
+}
+
+impl Mail {
+    /// The mail of each of so many shards: a mailbox for `bytes_max` bytes to every other one.
+    pub fn of_all(shards: usize, bytes_max: usize) -> Vec<Mail> {
+        let mut all: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
+        for from in 0..shards {
+            for to in 0..shards {
+                let (sender, receiver) = mailbox(bytes_max);
+                let is_other = from != to;
+                all[from].to.push(is_other.then_some(sender));
+                all[to].from.push(is_other.then_some(receiver));
+            }
+        }
+        all
+    }
 }
 
 /// For a shard's own maps, which no peer may aim at.

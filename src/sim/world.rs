@@ -12,8 +12,8 @@ use crate::metrics::Metrics;
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
 use crate::port::{Ask, ConfigId, ControlPort, port};
-use crate::run::{ShardLoop, mailboxes};
-use crate::shard::{Keys, Leftovers, Shard};
+use crate::run::ShardLoop;
+use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::time::Instant;
 use crate::token::TokenKey;
 use crate::trunk::board::{Board, Boards};
@@ -167,7 +167,7 @@ impl World {
         let boards = Arc::new(Boards::default());
         self.board = boards.of(ConfigId::FIRST, &self.cfg);
         self.config_id = ConfigId::FIRST;
-        self.server = mailboxes(&self.cfg)
+        self.server = Mail::of_all(self.cfg.shards, self.cfg.limits.mailbox_bytes)
             .into_iter()
             .enumerate()
             .map(|(index, mut mail)| {

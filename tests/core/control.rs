@@ -76,7 +76,7 @@ fn a_call_is_timed_to_its_ringing_and_its_answer_and_so_are_its_transactions() {
     assert!(transactions.min() >= 5_000_000_000 && transactions.max() < 45_000_000_000);
     assert!(!over.histograms.get(Timed::Turn).is_empty());
     assert_eq!(over.histograms.get(Timed::Answer).len(), 0, "counted once");
-    let metrics = &world.metrics[0];
+    let metrics = &world.shards.metrics[0];
     let udp = |kind| {
         (
             metrics.received.get(Transport::Udp, kind),

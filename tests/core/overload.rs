@@ -65,8 +65,9 @@ fn a_new_call_is_refused_at_the_door_and_leaves_no_trace() {
         world.silent();
         assert_eq!(world.calls(), calls);
         assert_eq!(world.drops(DropReason::StrayAck), 0);
-        let sum =
-            |of: fn(&ringway::metrics::Metrics) -> u64| world.metrics.iter().map(|m| of(m)).sum::<u64>();
+        let sum = |of: fn(&ringway::metrics::Metrics) -> u64| {
+            world.shards.metrics.iter().map(|m| of(m)).sum::<u64>()
+        };
         assert_eq!(
             sum(|m| m.overload_refused.iter().map(|count| count.get()).sum()),
             2

@@ -173,7 +173,7 @@ fn without_records_nothing_is_told_and_too_many_are_counted() {
     assert!(world.told(0).is_none());
 
     let mut world = World::with(1, |cfg| cfg.records.directory = Some("anywhere".into()));
-    let dropped = |world: &World| world.metrics[0].tells_dropped[TellKind::CallRecord as usize].get();
+    let dropped = |world: &World| world.shards.metrics[0].tells_dropped[TellKind::CallRecord as usize].get();
     for call in 0..20_000 {
         let invite = invite("alice", ALICE, "sip:nobody@one.att.net", &format!("c{call}"));
         world.udp(ALICE, &invite);

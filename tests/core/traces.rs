@@ -110,7 +110,7 @@ fn what_no_trace_asks_for_is_not_told_and_what_does_not_fit_is_counted() {
     assert_eq!(captured(&mut world), []);
 
     trace(&mut world, Filter::Sample { per_myriad: 10_000 });
-    let dropped = |world: &World| world.metrics[0].tells_dropped[TellKind::Captured as usize].get();
+    let dropped = |world: &World| world.shards.metrics[0].tells_dropped[TellKind::Captured as usize].get();
     for call in 0..10_000 {
         let invite = invite("alice", ALICE, "sip:nobody@one.att.net", &format!("n{call}"));
         world.udp(ALICE, &invite);

@@ -9,38 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bench_harness::sip::Message;
-use ringway::config::{Config, Listener};
-use ringway::location::AorHasher;
-use ringway::metrics::{DropReason, Metrics};
-use ringway::owner::OwnerKey;
-use ringway::pool::{CLASS_BYTES, Draft, Pool};
-use ringway::port::{Ask, ConfigId, ControlPort, PORT_BYTES_MAX, Tell, port};
-use ringway::shard::mailbox::mailbox;
-use ringway::shard::{Keys, Mail, Shard};
-use ringway::time::Instant;
-use ringway::token::TokenKey;
-use ringway::trunk::board::{Board, Boards};
-use ringway::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport};
+use ringway::config::Config;
+use ringway::metrics::{DropReason, in_all};
+use ringway::port::{Ask, ConfigId, PORT_BYTES_MAX, Tell};
+use ringway::shard::Shard;
+use ringway::wire::{CloseReason, ConnId, Effect, Event, Flow, Transport};
+
+#[path = "shards.rs"]
+mod shards;
+
+use shards::Shards;
 
 pub const SERVER: &str = "127.0.0.1:5060";
 
 pub struct World {
-    shards: Vec<Shard>,
+    pub shards: Shards,
     /// All that a shard may still have, as the control thread holds them; the last is the present one.
     configs: Vec<Arc<Config>>,
-    effects: Vec<Effects>,
-    ports: Vec<ControlPort>,
-    pub board: Arc<Board>,
-    boards: Arc<Boards>,
-    pub metrics: Vec<Arc<Metrics>>,
-    now: Instant,
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
-    /// Connections that phones have, by the phone's address.
-    conns: BTreeMap<SocketAddr, ConnId>,
     /// Connections that phones have closed.
     gone: Vec<ConnId>,
+    /// Connections that the shards have asked to be closed.
     pub closed: Vec<ConnId>,
-    next_arrival: usize,
     /// Damaged messages go round: what a strict reader can't make out of them is passed over.
     pub is_damaged: bool,
     /// Answers to keep-alives on connections.
@@ -49,35 +39,11 @@ pub struct World {
     pub age: Duration,
     /// What goes over TCP to somebody who has no connection does not arrive.
     pub refuses_connections: bool,
-    /// How many buffers each step of a shard finds free, rather than all.
-    pub buffers_per_step: Option<usize>,
-}
-
-/// Leaves a shard so many buffers for one step: the others are taken away, and come back when this is given to [`restore`].
-fn withhold(out: &mut Effects, left: Option<usize>) -> Vec<Draft> {
-    let Some(left) = left else { return Vec::new() };
-    // The largest stand in for every size once the pool is at its limit.
-    let mut taken = Vec::new();
-    for bytes in CLASS_BYTES.iter().rev() {
-        while let Some(draft) = out.pool.draft(*bytes) {
-            taken.push(draft);
-        }
-    }
-    for _ in 0..left.min(taken.len()) {
-        out.pool.discard(taken.remove(0));
-    }
-    taken
 }
 
 /// Whether a flow is a connection that is no more, and there is nobody to connect to in its place.
 fn is_gone(gone: &[ConnId], flow: &Flow) -> bool {
     flow.peer.port() == 0 && flow.conn.is_some_and(|conn| gone.contains(&conn))
-}
-
-fn restore(out: &mut Effects, taken: Vec<Draft>) {
-    for draft in taken {
-        out.pool.discard(draft);
-    }
 }
 
 impl World {
@@ -86,81 +52,19 @@ impl World {
     }
 
     pub fn with(shards: usize, change: impl FnOnce(&mut Config)) -> World {
-        let addr: SocketAddr = SERVER.parse().expect("an address");
-        let listener = |transport| Listener {
-            transport,
-            addr,
-            advertised: SERVER.to_owned(),
-            state: ringway::config::ListenerState::Open,
-        };
-        let mut cfg = Config {
-            listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
-            domains: vec!["one.att.net".to_owned()],
-            shards,
-            ..Config::default()
-        };
+        let mut cfg = shards::config(SERVER, shards);
         change(&mut cfg);
         let cfg = Arc::new(cfg);
-        let keys = Keys {
-            token: TokenKey::new([9; 16]),
-            owner: OwnerKey::new([4; 16]),
-            aors: AorHasher::new([5; 8]),
-            tables: [6; 8],
-        };
-        let now = Instant::from_millis(1_800_000_000_000);
-        let mut mails: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
-        for from in 0..shards {
-            for to in 0..shards {
-                let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
-                mails[from].to.push((from != to).then_some(sender));
-                mails[to].from.push((from != to).then_some(receiver));
-            }
-        }
-        let metrics: Vec<Arc<Metrics>> = (0..shards).map(|_| Arc::default()).collect();
-        let mut ports = Vec::new();
-        let mut effects = Vec::new();
-        for (mail, metrics) in mails.iter_mut().zip(&metrics) {
-            let (control, asks, teller) = port(metrics.clone());
-            mail.asks = Some(asks);
-            let mut out = Effects::new(Pool::new(cfg.limits.buffer_bytes_max));
-            out.teller = Some(teller);
-            ports.push(control);
-            effects.push(out);
-        }
-        let boards = Arc::new(Boards::default());
-        let board = boards.of(ConfigId::FIRST, &cfg);
-        let shard = |(index, mail)| {
-            let metrics: &Arc<Metrics> = &metrics[index];
-            let mut shard = Shard::new(
-                cfg.clone(),
-                metrics.clone(),
-                ShardId(index as u8),
-                keys.clone(),
-                mail,
-                now,
-            );
-            shard.start_trunks(boards.clone(), now);
-            shard
-        };
         World {
-            shards: mails.into_iter().enumerate().map(shard).collect(),
+            shards: Shards::new(&cfg),
             configs: vec![cfg],
-            board,
-            boards,
-            effects,
-            ports,
-            metrics,
-            now,
             inbox: BTreeMap::new(),
-            conns: BTreeMap::new(),
             gone: Vec::new(),
             closed: Vec::new(),
-            next_arrival: 0,
             is_damaged: false,
             pongs: 0,
             age: Duration::ZERO,
             refuses_connections: false,
-            buffers_per_step: None,
         }
     }
 
@@ -170,57 +74,13 @@ impl World {
     }
 
     pub fn udp_bytes(&mut self, from: &str, bytes: &[u8]) {
-        let index = self.next_arrival % self.shards.len();
-        self.next_arrival += 1;
-        let flow = Flow {
-            transport: Transport::Udp,
-            listener: ListenerId(0),
-            peer: addr(from),
-            conn: None,
-        };
-        let out = &mut self.effects[index];
-        let taken = withhold(out, self.buffers_per_step);
-        self.shards[index].handle(
-            Event::Datagram {
-                flow,
-                bytes,
-                received_at: Instant::from_nanos(self.now.as_nanos() - self.age.as_nanos() as u64),
-            },
-            self.now,
-            out,
-        );
-        restore(out, taken);
+        self.shards.datagram(addr(from), bytes, self.age);
         self.settle();
     }
 
     /// Bytes on the connection of `from`, which is opened if there is none.
     pub fn tcp_bytes(&mut self, from: &str, bytes: &[u8]) {
-        let peer = addr(from);
-        let known = self.conns.get(&peer).copied();
-        let conn = known.unwrap_or_else(|| {
-            let index = self.next_arrival % self.shards.len();
-            self.next_arrival += 1;
-            ConnId {
-                shard: ShardId(index as u8),
-                slot: self.next_arrival as u32,
-                generation: 1,
-            }
-        });
-        let index = usize::from(conn.shard.0);
-        let flow = Flow {
-            transport: Transport::Tcp,
-            listener: ListenerId(1),
-            peer,
-            conn: Some(conn),
-        };
-        if known.is_none() {
-            self.conns.insert(peer, conn);
-            self.shards[index].handle(Event::Opened { flow }, self.now, &mut self.effects[index]);
-        }
-        let out = &mut self.effects[index];
-        let taken = withhold(out, self.buffers_per_step);
-        self.shards[index].handle(Event::Stream { flow, bytes }, self.now, out);
-        restore(out, taken);
+        self.shards.stream(addr(from), bytes);
         self.settle();
     }
 
@@ -230,100 +90,85 @@ impl World {
 
     /// The phone closes its connection.
     pub fn close(&mut self, from: &str) {
-        let conn = self.conns.remove(&addr(from)).expect("it has one");
+        let conn = self.shards.close(addr(from)).expect("it has one");
         self.gone.push(conn);
-        let index = usize::from(conn.shard.0);
-        let reason = CloseReason::PeerClosed;
-        self.shards[index].handle(Event::Closed { conn, reason }, self.now, &mut self.effects[index]);
         self.settle();
     }
 
     /// Lets time pass, with every timer at its time.
     pub fn advance(&mut self, ms: u64) {
-        let until = self.now + Duration::from_millis(ms);
-        loop {
-            let next = self
-                .shards
-                .iter()
-                .filter_map(Shard::next_deadline)
-                .min()
-                .filter(|at| *at <= until);
-            let Some(at) = next else { break };
-            self.now = at.max(self.now + Duration::from_micros(1));
-            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
-                let taken = withhold(out, self.buffers_per_step);
-                while shard.run_timers(self.now, out) {}
-                restore(out, taken);
-            }
+        let until = self.shards.now + Duration::from_millis(ms);
+        while let Some(at) = self.shards.next_deadline(until) {
+            self.shards.run_timers(at);
             self.settle();
         }
-        self.now = until;
+        self.shards.now = until;
     }
 
     /// Mail and effects until nothing moves.
     fn settle(&mut self) {
         loop {
             let mut moved = false;
-            let mut failed = Vec::new();
-            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
-                let taken = withhold(out, self.buffers_per_step);
-                shard.read_mail(self.now, out);
-                shard.read_asks(self.now, out);
-                restore(out, taken);
-                shard.export(self.now, out);
-                for index in 0..out.len() {
-                    moved = true;
-                    match out.get(index) {
-                        Some(Effect::Send {
-                            flow,
-                            buf,
-                            op: Some(op),
-                        }) if flow.transport == Transport::Tcp
-                            && (self.refuses_connections && flow.conn.is_none()
-                                || is_gone(&self.gone, &flow)) =>
-                        {
-                            out.pool.release(buf);
-                            failed.push(op);
-                        }
-                        Some(Effect::Send { flow, buf, .. }) => {
-                            let bytes = out.pool.get(buf).to_vec();
-                            out.pool.release(buf);
-                            if let Some(conn) = flow.conn {
-                                assert_eq!(
-                                    conn.shard,
-                                    shard.id(),
-                                    "only its own shard sends on a connection"
-                                );
-                            }
-                            if bytes == b"\r\n" {
-                                self.pongs += 1;
-                                continue;
-                            }
-                            // What goes over a flow alone says nothing of where else its phone might be.
-                            let mut conns = self.conns.iter().filter(|_| flow.peer.port() == 0);
-                            let on_conn = conns.find(|(_, conn)| Some(**conn) == flow.conn);
-                            let peer = on_conn.map_or(flow.peer, |(peer, _)| *peer);
-                            match Message::parse(&bytes) {
-                                Ok(message) => self.inbox.entry(peer).or_default().push_back(message),
-                                Err(_) if self.is_damaged => {}
-                                Err(error) => panic!("{error}: {}", bytes.escape_ascii()),
-                            }
-                        }
-                        Some(Effect::Close { conn, .. }) => self.closed.push(conn),
-                        Some(Effect::Wake { .. } | Effect::Nothing) | None => {}
-                    }
-                }
-                out.clear();
-                for op in failed.drain(..) {
-                    let reason = CloseReason::ConnectFailed;
-                    shard.handle(Event::SendFailed { op, reason }, self.now, out);
-                }
-                shard.record_handled(self.now, self.now);
+            for index in 0..self.shards.all.len() {
+                self.shards.read(index);
+                moved |= self.turn(index);
             }
             if !moved {
                 return;
             }
         }
+    }
+
+    /// Does what a shard wants done. Gives whether that was anything.
+    fn turn(&mut self, index: usize) -> bool {
+        let now = self.shards.now;
+        let (shard, out) = (&mut self.shards.all[index], &mut self.shards.effects[index]);
+        shard.export(now, out);
+        let moved = !out.is_empty();
+        let mut failed = Vec::new();
+        for index in 0..out.len() {
+            match out.get(index) {
+                Some(Effect::Send {
+                    flow,
+                    buf,
+                    op: Some(op),
+                }) if flow.transport == Transport::Tcp
+                    && (self.refuses_connections && flow.conn.is_none() || is_gone(&self.gone, &flow)) =>
+                {
+                    out.pool.release(buf);
+                    failed.push(op);
+                }
+                Some(Effect::Send { flow, buf, .. }) => {
+                    let bytes = out.pool.get(buf).to_vec();
+                    out.pool.release(buf);
+                    if let Some(conn) = flow.conn {
+                        assert_eq!(conn.shard, shard.id(), "only its own shard sends on a connection");
+                    }
+                    if bytes == b"\r\n" {
+                        self.pongs += 1;
+                        continue;
+                    }
+                    // What goes over a flow alone says nothing of where else its phone might be.
+                    let mut conns = self.shards.conns.iter().filter(|_| flow.peer.port() == 0);
+                    let on_conn = conns.find(|(_, conn)| Some(**conn) == flow.conn);
+                    let peer = on_conn.map_or(flow.peer, |(peer, _)| *peer);
+                    match Message::parse(&bytes) {
+                        Ok(message) => self.inbox.entry(peer).or_default().push_back(message),
+                        Err(_) if self.is_damaged => {}
+                        Err(error) => panic!("{error}: {}", bytes.escape_ascii()),
+                    }
+                }
+                Some(Effect::Close { conn, .. }) => self.closed.push(conn),
+                Some(Effect::Wake { .. } | Effect::Nothing) | None => {}
+            }
+        }
+        out.clear();
+        for op in failed {
+            let reason = CloseReason::ConnectFailed;
+            shard.handle(Event::SendFailed { op, reason }, now, out);
+        }
+        shard.record_handled(now, now);
+        moved
     }
 
     /// The next message that was sent to `to`.
@@ -388,24 +233,21 @@ impl World {
     }
 
     pub fn calls(&self) -> usize {
-        self.shards.iter().map(Shard::calls).sum()
+        self.shards.all.iter().map(Shard::calls).sum()
     }
 
     /// Response contexts of the proxy.
     pub fn contexts(&self) -> usize {
-        self.shards.iter().map(Shard::contexts).sum()
+        self.shards.all.iter().map(Shard::contexts).sum()
     }
 
     /// Parts of calls: legs, exchanges, branches.
     pub fn parts(&self) -> usize {
-        self.shards.iter().map(Shard::call_parts).sum()
+        self.shards.all.iter().map(Shard::call_parts).sum()
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.metrics
-            .iter()
-            .map(|metrics| metrics.drops[reason as usize].get())
-            .sum()
+        in_all(&self.shards.metrics, |m| m.drops[reason as usize].get())
     }
 
     pub fn drain(&mut self) {
@@ -427,8 +269,8 @@ impl World {
             id,
             config: config.clone(),
         });
-        self.board = self.boards.of(id, &config);
-        let ids = self.metrics.iter().map(|metrics| metrics.config_id.get());
+        self.shards.board = self.shards.boards.of(id, &config);
+        let ids = self.shards.metrics.iter().map(|metrics| metrics.config_id.get());
         assert!(ids.into_iter().all(|of_shard| of_shard == u64::from(id.0)));
     }
 
@@ -439,21 +281,23 @@ impl World {
     }
 
     fn ask_all(&mut self, ask: impl Fn() -> Ask) {
-        for shard in 0..self.shards.len() {
+        for shard in 0..self.shards.all.len() {
             self.ask(shard, ask(), b"");
         }
     }
 
     /// Asks one shard, as the control thread does.
     pub fn ask(&mut self, shard: usize, ask: Ask, bytes: &[u8]) {
-        self.ports[shard].ask(ask, bytes).expect("the shard has time");
+        self.shards.ports[shard]
+            .ask(ask, bytes)
+            .expect("the shard has time");
         self.settle();
     }
 
     /// What a shard told the control thread next, with its bytes.
     pub fn told(&mut self, shard: usize) -> Option<(Tell, Vec<u8>)> {
         let mut bytes = vec![0; PORT_BYTES_MAX];
-        let (tell, len) = self.ports[shard].next_tell(&mut bytes)?;
+        let (tell, len) = self.shards.ports[shard].next_tell(&mut bytes)?;
         bytes.truncate(len);
         Some((tell, bytes))
     }
@@ -461,10 +305,7 @@ impl World {
     /// Ends the shards: nothing may be left over.
     #[track_caller]
     pub fn end(self) {
-        for (shard, mut out) in self.shards.into_iter().zip(self.effects) {
-            let leftovers = shard.end(&mut out);
-            assert!(leftovers.is_none(), "{leftovers:?}");
-        }
+        self.shards.end();
     }
 
     /// The same once every timer has run out, whatever is said meanwhile.

@@ -31,7 +31,7 @@ fn keeping(shards: usize, table: &str, change: impl FnOnce(&mut Config)) -> Worl
 /// The records that were told, in the order of their shards.
 fn records(world: &mut World) -> Vec<(CallRecord, Vec<u8>)> {
     let mut all = Vec::new();
-    for shard in 0..world.metrics.len() {
+    for shard in 0..world.shards.metrics.len() {
         while let Some((tell, bytes)) = world.told(shard) {
             let Tell::CallRecord(record) = tell else {
                 panic!("{tell:?}")
@@ -247,7 +247,7 @@ fn a_call_whose_end_nobody_sees_has_a_record_when_its_time_is_over() {
 fn the_table_is_bounded_what_is_beyond_is_counted_and_the_end_of_the_server_ends_records() {
     let mut world = keeping(1, TO_BOB, |cfg| cfg.records.proxied_calls_max = 2);
     let calls: Vec<_> = ["c1", "c2", "c3"].map(|id| answered(&mut world, id)).into();
-    let metrics = Arc::clone(&world.metrics[0]);
+    let metrics = Arc::clone(&world.shards.metrics[0]);
     let full = || metrics.limits_reached[Limit::ProxiedCallRecords as usize].get();
     assert_eq!(full(), 1);
     let (invite, ok) = &calls[2];

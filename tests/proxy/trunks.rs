@@ -52,7 +52,7 @@ fn fails(world: &mut World, invite: &Message, status: u16) -> Message {
 }
 
 fn calls(world: &World) -> u32 {
-    let trunk = &world.board.trunks[0];
+    let trunk = &world.shards.board.trunks[0];
     let sum: u32 = trunk.destinations.iter().map(|one| one.calls.load(Relaxed)).sum();
     assert_eq!(sum, trunk.calls.load(Relaxed));
     sum
@@ -135,7 +135,10 @@ fn when_all_say_503_that_goes_back_as_the_rfc_has_it() {
     // RFC 3261 §16.7 step 6: a 503 says nothing about us, and becomes 500.
     fails(&mut world, &invite, 500);
     assert_eq!(
-        (calls(&world), world.board.trunks[0].failovers.load(Relaxed)),
+        (
+            calls(&world),
+            world.shards.board.trunks[0].failovers.load(Relaxed)
+        ),
         (0, 2)
     );
     ends_empty(world);
@@ -294,12 +297,12 @@ fn options_tell_who_is_up_and_one_shard_asks() {
             }
         };
         let down = |world: &World| {
-            let all = world.board.trunks[0].destinations.iter();
+            let all = world.shards.board.trunks[0].destinations.iter();
             all.map(|one| one.known.is_down()).collect::<Vec<_>>()
         };
         round(&mut world, 5, [Some(200), Some(404), None]);
         assert_eq!(down(&world), [false; 3], "one failure is not enough");
-        for one in &world.board.trunks[0].destinations {
+        for one in &world.shards.board.trunks[0].destinations {
             assert!(one.pings_sent.load(Relaxed) <= 2, "from one shard alone");
         }
         round(&mut world, 33, [Some(200), Some(503), None]);
@@ -520,7 +523,7 @@ fn trunks_change_while_calls_go_on_and_what_is_known_of_a_destination_stays() {
         };
         round(&mut world);
         let down = |world: &World| {
-            let all = world.board.trunks[0].destinations.iter();
+            let all = world.shards.board.trunks[0].destinations.iter();
             all.map(|one| one.known.is_down()).collect::<Vec<_>>()
         };
         assert_eq!(down(&world), [false, true]);

@@ -137,8 +137,8 @@ fn operate(input: &mut Input<'_>, server: &mut Server, said: &mut Said) {
         _ => match input.below(4) {
             0 => server.refuses_connections = !server.refuses_connections,
             1 => server.fails_sends = !server.fails_sends,
-            2 => server.buffers_per_step = Some(input.below(12)),
-            _ => server.buffers_per_step = None,
+            2 => server.set_buffers_per_step(Some(input.below(12))),
+            _ => server.set_buffers_per_step(None),
         },
     }
 }

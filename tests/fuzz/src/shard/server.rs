@@ -1,28 +1,21 @@
 //! Shards without sockets, with all that stands around them: a clock that is set, connections, the control thread's orders.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ringway::config::{Config, Listener, ListenerState, Machine, load};
+use ringway::config::{Config, Machine, load};
 use ringway::json::Page;
-use ringway::location::AorHasher;
-use ringway::metrics::Metrics;
 use ringway::msg::scan::{Table, scan};
-use ringway::owner::OwnerKey;
-use ringway::pool::{CLASS_BYTES, Draft, Pool};
-use ringway::port::{Ask, ConfigId, ControlPort, Listing, PORT_BYTES_MAX, RequestId, port};
-use ringway::shard::mailbox::mailbox;
-use ringway::shard::{Keys, Leftovers, Mail, Shard};
-use ringway::time::Instant;
-use ringway::token::TokenKey;
-use ringway::trunk::board::{Board, Boards};
-use ringway::wire::{
-    CloseReason, ConnId, Effect, Effects, Event, Flow, ListenerId, ShardId, Transport, TxOp,
-};
+use ringway::port::{Ask, ConfigId, Listing, PORT_BYTES_MAX, RequestId};
+use ringway::wire::{CloseReason, Effect, Event, Transport, TxOp};
+
+#[path = "../../../core/shards.rs"]
+mod shards;
+
+use shards::Shards;
 
 pub const SERVER: &str = "10.0.0.1:5060";
 pub const PEERS: usize = 4;
@@ -102,22 +95,13 @@ pub struct Heard {
 }
 
 pub struct Server {
-    shards: Vec<Shard>,
-    effects: Vec<Effects>,
-    ports: Vec<ControlPort>,
+    shards: Shards,
     configs: Vec<Arc<Config>>,
-    board: Arc<Board>,
     table: Box<Table>,
     told: Box<[u8]>,
-    now: Instant,
-    next_arrival: usize,
-    conns: BTreeMap<Peer, ConnId>,
-    conn_serial: u32,
     pub heard: Vec<Heard>,
     pub refuses_connections: bool,
     pub fails_sends: bool,
-    /// How many buffers each step of a shard finds free, rather than all.
-    pub buffers_per_step: Option<usize>,
 }
 
 impl Server {
@@ -135,14 +119,9 @@ impl Server {
         let table = if kind & 2 == 0 { TABLE } else { "" };
         let loaded = load(Some((Path::new("table.toml"), table)), &[], &machine);
         let mut cfg = loaded.unwrap_or_else(|errors| panic!("{errors}")).config;
-        let listener = |transport| Listener {
-            transport,
-            addr: SERVER.parse().expect("an address"),
-            advertised: SERVER.to_owned(),
-            state: ListenerState::Open,
-        };
-        cfg.listeners = vec![listener(Transport::Udp), listener(Transport::Tcp)];
-        cfg.domains = vec!["one.att.net".to_owned()];
+        let plain = shards::config(SERVER, shards);
+        cfg.listeners = plain.listeners;
+        cfg.domains = plain.domains;
         cfg.shards = shards;
         cfg.overload.enabled = false;
         cfg.session_timers.request = kind & 8 != 0;
@@ -162,147 +141,54 @@ impl Server {
         limits.subscriptions_max = if is_scarce { 2 * shards } else { 500 };
         limits.buffer_bytes_max = if is_scarce { 300_000 } else { 2 << 20 };
         let cfg = Arc::new(cfg);
-        let keys = Keys {
-            token: TokenKey::new([9; 16]),
-            owner: OwnerKey::new([4; 16]),
-            aors: AorHasher::new([5; 8]),
-            tables: [6; 8],
-        };
-        let now = Instant::from_millis(1_800_000_000_000);
-        let mut mails: Vec<Mail> = (0..shards).map(|_| Mail::default()).collect();
-        for from in 0..shards {
-            for to in 0..shards {
-                let (sender, receiver) = mailbox(cfg.limits.mailbox_bytes);
-                mails[from].to.push((from != to).then_some(sender));
-                mails[to].from.push((from != to).then_some(receiver));
-            }
-        }
-        let boards = Arc::new(Boards::default());
-        let board = boards.of(ConfigId::FIRST, &cfg);
-        let (mut all, mut effects, mut ports) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, mut mail) in mails.into_iter().enumerate() {
-            let metrics = Arc::new(Metrics::default());
-            let (control, asks, teller) = port(metrics.clone());
-            mail.asks = Some(asks);
-            let mut out = Effects::new(Pool::new(cfg.limits.buffer_bytes_max));
-            out.teller = Some(teller);
-            let id = ShardId(index as u8);
-            let mut shard = Shard::new(cfg.clone(), metrics, id, keys.clone(), mail, now);
-            shard.start_trunks(boards.clone(), now);
-            all.push(shard);
-            effects.push(out);
-            ports.push(control);
-        }
         Server {
-            shards: all,
-            effects,
-            ports,
+            shards: Shards::new(&cfg),
             configs: vec![cfg],
-            board,
             table: Box::default(),
             told: vec![0; PORT_BYTES_MAX].into_boxed_slice(),
-            now,
-            next_arrival: 0,
-            conns: BTreeMap::new(),
-            conn_serial: 0,
             heard: Vec::new(),
             refuses_connections: false,
             fails_sends: false,
-            buffers_per_step: None,
         }
     }
 
     /// Bytes from a peer: as a datagram (0), or on its connection, which is opened where there is none.
     pub fn receive(&mut self, peer: Peer, bytes: &[u8], over: usize) {
-        self.next_arrival += 1;
-        let any = self.next_arrival % self.shards.len();
         if over == 0 {
-            let flow = Flow {
-                transport: Transport::Udp,
-                listener: ListenerId(0),
-                peer: peer.addr(),
-                conn: None,
-            };
-            let received_at = self.now;
-            self.handle(
-                any,
-                Event::Datagram {
-                    flow,
-                    bytes,
-                    received_at,
-                },
-            );
-            return;
+            self.shards.datagram(peer.addr(), bytes, Duration::ZERO);
+        } else {
+            self.shards.stream(peer.addr(), bytes);
         }
-        let conn = match self.conns.get(&peer) {
-            Some(conn) => *conn,
-            None => self.open(peer, any),
-        };
-        let flow = self.flow_of(peer, conn);
-        self.handle(usize::from(conn.shard.0), Event::Stream { flow, bytes });
-    }
-
-    fn flow_of(&self, peer: Peer, conn: ConnId) -> Flow {
-        Flow {
-            transport: Transport::Tcp,
-            listener: ListenerId(1),
-            peer: peer.addr(),
-            conn: Some(conn),
-        }
-    }
-
-    fn open(&mut self, peer: Peer, shard: usize) -> ConnId {
-        self.conn_serial += 1;
-        let conn = ConnId {
-            shard: ShardId(shard as u8),
-            slot: self.conn_serial,
-            generation: 1,
-        };
-        self.conns.insert(peer, conn);
-        let flow = self.flow_of(peer, conn);
-        self.handle(shard, Event::Opened { flow });
-        conn
+        self.settle();
     }
 
     /// A peer closes its connection.
     pub fn close(&mut self, peer: Peer) {
-        if let Some(conn) = self.conns.remove(&peer) {
-            let reason = CloseReason::PeerClosed;
-            self.handle(usize::from(conn.shard.0), Event::Closed { conn, reason });
+        if self.shards.close(peer.addr()).is_some() {
+            self.settle();
         }
     }
 
-    fn handle(&mut self, shard: usize, event: Event<'_>) {
-        let out = &mut self.effects[shard];
-        let taken = withhold(out, self.buffers_per_step);
-        self.shards[shard].handle(event, self.now, out);
-        restore(out, taken);
-        self.settle();
+    /// Each step of a shard finds so many buffers free, rather than all.
+    pub fn set_buffers_per_step(&mut self, buffers: Option<usize>) {
+        self.shards.buffers_per_step = buffers;
     }
 
     pub fn advance(&mut self, ms: u64) {
-        let until = self.now + Duration::from_millis(ms);
-        loop {
-            let next = self.shards.iter().filter_map(Shard::next_deadline).min();
-            let Some(at) = next.filter(|at| *at <= until) else {
-                break;
-            };
-            self.now = at.max(self.now + Duration::from_micros(1));
-            for (shard, out) in self.shards.iter_mut().zip(&mut self.effects) {
-                let taken = withhold(out, self.buffers_per_step);
-                while shard.run_timers(self.now, out) {}
-                restore(out, taken);
-            }
+        let until = self.shards.now + Duration::from_millis(ms);
+        while let Some(at) = self.shards.next_deadline(until) {
+            self.shards.run_timers(at);
             self.settle();
         }
-        self.now = self.now.max(until);
+        self.shards.now = self.shards.now.max(until);
     }
 
     /// Mail and effects until nothing moves.
     fn settle(&mut self) {
         for _ in 0..TURNS_MAX {
             let mut moved = false;
-            for index in 0..self.shards.len() {
+            for index in 0..self.shards.all.len() {
+                self.shards.read(index);
                 moved |= self.turn(index);
             }
             if !moved {
@@ -313,13 +199,10 @@ impl Server {
     }
 
     fn turn(&mut self, index: usize) -> bool {
-        let (shard, out) = (&mut self.shards[index], &mut self.effects[index]);
-        let taken = withhold(out, self.buffers_per_step);
-        while shard.read_mail(self.now, out) {}
-        while shard.read_asks(self.now, out) {}
-        restore(out, taken);
+        let now = self.shards.now;
+        let (shard, out) = (&mut self.shards.all[index], &mut self.shards.effects[index]);
         _ = shard.take_new_config();
-        shard.export(self.now, out);
+        shard.export(now, out);
         let mut failed: Vec<TxOp> = Vec::new();
         let mut closed = Vec::new();
         let moved = !out.is_empty();
@@ -331,7 +214,7 @@ impl Server {
                     let is_new = flow.transport == Transport::Tcp
                         && !flow
                             .conn
-                            .is_some_and(|conn| self.conns.values().any(|own| *own == conn));
+                            .is_some_and(|conn| self.shards.conns.values().any(|own| *own == conn));
                     if self.fails_sends || (is_new && self.refuses_connections) {
                         failed.extend(op);
                         continue;
@@ -358,21 +241,20 @@ impl Server {
         if self.heard.len() > HEARD_MAX {
             self.heard.drain(..self.heard.len() - HEARD_MAX);
         }
-        let (shard, out) = (&mut self.shards[index], &mut self.effects[index]);
         for op in failed.iter().copied() {
             let reason = CloseReason::ConnectFailed;
-            shard.handle(Event::SendFailed { op, reason }, self.now, out);
+            shard.handle(Event::SendFailed { op, reason }, now, out);
         }
         for conn in closed.iter().copied() {
             // As the ring does: what was asked to be closed is closed, once.
-            if self.conns.values().any(|own| *own == conn) {
-                self.conns.retain(|_, own| *own != conn);
+            if self.shards.conns.values().any(|own| *own == conn) {
+                self.shards.conns.retain(|_, own| *own != conn);
                 let reason = CloseReason::Idle;
-                shard.handle(Event::Closed { conn, reason }, self.now, out);
+                shard.handle(Event::Closed { conn, reason }, now, out);
             }
         }
-        shard.record_handled(self.now, self.now);
-        while self.ports[index].next_tell(&mut self.told).is_some() {}
+        shard.record_handled(now, now);
+        while self.shards.ports[index].next_tell(&mut self.told).is_some() {}
         moved || !failed.is_empty() || !closed.is_empty()
     }
 
@@ -394,7 +276,7 @@ impl Server {
             }
             self.configs.push(Arc::new(cfg));
         }
-        for index in 0..self.shards.len() {
+        for index in 0..self.shards.all.len() {
             let (ask, bytes): (Ask, &[u8]) = match what {
                 // A server that drains takes nothing new: not the rule.
                 0 if detail < 16 => (Ask::Drain, b""),
@@ -430,7 +312,7 @@ impl Server {
                     (ask, b"")
                 }
             };
-            _ = self.ports[index].ask(ask, bytes);
+            _ = self.shards.ports[index].ask(ask, bytes);
         }
         self.settle();
     }
@@ -438,10 +320,7 @@ impl Server {
     /// No table has more than its limit, and the trunk no more calls.
     pub fn check_limits(&self) {
         let cfg = &self.configs[0];
-        let mut sum = Leftovers::default();
-        for (shard, out) in self.shards.iter().zip(&self.effects) {
-            sum.add(&shard.in_use(&out.pool));
-        }
+        let sum = self.shards.in_use();
         let limits = &cfg.limits;
         assert!(
             sum.transactions <= limits.transactions_max
@@ -453,24 +332,21 @@ impl Server {
                 && sum.streams <= PEERS,
             "{sum:?}"
         );
-        for (trunk, settings) in self.board.trunks.iter().zip(&cfg.trunks) {
+        for (trunk, settings) in self.shards.board.trunks.iter().zip(&cfg.trunks) {
             assert!(trunk.calls.load(Relaxed) <= settings.calls_max);
         }
     }
 
     /// Nobody says anything any more, for as long as the server may remember anything.
     pub fn be_quiet(&mut self, ms: u64) {
-        self.buffers_per_step = None;
+        self.shards.buffers_per_step = None;
         for peer in (0..PEERS).map(Peer) {
             self.close(peer);
         }
         self.advance(ms);
-        let mut left = Leftovers::default();
-        for (shard, out) in self.shards.iter().zip(&self.effects) {
-            left.add(&shard.in_use(&out.pool));
-        }
+        let left = self.shards.in_use();
         assert!(left.is_none(), "long after the last word there is left {left:?}");
-        for trunk in &self.board.trunks {
+        for trunk in &self.shards.board.trunks {
             let calls = trunk
                 .destinations
                 .iter()
@@ -483,30 +359,6 @@ impl Server {
     }
 
     pub fn end(self) {
-        for (shard, mut out) in self.shards.into_iter().zip(self.effects) {
-            let left = shard.end(&mut out);
-            assert!(left.is_none(), "after its end a shard holds {left:?}");
-        }
-    }
-}
-
-/// Leaves a shard so many buffers for one step: the others are taken away, and come back when this is given to [`restore`].
-fn withhold(out: &mut Effects, left: Option<usize>) -> Vec<Draft> {
-    let Some(left) = left else { return Vec::new() };
-    let mut taken = Vec::new();
-    for bytes in CLASS_BYTES.iter().rev() {
-        while let Some(draft) = out.pool.draft(*bytes) {
-            taken.push(draft);
-        }
-    }
-    for _ in 0..left.min(taken.len()) {
-        out.pool.discard(taken.remove(0));
-    }
-    taken
-}
-
-fn restore(out: &mut Effects, taken: Vec<Draft>) {
-    for draft in taken {
-        out.pool.discard(draft);
+        self.shards.end();
     }
 }
