@@ -20,7 +20,7 @@ use crate::control::watch::{Line, Wanted};
 
 /// Nobody answers at the socket.
 pub const EXIT_NO_SERVER: u8 = 3;
-/// The server has no such subscriber, call or histogram.
+/// The server has no such subscriber, call, trunk or histogram.
 pub const EXIT_NOT_FOUND: u8 = 4;
 
 /// Where the server is asked, and how its answer is shown.

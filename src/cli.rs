@@ -31,7 +31,7 @@ Exit codes:
   1  failed: an address that can't be bound, a kernel without io_uring, a call that went wrong
   2  the command line or the configuration is wrong; every mistake is told, nothing was started
   3  no server answers where one was to be asked
-  4  the server has no such subscriber, call or histogram";
+  4  the server has no such subscriber, call, trunk or histogram";
 
 /// What is to be done.
 #[derive(Clone, Debug)]

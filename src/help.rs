@@ -72,6 +72,11 @@ pub static TOPICS: &[Topic] = &[
         about: "how to see the messages of a call",
         text: include_str!("help/tracing.txt"),
     },
+    Topic {
+        name: "trunks",
+        about: "servers that stand for one another, and how each of them stands",
+        text: include_str!("help/trunks.txt"),
+    },
 ];
 
 /// What `ringway help [WORD]` prints: the list, a topic, or the long help of a command.

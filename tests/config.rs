@@ -889,3 +889,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_file_that_the_readme_shows_is_right() {
+    let readme = include_str!("../README.md");
+    let blocks: Vec<&str> = (readme.split("```toml\n").skip(1))
+        .map(|rest| rest.split("```").next().expect("the block ends"))
+        .collect();
+    assert!(blocks.len() >= 8, "only {} are found", blocks.len());
+    for block in blocks {
+        config(block);
+    }
+}

@@ -49,7 +49,6 @@ const LAYERS: &[(&[&str], Rule)] = &[
             "location",
             "dns",
             "trunk",
-            "auth",
             "routing",
             "tap",
         ],
@@ -383,6 +382,56 @@ fn every_file_imports_only_what_its_layer_may() {
         }
     }
     assert!(told.is_empty(), "\n{told}");
+}
+
+/// The table as people read it: a row for each line, and the leaves below it.
+#[test]
+fn the_architecture_has_the_same_table() {
+    let text = include_str!("../ARCHITECTURE.md");
+    let (_, rest) = text
+        .split_once("| layer | what it is |")
+        .expect("the table is there");
+    let rows = rest.lines().skip(2).take_while(|row| row.starts_with('|'));
+    let names = |row: &'static str| -> BTreeSet<&'static str> {
+        let cell = row.split('|').nth(1).unwrap_or_default();
+        cell.split('`').skip(1).step_by(2).collect()
+    };
+    let written: Vec<BTreeSet<&str>> = rows.map(names).collect();
+    // A crate's root is no module to be told of.
+    let checked: Vec<BTreeSet<&str>> = LAYERS
+        .iter()
+        .map(|(modules, _)| {
+            modules
+                .iter()
+                .copied()
+                .filter(|module| *module != "lib")
+                .collect()
+        })
+        .collect();
+    assert_eq!(written, checked);
+    for (leaf, _) in LEAVES {
+        assert!(
+            rest.contains(&format!("`{leaf}`")),
+            "{leaf} is told of below the table"
+        );
+    }
+}
+
+/// A line for what there is no more would let something else of that name in unseen.
+#[test]
+fn every_module_of_the_table_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let leaves = LEAVES.iter().map(|(leaf, _)| leaf);
+    for module in LAYERS
+        .iter()
+        .flat_map(|(modules, _)| *modules)
+        .chain(leaves)
+        .chain([&SIMULATOR])
+    {
+        let is_there =
+            root.join(format!("{module}.rs")).exists() || root.join(module).join("mod.rs").exists();
+        assert!(is_there, "there is no module {module}");
+    }
 }
 
 fn told(path: &str, text: &str) -> Vec<String> {

@@ -368,7 +368,7 @@ fn of_at_most(count: &Value, max: &Value) -> String {
     }
 }
 
-/// `ringway trunks`: a trunk, and a row for each of its destinations with the addresses below that are not what it is called.
+/// `ringway trunks`: a trunk, and a row for each of its destinations, with the addresses below that it is reached at.
 pub fn trunk(json: &str) -> String {
     let Ok(value) = serde_json::from_str::<Value>(json) else {
         return json.to_owned();
