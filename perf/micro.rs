@@ -51,7 +51,7 @@ fn apply_six_edits_to_an_invite(bencher: Bencher) {
     bencher.bench_local(|| {
         edits.clear();
         for line in msg.lines().iter().take(6) {
-            edits.replace_value(line).put(b"another value of some length");
+            edits.replace(line.value).put(b"another value of some length");
         }
         edits.apply(INVITE, &mut dst)
     });

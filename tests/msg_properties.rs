@@ -291,7 +291,7 @@ proptest! {
         let mut edits = Box::new(Edits::new());
         edits.insert(msg.lines_end()).header(Name::Server, b"ringway");
         if changed.name != gone {
-            edits.replace_value(changed).put(new_value.as_bytes());
+            edits.replace(changed.value).put(new_value.as_bytes());
         }
         edits.delete_lines(msg, gone);
         edits.insert(msg.first_line_start()).header(Name::Via, b"SIP/2.0/UDP proxy;branch=z9hG4bK1");

@@ -132,7 +132,7 @@ impl Phone {
         format!("sip:{}", self.account.domain)
     }
 
-    /// `sip:13800011101@127.0.0.1:40000`: no transport parameter, as the seed's phones.
+    /// `sip:13800011101@127.0.0.1:40000`: no transport parameter, as the captured phones have it.
     pub fn contact(&self) -> String {
         format!("sip:{}@{}", self.account.user, self.addr())
     }

@@ -47,7 +47,7 @@ impl B2bua {
                 if is_cancelled {
                     stack.cancel_invite(tx, b"", now, out);
                 }
-                // call-flows: the phone's 100 goes no further.
+                // RFC 3261 §16.7 step 5: a 100 goes no further than one hop.
                 if response.status == 100 {
                     return;
                 }

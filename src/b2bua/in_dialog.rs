@@ -284,7 +284,7 @@ impl B2bua {
         None
     }
 
-    /// The ACK of a 2xx, over whatever transport it came (call-flows: the INVITE over TCP, its ACK over UDP). `false`: no
+    /// The ACK of a 2xx, over whatever transport it came: phones send an INVITE over TCP and its ACK over UDP. `false`: no
     /// call here waits for it.
     pub fn ack(&mut self, stack: &mut Stack, request: &Request<'_>, now: Instant, out: &mut Effects) -> bool {
         let Some((from, to)) = self.find_dialog(stack, request, &out.pool) else {

@@ -352,7 +352,7 @@ impl B2bua {
             .take()
             .expect("whoever takes the scratch puts it back");
         let mut w = Writer::new(&mut scratch);
-        // call-flows: To is the contact itself, in angle brackets.
+        // To is the contact itself, in angle brackets, as in the captured flows.
         w.put(b"<").put(target).put(b">");
         let remote_len = w.finish();
         let dialog = remote_len.and_then(|remote_len| {

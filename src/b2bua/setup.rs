@@ -146,7 +146,7 @@ impl B2bua {
                 };
                 self.note_begun(call, request, came_from, now, out);
             }
-            // call-flows: 100 at once, with our Contact.
+            // At once, since a look-up may take its time; with our Contact, as in the captured flows.
             self.send_trying(stack, request, exchange, tx, flow, now, out);
         }
         if !comes_back && !self.keep_request(exchange, request, out) {

@@ -93,7 +93,7 @@ pub fn write_request(
                     .put(b" ")
                     .put(request.method_text);
             }
-            // call-flows: a B2BUA starts its own, at most what came minus 1 (RFC 3261 §16.6 step 3).
+            // A B2BUA may start anew; one less than what came, as a proxy has it (RFC 3261 §16.6 step 3), ends loops through others.
             Name::MaxForwards => {
                 has_max_forwards = true;
                 let left = request.max_forwards.unwrap_or(MAX_FORWARDS).saturating_sub(1);

@@ -20,9 +20,9 @@ use crate::metrics::Timed;
 use crate::port::Listing;
 use crate::wire::ShardId;
 
-use super::collect::lock;
 use super::desk::{Busy, By, Desk};
 use super::history::{History, percentiles};
+use super::lock;
 use super::prometheus;
 use super::status::Facts;
 use super::watch::Wanted;

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::control::history::History;
 use crate::control::hlog::HlogFiles;
+use crate::control::lock;
 use crate::control::ports::Ports;
 use crate::io::clock::Clock;
 use crate::metrics::{Histograms, Recorded};
@@ -135,9 +136,4 @@ impl Collector {
         *self.interval.borrow_mut() = interval;
         *self.files.borrow_mut() = Some(files);
     }
-}
-
-/// What a panic elsewhere left is whole: it is changed in one step.
-pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

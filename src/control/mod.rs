@@ -26,3 +26,10 @@ pub mod traces;
 pub mod trial;
 pub mod trunks;
 pub mod watch;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a panic elsewhere left is whole: it is changed in one step.
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

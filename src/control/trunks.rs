@@ -16,7 +16,7 @@ use crate::time::Instant;
 use crate::trunk::board::{Board, DestinationState, TrunkState};
 use crate::trunk::standing::Standing;
 
-use super::collect::lock;
+use super::lock;
 
 /// The trunks that are served: what the configuration says of them, and what is known.
 pub struct Trunks(Mutex<(Vec<Trunk>, Arc<Board>)>);

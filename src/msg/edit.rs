@@ -9,7 +9,7 @@ use core::fmt;
 use super::Span;
 use super::build::Writer;
 use super::name::Name;
-use super::scan::{Line, Message};
+use super::scan::Message;
 use crate::pool::Written;
 
 /// Edits that one message may need.
@@ -112,11 +112,6 @@ impl Edits {
         }
     }
 
-    /// Puts another value in the place of a line's, and keeps its name as it is.
-    pub fn replace_value(&mut self, line: &Line) -> Piece<'_> {
-        self.replace(line.value)
-    }
-
     /// Index of the new edit; `EDITS_MAX` when there is no room, or it is not one.
     fn add(&mut self, source: Span) -> usize {
         if source.start > source.end {
@@ -163,11 +158,6 @@ impl Edits {
     /// Writes `src` with all edits to `dst`, and keeps what was marked in them.
     pub fn write(&self, src: &[u8], dst: &mut [u8]) -> Result<Written, EditError> {
         self.write_range(src, 0, src.len(), dst)
-    }
-
-    /// As [`Edits::apply_message`], keeping what was marked.
-    pub fn write_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<Written, EditError> {
-        self.write_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
     }
 
     fn apply_range(&self, src: &[u8], start: usize, end: usize, dst: &mut [u8]) -> Result<usize, EditError> {

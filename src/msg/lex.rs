@@ -93,12 +93,6 @@ pub fn visible_len(bytes: &[u8]) -> usize {
     lanes::find(bytes, invisible)
 }
 
-/// Whether every byte is [`VISIBLE`].
-#[inline]
-pub fn all_visible(bytes: &[u8]) -> bool {
-    visible_len(bytes) == bytes.len()
-}
-
 /// Length of the run of [`ADDR`] that `bytes` begins with.
 #[inline]
 pub fn addr_len(bytes: &[u8]) -> usize {

@@ -8,9 +8,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::{ADMIN_LISTEN_DEFAULT, Config};
 use crate::control::api::{Api, router};
-use crate::control::collect::{Collector, lock};
+use crate::control::collect::Collector;
 use crate::control::desk::{Order, desk};
 use crate::control::listen::{self, Socket};
+use crate::control::lock;
 use crate::control::status::{Facts, Outlets};
 use crate::logging;
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::config::{Config, Listener, Steering};
-use crate::control::collect::lock;
+use crate::control::lock;
 use crate::control::ports::Ports;
 use crate::control::summary::Report;
 use crate::control::trunks::Trunks;

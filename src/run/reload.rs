@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::reload::{Reload, Reloaded};
 use crate::config::{Config, Loaded, Machine, Source, reload};
-use crate::control::collect::lock;
+use crate::control::lock;
 use crate::io::socket::raise_open_files;
 use crate::logging;
 use crate::port::{Ask, ConfigId};
