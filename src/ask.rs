@@ -24,6 +24,8 @@ pub const EXIT_NO_SERVER: u8 = 3;
 pub const EXIT_NOT_FOUND: u8 = 4;
 
 /// Where the server is asked, and how its answer is shown.
+// What is said of an option is for the terminal: brackets are no links there.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Args, Clone, Debug)]
 pub struct Way {
     /// The server's unix socket, [admin] socket in its configuration

@@ -150,6 +150,8 @@ enum Verb {
     },
 }
 
+// What is said of an option is for the terminal: brackets are no links there.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Args)]
 struct RunArgs {
     /// Configuration file, TOML; `ringway example-config` prints one to start from

@@ -57,7 +57,9 @@ fn run(options: &DemoOptions, out: &mut dyn Write) -> Result<(), String> {
     let done = result.map_err(|failure| failure.to_string())?;
     print(
         out,
-        format!("\n{done}\n\ntime in the server, from the read to after the send"),
+        format!(
+            "\n{done}\n\ntime in the server, from when a message came to after the send of what came of it"
+        ),
     )?;
     print(out, Percentiles(&report.histograms).to_string())?;
     if !report.leftovers.is_none() {

@@ -2,6 +2,9 @@
 //!
 //! ARCHITECTURE.md describes the layers; a file imports only from layers above its own.
 
+// The pages are for who works on it: `cargo doc --document-private-items`.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod ask;
 pub mod b2bua;
 pub mod capture;

@@ -1,7 +1,7 @@
 //! The back-to-back user agent: a call comes in on one leg and goes out on others, each a dialog of its own.
 //!
 //! RFC 3261 §6 (B2BUA), §12 to §15; RFC 3262 (PRACK), RFC 3311 (UPDATE), RFC 3326 (Reason). The header table that it obeys
-//! is in [`write`]. [`setup`] begins calls, [`ring`] rings phones, [`in_dialog`] carries requests across, [`answer`]
+//! is in [`mod@write`]. [`setup`] begins calls, [`ring`] rings phones, [`in_dialog`] carries requests across, [`answer`]
 //! carries responses back, [`session`] keeps the timers that end dead calls, [`end`] cancels, hangs up and forgets.
 
 mod answer;

@@ -1,7 +1,7 @@
 //! The configuration: every key, its default and its unit. A leaf that all layers may read.
 //!
 //! [`Config`] is what the rest of the program sees: whole, checked and fit for this machine. It is made in three steps.
-//! [`schema::KEYS`] says once what may be configured; [`load`] lays a file and the command line over the defaults by that
+//! [`schema::KEYS`] says once what may be configured; [`mod@load`] lays a file and the command line over the defaults by that
 //! list and makes [`Settings`] of them; [`resolve`] checks the settings against one another and against the [`Machine`],
 //! fills in what only the machine knows (CPUs, memory, addresses) and gives the `Config`. Whatever is wrong is told at
 //! once, as [`Errors`]. [`example`] writes the same list as a file to start from.

@@ -1,7 +1,7 @@
 //! The proxy: requests are forwarded as they are but for what RFC 3261 §16 has changed, and their responses go back.
 //!
 //! A request that is forwarded with state has a response context ([`context`]): its server transaction, and a branch with a
-//! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] and [`write`] §16.6,
+//! client transaction for each place that it was sent to. [`validate`] is §16.3 and §16.4, [`forward`] and [`mod@write`] §16.6,
 //! [`response`] and [`best`] §16.7 to §16.10, [`relay`] §16.11, [`names`] RFC 3263. Dialogs have no state here: their later requests come back by our
 //! Record-Route and go on to where they say themselves.
 //!

@@ -1,4 +1,4 @@
-//! Mail between shards: one [`channel`](crate::channel) for each ordered pair. A letter is a small plain value; the bytes that go
+//! Mail between shards: one [`mod@channel`] for each ordered pair. A letter is a small plain value; the bytes that go
 //! with it are a message or a set of contacts.
 
 use crate::channel::{self, channel};
