@@ -1,6 +1,6 @@
 //! `ringway status` and the other commands that ask a running server, over its unix socket.
 
-mod top;
+pub mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -704,15 +704,15 @@ fn connections_fit_the_open_files_or_say_what_does_not() {
     let limits = &loaded.config.limits;
     assert_eq!(
         (limits.connections_max, limits.connections_per_source_max),
-        (894, 894)
+        (766, 766)
     );
     assert!(loaded.notices.iter().any(|n| n.text().contains("ulimit")));
     let told = errors_on("[limits]\nconnections_max = 1_000", &few);
     assert_eq!(
         told,
         [
-            "r.toml:2:19: limits.connections_max: expected at most 894: this process may open 1024 files (ulimit -Hn) \
-          and needs 130 for itself, found 1000"
+            "r.toml:2:19: limits.connections_max: expected at most 766: this process may open 1024 files (ulimit -Hn) \
+          and needs 258 for itself, found 1000"
         ]
     );
 }

@@ -8,6 +8,8 @@
 
 #[path = "flows/admin.rs"]
 mod admin;
+#[path = "flows/admin_places.rs"]
+mod admin_places;
 #[path = "flows/calls.rs"]
 mod calls;
 #[path = "flows/dialogs.rs"]

@@ -105,10 +105,12 @@ fn local(error: io::Error) -> ClientError {
 }
 
 /// The terminal in the hands of the screen; it goes back whole, whatever ends it.
-struct Screen(DefaultTerminal);
+pub struct Screen(DefaultTerminal);
 
 impl Screen {
-    fn take() -> io::Result<Screen> {
+    /// # Errors
+    /// There is no terminal, or it can't be set.
+    pub fn take() -> io::Result<Screen> {
         // Called by the hook that ratatui sets, which does all but this. A process that ends by a panic drops nothing.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

@@ -225,6 +225,10 @@ pub struct Admin {
     pub token: String,
     /// The unix socket of the command line; `None`: none.
     pub socket: Option<PathBuf>,
+    /// Connections at a time, of each of the two.
+    pub connections_max: usize,
+    /// How long the head of a request may take, from the end of the one before.
+    pub head_timeout: Duration,
 }
 
 /// Where HTTP is served unless something else is said. That it is taken is no reason not to start.
@@ -347,6 +351,8 @@ impl Default for Config {
                 listen: Some(ADMIN_LISTEN_DEFAULT),
                 token: String::new(),
                 socket: Some(PathBuf::from(ADMIN_SOCKET_DEFAULT)),
+                connections_max: 64,
+                head_timeout: Duration::from_secs(5),
             },
             histograms: HistogramFiles {
                 directory: String::new(),

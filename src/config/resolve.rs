@@ -17,7 +17,7 @@ use crate::wire::{SHARDS_MAX, Transport};
 pub const LISTENERS_MAX: usize = 64;
 /// Files that a shard opens beside its listeners and connections: its ring, eventfds, sockets to busy peers.
 const FILES_PER_SHARD: u64 = 64;
-/// Files of the process: the log, journals, the admin server and its clients.
+/// Files of the process beside the admin server's connections: the log, journals, sockets.
 const FILES_OF_PROCESS: u64 = 64;
 /// What stands beside a message in a mailbox: where it came from, when, and its length.
 const MAILBOX_ENTRY_BYTES: u64 = 256;
@@ -71,7 +71,8 @@ pub fn fits_mailbox(message_bytes_max: usize, mailbox_bytes: usize) -> bool {
 /// Files that this configuration may have open at a time, connections included.
 pub fn files_max(config: &Config) -> u64 {
     let of_a_shard = config.listeners.len() as u64 + FILES_PER_SHARD;
-    config.limits.connections_max as u64 + FILES_OF_PROCESS + config.shards as u64 * of_a_shard
+    let admin = 2 * config.admin.connections_max as u64;
+    config.limits.connections_max as u64 + FILES_OF_PROCESS + admin + config.shards as u64 * of_a_shard
 }
 
 struct Resolver<'a> {

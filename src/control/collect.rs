@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use crate::control::history::History;
+use crate::control::history::{History, Sums};
 use crate::control::hlog::HlogFiles;
 use crate::control::lock;
 use crate::control::ports::Ports;
+use crate::control::status::Gauges;
 use crate::io::clock::Clock;
-use crate::metrics::{Histograms, Recorded};
+use crate::metrics::{Histograms, Metrics, Recorded};
 use crate::port::{Ask, Tell};
 use crate::time::Instant;
 use crate::wire::ShardId;
@@ -34,13 +35,20 @@ pub struct Collector {
     interval_length: Duration,
     interval_since: Cell<Instant>,
     clock: Clock,
+    /// What the shards count.
+    metrics: Vec<Arc<Metrics>>,
     /// Sets that wait for their turn: as many as there are shards.
     spare: RefCell<Vec<Box<Recorded>>>,
 }
 
 impl Collector {
     /// Writes every `interval_length` to `files`, where there are any.
-    pub fn new(files: Option<HlogFiles>, interval_length: Duration, clock: Clock) -> Collector {
+    pub fn new(
+        files: Option<HlogFiles>,
+        interval_length: Duration,
+        clock: Clock,
+        metrics: Vec<Arc<Metrics>>,
+    ) -> Collector {
         Collector {
             history: Arc::default(),
             second: RefCell::default(),
@@ -49,6 +57,7 @@ impl Collector {
             interval_length,
             interval_since: Cell::new(clock.now()),
             clock,
+            metrics,
             spare: RefCell::default(),
         }
     }
@@ -120,7 +129,13 @@ impl Collector {
 
     fn end_second(&self) {
         let mut second = self.second.borrow_mut();
-        lock(&self.history).add(&second, self.clock.now());
+        let mut sums = Sums::default();
+        for shard in self.metrics.iter().map(|metrics| Gauges::of(metrics)) {
+            sums.received += shard.received;
+            sums.sent += shard.sent;
+            sums.calls += shard.calls;
+        }
+        lock(&self.history).add(&second, sums, self.clock.now());
         second.reset();
     }
 

@@ -17,21 +17,27 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::desk::By;
+use super::places::{Counts, Place, Places, Question, Source, Taken, Told, Watched};
 use super::{origin, page};
 
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
 /// Bytes of one request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
-/// How long a request's head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one connection may last: a listing of millions, or a trace that is watched.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Accepting rests for so long when it fails, for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one connection may take, and how many there may be.
+#[derive(Clone)]
+pub struct Bounds {
+    /// Connections of one listener.
+    pub connections_max: usize,
+    /// How long a request's head may take, from the end of the one before.
+    pub head_timeout: Duration,
+    pub counts: Arc<Counts>,
+}
 
 /// Who may ask over a listener.
 struct Access {
@@ -39,26 +45,29 @@ struct Access {
     token: String,
     /// Browsers reach it, and through them the pages of anybody.
     is_http: bool,
+    head_timeout: Duration,
 }
 
 /// Serves HTTP at `addr`. `token`: what must be presented; empty: nothing.
 ///
 /// # Errors
 /// The address can't be bound.
-pub async fn http(addr: SocketAddr, token: String, router: Router) -> io::Result<SocketAddr> {
+pub async fn http(addr: SocketAddr, token: String, router: Router, bounds: Bounds) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(bounds.connections_max, bounds.counts);
     tokio::task::spawn_local(async move {
-        let access = Arc::new(Access { token, is_http: true });
+        let access = Arc::new(Access {
+            token,
+            is_http: true,
+            head_timeout: bounds.head_timeout,
+        });
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let by = By(peer.to_string().into());
-                    serve(stream, by, router.clone(), access.clone(), permit);
+                    let taken = places.take(Source::of(peer.ip())).await;
+                    serve(stream, by, router.clone(), access.clone(), taken);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -82,7 +91,7 @@ impl Drop for Socket {
 ///
 /// # Errors
 /// It can't be made; or another server answers there.
-pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
+pub async fn unix(path: &Path, router: Router, bounds: Bounds) -> io::Result<Socket> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
@@ -107,20 +116,19 @@ pub async fn unix(path: &Path, router: Router) -> io::Result<Socket> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(bounds.connections_max, bounds.counts);
     tokio::task::spawn_local(async move {
         let access = Arc::new(Access {
             token: String::new(),
             is_http: false,
+            head_timeout: bounds.head_timeout,
         });
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let by = user_of(&stream);
-                    serve(stream, by, router.clone(), access.clone(), permit);
+                    let taken = places.take(Source::Local).await;
+                    serve(stream, by, router.clone(), access.clone(), taken);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -143,40 +151,63 @@ fn user_of(stream: &UnixStream) -> By {
     By(by.into())
 }
 
-/// Serves one connection, on a task of its own.
+/// Serves one connection, on a task of its own, until it ends or has to make room.
 fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     by: By,
     router: Router,
     access: Arc<Access>,
-    permit: OwnedSemaphorePermit,
+    taken: Taken,
 ) {
     tokio::task::spawn_local(async move {
+        let place = taken.place();
+        let head_timeout = access.head_timeout;
+        let stream = Watched {
+            stream,
+            place: place.clone(),
+        };
+        let asked_at = place.clone();
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(by.clone());
             let (router, access) = (router.clone(), access.clone());
-            async move { answer(request, router, &access).await }
+            answer(request, router, access, asked_at.clone())
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(head_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), answer);
-        // What goes wrong on a connection is its peer's business.
-        let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-        drop(permit);
+        tokio::select! {
+            // What goes wrong on a connection is its peer's business.
+            _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection) => {}
+            () = place.lost() => {}
+        }
+        drop(taken);
     });
 }
 
 async fn answer(
     request: Request<Incoming>,
     router: Router,
+    access: Arc<Access>,
+    place: Arc<Place>,
+) -> Result<Response<Told>, std::convert::Infallible> {
+    let asked = place.asked();
+    let response = answer_of(request, router, &access, place).await;
+    Ok(response.map(|body| Told { body, asked }))
+}
+
+async fn answer_of(
+    request: Request<Incoming>,
+    mut router: Router,
     access: &Access,
-) -> Result<Response<Body>, std::convert::Infallible> {
+    place: Arc<Place>,
+) -> Response<Body> {
+    use tower_service::Service;
     if access.is_http
         && let Some(objection) = origin::objection(&request, access.token.is_empty())
     {
-        return Ok((StatusCode::FORBIDDEN, objection).into_response());
+        return (StatusCode::FORBIDDEN, objection).into_response();
     }
     if !is_allowed(&request, &access.token) {
         let refusal = (
@@ -184,16 +215,18 @@ async fn answer(
             [(header::WWW_AUTHENTICATE, "Bearer")],
             "the token of [admin] is wanted: Authorization: Bearer TOKEN\n",
         );
-        return Ok(refusal.into_response());
+        return refusal.into_response();
     }
-    use tower_service::Service;
-    let mut router = router;
-    let mut response = router.call(request.map(Body::new)).await?;
+    let request = request.map(|body| Body::new(Question { body, place }));
+    let mut response = match router.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
     let nosniff = header::HeaderValue::from_static("nosniff");
     response
         .headers_mut()
         .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    Ok(response)
+    response
 }
 
 /// Whether a request bears the token. Health and the page's files tell nothing: those who look after health have no token, and the
@@ -255,12 +288,18 @@ mod tests {
         tokio_uring::start(async {
             let file = directory.join("ringway.toml");
             std::fs::write(&file, "shards = 1").expect("written");
-            let refused = unix(&file, Router::new()).await.err().expect("no socket");
+            let bounds = Bounds {
+                connections_max: 4,
+                head_timeout: Duration::from_secs(10),
+                counts: Arc::default(),
+            };
+            let opened = unix(&file, Router::new(), bounds.clone()).await;
+            let refused = opened.err().expect("no socket");
             assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
             assert_eq!(std::fs::read_to_string(&file).expect("still there"), "shards = 1");
             let left = directory.join("left.sock");
             drop(std::os::unix::net::UnixListener::bind(&left).expect("bound"));
-            let socket = unix(&left, Router::new()).await.expect("in its place");
+            let socket = unix(&left, Router::new(), bounds).await.expect("in its place");
             assert!(UnixStream::connect(&left).await.is_ok());
             drop(socket);
             assert!(!left.exists());

@@ -15,6 +15,7 @@ pub mod listen;
 pub mod names;
 pub mod origin;
 pub mod page;
+pub mod places;
 pub mod ports;
 pub mod prometheus;
 pub mod records;

@@ -37,6 +37,12 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
     );
     let uptime = (facts.now)().since(facts.started).as_secs_f64();
     page.single("uptime_seconds", "gauge", "Time since the start.", uptime);
+    page.single(
+        "admin_connections",
+        "gauge",
+        "Connections of the admin server now, those of the command line included.",
+        facts.admin.now(),
+    );
     for &(name, pick) in Gauges::NAMES {
         let help = format!("{} now, by shard.", capital(name));
         page.by_shard(shards, name, "gauge", &help, |m| pick(m).get());
@@ -74,7 +80,7 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
         "limits_reached_total",
         "How often something was refused or dropped at a limit, by the key of the configuration that sets it.",
         "limit",
-        limits::reached(shards),
+        limits::reached(shards).chain(facts.limits_reached()),
     );
     page.counts(
         "not_told_total",

@@ -10,6 +10,7 @@ use crate::config::{Listener, ListenerState};
 use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind, in_all};
 use crate::time::Instant;
 
+use super::places::Counts;
 use super::trunks::Trunks;
 
 /// What leaves by other ways than SIP, and what became of it; `None` where it is not configured.
@@ -44,6 +45,8 @@ pub struct Facts {
     listeners: Box<dyn Fn() -> Vec<Listener> + Send + Sync>,
     pub trunks: Arc<Trunks>,
     pub outlets: Outlets,
+    /// Connections of the admin server.
+    pub admin: Arc<Counts>,
     pub started: Instant,
     pub now: Box<dyn Fn() -> Instant + Send + Sync>,
     is_draining: AtomicBool,
@@ -62,6 +65,7 @@ impl Facts {
             listeners: Box::new(listeners),
             trunks,
             outlets,
+            admin: Arc::default(),
             started: now(),
             now: Box::new(now),
             is_draining: AtomicBool::new(false),
@@ -74,6 +78,11 @@ impl Facts {
 
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Limits of the process that are reached elsewhere than in a shard, by the key that sets them, and how often.
+    pub fn limits_reached(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        std::iter::once(("admin.connections_max", self.admin.given_up()))
     }
 
     pub fn status(&self) -> Status {
@@ -184,7 +193,7 @@ impl Gauges {
         ("timers", |m| &m.timers),
     ];
 
-    fn of(metrics: &Metrics) -> Gauges {
+    pub fn of(metrics: &Metrics) -> Gauges {
         let all = |count: fn(&Metrics, MessageKind) -> u64| {
             MessageKind::ALL.iter().map(|&kind| count(metrics, kind)).sum()
         };

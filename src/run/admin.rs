@@ -10,7 +10,7 @@ use crate::config::{ADMIN_LISTEN_DEFAULT, Config};
 use crate::control::api::{Api, router};
 use crate::control::collect::Collector;
 use crate::control::desk::{Order, desk};
-use crate::control::listen::{self, Socket};
+use crate::control::listen::{self, Bounds, Socket};
 use crate::control::lock;
 use crate::control::status::{Facts, Outlets};
 use crate::logging;
@@ -83,6 +83,11 @@ impl Admin {
         }
     }
 
+    /// Limits that were reached here, by the key that sets them, and how often.
+    pub fn limits_reached(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.facts.limits_reached()
+    }
+
     /// The server drains: it takes no orders any more, and says so to those who ask.
     pub fn set_draining(&mut self) {
         self.facts.set_draining();
@@ -99,9 +104,14 @@ impl Admin {
 
 /// Opens the admin server's sockets. That a default is taken, or may not be used, is told and no more.
 async fn serve(cfg: &Config, api: Api) -> Result<Option<Socket>, String> {
+    let bounds = Bounds {
+        connections_max: cfg.admin.connections_max,
+        head_timeout: cfg.admin.head_timeout,
+        counts: api.facts.admin.clone(),
+    };
     let router = router(api);
     if let Some(addr) = cfg.admin.listen {
-        match listen::http(addr, cfg.admin.token.clone(), router.clone()).await {
+        match listen::http(addr, cfg.admin.token.clone(), router.clone(), bounds.clone()).await {
             Ok(addr) => tracing::info!(%addr, "admin server"),
             Err(error) if addr == ADMIN_LISTEN_DEFAULT => {
                 tracing::warn!(%addr, %error, "no admin server: set [admin] listen, or \"\" for none");
@@ -112,7 +122,7 @@ async fn serve(cfg: &Config, api: Api) -> Result<Option<Socket>, String> {
     let Some(path) = &cfg.admin.socket else {
         return Ok(None);
     };
-    match listen::unix(path, router).await {
+    match listen::unix(path, router, bounds).await {
         Ok(socket) => {
             tracing::info!(path = %path.display(), "admin socket");
             Ok(Some(socket))

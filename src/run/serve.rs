@@ -86,7 +86,12 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     let histograms = configured.config().histograms.clone();
     let records = configured.config().records.clone();
     let collector = match open_files(&histograms, server.clock).await {
-        Ok(files) => Rc::new(Collector::new(files, histograms.interval, server.clock)),
+        Ok(files) => Rc::new(Collector::new(
+            files,
+            histograms.interval,
+            server.clock,
+            server.metrics.clone(),
+        )),
         Err(error) => {
             tracing::error!(directory = histograms.directory, %error, "histograms can't be written");
             eprintln!("ringway: histograms.directory {}: {error}", histograms.directory);
@@ -168,7 +173,8 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         }
         service.alive(server.metrics.iter().map(AsRef::as_ref));
         let (now, board) = (server.clock.now(), server.trunks.board());
-        let counts = reached(&server.metrics).map(|(limit, count)| (limit.to_owned(), count));
+        let counts = reached(&server.metrics).chain(admin.limits_reached());
+        let counts = counts.map(|(limit, count)| (limit.to_owned(), count));
         for reached in limits.look(counts.chain(limits_reached(&board)), now) {
             tracing::warn!(
                 limit = reached.limit,

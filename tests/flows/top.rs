@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use bench_harness::call;
 use bench_harness::links::Transport::Tcp;
 use bench_harness::seed;
+use ringway::ask::top::Screen;
 
 use crate::admin::{asked_setup, json, printed, ringway};
 use crate::support::{registered, wait_until};
@@ -28,12 +29,18 @@ struct Terminal {
 
 impl Terminal {
     fn open(socket: &str) -> Terminal {
-        let files = PathBuf::from(format!("{socket}.terminal"));
+        let program = env!("CARGO_BIN_EXE_ringway");
+        let command = format!("{program} top --socket {socket} --interval 0.2");
+        Terminal::of(&command, PathBuf::from(format!("{socket}.terminal")))
+    }
+
+    /// A terminal on which `command` runs. What is to be known of both is put into files of the directory `files`.
+    fn of(command: &str, files: PathBuf) -> Terminal {
         std::fs::create_dir_all(&files).expect("a directory");
-        let (program, path) = (env!("CARGO_BIN_EXE_ringway"), files.display());
+        let path = files.display();
         let shell = format!(
             "stty rows {ROWS} cols {COLUMNS}; stty -a >{path}/before; \
-             sh -c 'echo $$ >{path}/pid; exec {program} top --socket {socket} --interval 0.2'; code=$?; \
+             sh -c 'echo $$ >{path}/pid; exec {command}'; code=$?; \
              stty -a >{path}/after; exit $code"
         );
         let mut script = Command::new("script")
@@ -72,6 +79,11 @@ impl Terminal {
         self.keys.flush().expect("it is there");
     }
 
+    fn is_taken(&self) -> bool {
+        let screen = self.screen.lock().expect("nobody panics with it");
+        screen.screen().alternate_screen()
+    }
+
     /// What stands on the screen, words set apart by one space.
     fn words(&self) -> String {
         let screen = self.screen.lock().expect("nobody panics with it");
@@ -91,11 +103,18 @@ impl Terminal {
     }
 
     /// Its exit code. The terminal must be as it was.
-    fn end(mut self) -> Option<i32> {
+    fn end(self) -> Option<i32> {
+        self.end_showing("")
+    }
+
+    /// Its exit code. The terminal must be as it was, with `wanted` on it.
+    fn end_showing(mut self, wanted: &str) -> Option<i32> {
         let status = self.script.wait().expect("a child can be waited for");
         if let Some(reader) = self.reader.take() {
             reader.join().expect("it reads to the end");
         }
+        let words = self.words();
+        assert!(words.contains(wanted), "{words}");
         let screen = self.screen.lock().expect("nobody panics with it");
         let screen = screen.screen();
         assert!(!screen.alternate_screen() && !screen.hide_cursor());
@@ -168,6 +187,35 @@ fn a_signal_gives_the_terminal_back_too() {
         assert_eq!(terminal.end(), Some(0), "Ctrl-C");
         Ok(())
     });
+}
+
+const DEFECT: &str = "a defect that nobody knew of";
+
+/// What `ringway top` does with its terminal when it panics; in a process of its own, on the terminal of the next test.
+#[test]
+#[ignore = "it panics, and is run by a_panic_gives_the_terminal_back_and_can_be_read"]
+fn panics_with_the_screen_in_hand() {
+    let screen = Screen::take().expect("there is a terminal");
+    // A release build ends where it panics: nothing is dropped on the way.
+    std::mem::forget(screen);
+    // One key, without a line end: the terminal is raw.
+    std::io::stdin().read_exact(&mut [0; 1]).expect("a key");
+    panic!("{DEFECT}");
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back_and_can_be_read() {
+    let tests = std::env::current_exe().expect("these tests are a program");
+    let command = format!(
+        "{} --ignored --exact --nocapture top::panics_with_the_screen_in_hand",
+        tests.display()
+    );
+    let files = std::env::temp_dir().join(format!("ringway-panic-{}.terminal", std::process::id()));
+    let mut terminal = Terminal::of(&command, files);
+    wait_until("the screen is taken", || terminal.is_taken());
+    terminal.press("x");
+    // What it panicked with stands where it can be read once the screen is gone. 101: as Rust's programs end by a panic.
+    assert_eq!(terminal.end_showing(DEFECT), Some(101));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::key::{Key, Kind};
 use crate::config::value;
 
-use super::YEAR_S;
+use super::{HOUR_MS, YEAR_S};
 
 pub(super) static KEYS: &[Key] = &[
     Key {
@@ -92,6 +92,21 @@ pub(super) static KEYS: &[Key] = &[
         },
         meaning: "The unix socket that the command line asks: ringway status and others. It is for the user alone who runs the server. \
                   Empty: none.",
+    },
+    Key {
+        section: "admin",
+        name: "connections_max",
+        unit: "connections",
+        kind: count!(admin.connections_max, 1, 4_096),
+        meaning: "Connections at a time, over HTTP and over the socket each. When one more comes, one goes that keeps the server waiting, \
+                  for a request or for its answer to be taken: the oldest of whoever has most.",
+    },
+    Key {
+        section: "admin",
+        name: "head_timeout_ms",
+        unit: "milliseconds",
+        kind: millis!(admin.head_timeout, 1, HOUR_MS),
+        meaning: "How long a connection may take to send the head of a request; one without a request ends as soon.",
     },
     Key {
         section: "records",
