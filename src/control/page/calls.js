@@ -71,6 +71,8 @@ export async function showCalls() {
 }
 
 async function showLegs(of) {
+  // Until its trace brings another message, it stays over.
+  if (of.isOver) return;
   const found = [];
   try {
     await lines(`calls/${encodeURIComponent(of.callId)}`, (call) => found.push(call) < 1);
@@ -80,6 +82,7 @@ async function showLegs(of) {
   if (open !== of) return;
   const call = found[0];
   if (!call) {
+    of.isOver = true;
     byId("call-said").textContent = byId("legs").firstChild ? "It is over." : "No call in progress has this Call-ID.";
     return;
   }
@@ -100,7 +103,10 @@ async function watch(of) {
   said("asking …");
   try {
     await lines(`trace?call_id=${encodeURIComponent(of.callId)}&count=${RUNGS_MAX}`, (line) => {
-      if (line.bytes !== undefined) of.rungs.push(rung(line));
+      if (line.bytes !== undefined) {
+        of.rungs.push(rung(line));
+        of.isOver = false;
+      }
       said(`live, from now on${line.dropped ? `; ${whole(line.dropped)} came too fast to be shown` : ""}`);
       drawLadder(of);
     }, of.ended.signal);

@@ -95,6 +95,8 @@ export function bar(share, name) {
 // Charts --------------------------------------------------------------------------------------------------------------
 
 const HEIGHT = 210;
+/** How wide a letter of a chart is, about. */
+const LETTER = 6.3;
 const EDGE = { left: 56, right: 12, top: 8, bottom: 34 };
 
 /** Round numbers from 0 up to what holds `greatest`. */
@@ -118,10 +120,11 @@ export function logarithmic(least, greatest) {
 }
 
 /**
- * Draws curves: `{ name, points: [[x, y], ...] }`, where y `null` breaks a curve. `x` and `y` are `{ scale, text, label }`; a scale's `of`
- * is from 0 to 1.
+ * Draws curves: `{ name, label, points: [[x, y], ...] }`, where y `null` breaks a curve. `x` and `y` are `{ scale, text, label, read }`; a
+ * scale's `of` is from 0 to 1, `text` is for ticks and `read` for where somebody points at.
  */
 export function chart(into, curves, x, y, none) {
+  const pointer = pointers.get(into) ?? follow(into);
   const width = Math.max(280, Math.round(into.clientWidth));
   const inner = { w: width - EDGE.left - EDGE.right, h: HEIGHT - EDGE.top - EDGE.bottom };
   const px = (value) => EDGE.left + x.scale.of(value) * inner.w;
@@ -135,11 +138,18 @@ export function chart(into, curves, x, y, none) {
       parts.push(shape("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: at, y2: at }));
       parts.push(shape("text", { x: EDGE.left - 8, y: at + 4, "text-anchor": "end" }, y.text(tick)));
     }
-    for (const tick of x.scale.ticks) {
+    // From the right, where the last one must be read; one that would touch it is left out.
+    let room = width;
+    for (const tick of x.scale.ticks.toReversed()) {
       const at = Math.round(px(tick));
       parts.push(shape("line", { class: "axis", x1: at, x2: at, y1: bottom, y2: bottom + 4 }));
+      const text = x.text(tick);
+      const wide = text.length * LETTER;
       const anchor = at > width - 40 ? "end" : at < EDGE.left + 20 && x.isTime ? "start" : "middle";
-      parts.push(shape("text", { x: anchor === "end" ? width - EDGE.right : at, y: bottom + 16, "text-anchor": anchor }, x.text(tick)));
+      const left = anchor === "end" ? width - EDGE.right - wide : anchor === "start" ? at : at - wide / 2;
+      if (left + wide > room) continue;
+      room = left - LETTER;
+      parts.push(shape("text", { x: anchor === "end" ? width - EDGE.right : at, y: bottom + 16, "text-anchor": anchor }, text));
     }
     parts.push(shape("text", { x: EDGE.left + inner.w / 2, y: HEIGHT - 3, "text-anchor": "middle" }, x.label));
     for (const curve of curves) {
@@ -150,8 +160,52 @@ export function chart(into, curves, x, y, none) {
   }
   parts.push(shape("line", { class: "axis", x1: EDGE.left, x2: width - EDGE.right, y1: bottom, y2: bottom }));
   const label = curves.map((curve) => curve.label).join(", ");
-  const drawn = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label }, parts);
+  const readout = shape("g");
+  const drawn = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label }, [...parts, readout]);
   into.replaceChildren(drawn);
+  pointer.tell = () => readout.replaceChildren(...(pointer.share === undefined ? [] : told(pointer.share * width)));
+  pointer.tell();
+
+  /** What all curves are at the point that is nearest to `at`. */
+  function told(at) {
+    const there = curves.flatMap((curve) => curve.points.filter((point) => point[1] !== null).map((point) => point[0]));
+    if (there.length === 0) return [];
+    const nearest = there.reduce((best, one) => (Math.abs(px(one) - at) < Math.abs(px(best) - at) ? one : best));
+    const values = curves.flatMap((curve) => {
+      const point = curve.points.find((one) => one[0] === nearest);
+      return point && point[1] !== null ? [{ curve, value: point[1] }] : [];
+    });
+    const words = [x.read(nearest), ...values.map(({ curve, value }) => `${curve.label} ${y.read(value)}`)];
+    const box = { w: Math.max(...words.map((word) => word.length)) * LETTER + 16, h: words.length * 15 + 9 };
+    const where = px(nearest);
+    const left = where + 10 + box.w > width ? where - 10 - box.w : where + 10;
+    return [
+      shape("line", { class: "hover", x1: where, x2: where, y1: EDGE.top, y2: bottom }),
+      ...values.map(({ curve, value }) => shape("circle", { class: `dot ${curve.name}`, cx: where, cy: py(value), r: 3 })),
+      shape("rect", { class: "readout", x: left, y: EDGE.top, width: box.w, height: box.h, rx: 4 }),
+      ...words.map((word, line) => shape("text", { class: line === 0 ? "" : "value", x: left + 8, y: EDGE.top + 16 + line * 15 }, word)),
+    ];
+  }
+}
+
+/** Where somebody points at in each chart: a share of its width, and what then is to be told. */
+const pointers = new WeakMap();
+
+function follow(into) {
+  const pointer = { share: undefined, tell: undefined };
+  const at = (event) => {
+    const { left, width } = into.getBoundingClientRect();
+    pointer.share = (event.clientX - left) / width;
+    pointer.tell();
+  };
+  into.addEventListener("pointerdown", at);
+  into.addEventListener("pointermove", at);
+  into.addEventListener("pointerleave", () => {
+    pointer.share = undefined;
+    pointer.tell();
+  });
+  pointers.set(into, pointer);
+  return pointer;
 }
 
 function path(points, px, py) {

@@ -29,8 +29,8 @@ const ABOUT = {
 };
 const ABOUT_MESSAGE = "The time in the server: from the kernel's receive time stamp to the send.";
 
-/** What is known. `samples`: rates and gauges by second, oldest first; `seconds`: those of the server's history. */
-const known = { status: undefined, samples: [], seconds: [], times: [], peers: [], curve: undefined, kind: "INVITE", isChosen: false };
+/** What is known. `sample`: rates since the answer before; `seconds`: those of the server's history, oldest first. */
+const known = { status: undefined, sample: undefined, seconds: [], times: [], peers: [], curve: undefined, kind: "INVITE", isChosen: false };
 
 // Asking --------------------------------------------------------------------------------------------------------------
 
@@ -46,7 +46,7 @@ async function poll() {
   ]);
   if (known.status && status.uptime_s < known.status.uptime_s) {
     // Another server has taken its place: what was counted before is of no use.
-    Object.assign(known, { status: undefined, samples: [], seconds: [] });
+    Object.assign(known, { status: undefined, seconds: [] });
   }
   keepSample(status);
   const newest = known.seconds.at(-1)?.at_ms ?? 0;
@@ -68,30 +68,26 @@ function keepSample(status) {
   const s = before ? (status.now_ms - before.now_ms) / 1000 : 0;
   const per = (now, then) => (s > 0 ? Math.max(0, now - then) / s : null);
   const of = (pick) => (before ? per(pick(status), pick(before)) : null);
-  known.samples.push({
-    at_ms: status.now_ms,
+  known.sample = {
     received: of((one) => sum(one.received)),
     sent: of((one) => sum(one.sent)),
     started: of((one) => one.totals.calls_started),
     registered: of((one) => one.received.REGISTER ?? 0),
     dropped: of((one) => sum(one.drops)),
-    calls: status.now.calls,
     by: (group, name) => (before ? per(status[group][name] ?? 0, before[group][name] ?? 0) : null),
     shard: (index, name) => (before?.shards[index] ? per(status.shards[index][name], before.shards[index][name]) : null),
-  });
-  known.samples = known.samples.slice(-SPAN_S);
+  };
 }
 
 // Showing -------------------------------------------------------------------------------------------------------------
 
 function show() {
-  const { status, samples } = known;
-  const sample = samples.at(-1);
+  const { status, sample } = known;
   byId("version").textContent = status.version;
   byId("facts").textContent = `up ${duration(status.uptime_s)} · ${status.listeners.join(", ")}`;
   showState(status.state, status.state);
   showFigures(status, sample);
-  showOverTime(samples);
+  showOverTime();
   showLatency();
   showCurve();
   showTimes();
@@ -134,42 +130,50 @@ function minutes() {
     isTime: true,
     scale: { of: (at) => 1 - (now - at) / (SPAN_S * 1000), ticks: [5, 4, 3, 2, 1, 0].map((ago) => now - ago * 60000) },
     text: (at) => (at === now ? "now" : `−${Math.round((now - at) / 60000)}`),
+    read: (at) => (now - at < 500 ? "now" : `${duration(Math.round((now - at) / 1000))} ago`),
     label: "minutes",
   };
 }
 
 const greatest = (points) => points.reduce((most, point) => Math.max(most, point[1] ?? 0), 0);
 
-function overTime(id, entries, samples, text, label) {
-  const curves = entries.map(({ name, of, label: about }) => ({ name, label: about, points: samples.map((sample) => [sample.at_ms, of(sample)]) }));
-  const scale = linear(Math.max(...curves.map((curve) => greatest(curve.points))));
-  chart(byId(`${id}-chart`), curves, minutes(), { scale, text: whole, label }, "measuring …");
-  legend(byId(`${id}-key`), entries.map((entry) => ({ ...entry, value: text(entry.of(samples.at(-1)) ?? 0) })));
+/** The seconds that the charts show. */
+function lastSeconds() {
+  const from = known.status.now_ms - SPAN_S * 1000;
+  return known.seconds.filter((second) => second.at_ms >= from);
 }
 
-function showOverTime(samples) {
+function overTime(id, entries, text) {
+  const seconds = lastSeconds();
+  const curves = entries.map(({ name, of, label }) => ({ name, label, points: seconds.map((second) => [second.at_ms, of(second)]) }));
+  const scale = linear(Math.max(...curves.map((curve) => greatest(curve.points))));
+  chart(byId(`${id}-chart`), curves, minutes(), { scale, text: whole, read: text }, "measuring …");
+  const last = seconds.at(-1);
+  legend(byId(`${id}-key`), entries.map((entry) => ({ ...entry, value: last ? text(entry.of(last)) : "" })));
+}
+
+function showOverTime() {
   const messages = [
-    { name: "one", label: "in", of: (sample) => sample.received },
-    { name: "two", label: "out", of: (sample) => sample.sent },
+    { name: "one", label: "in", of: (second) => second.received_per_s },
+    { name: "two", label: "out", of: (second) => second.sent_per_s },
   ];
-  overTime("rate", messages, samples, rate);
-  overTime("calls", [{ name: "one", label: "now", of: (sample) => sample.calls }], samples, whole);
+  overTime("rate", messages, rate);
+  overTime("calls", [{ name: "one", label: "now", of: (second) => second.calls }], whole);
 }
 
 /** A power of ten of microseconds. */
 const tickTime = (us) => (us >= 1e6 ? `${us / 1e6} s` : us >= 1e3 ? `${us / 1e3} ms` : `${us} µs`);
 
 function showLatency() {
-  const rows = known.seconds.map((second) => [second.at_ms, second.times.find((row) => row.kind === known.kind)]);
-  const from = known.status.now_ms - SPAN_S * 1000;
+  const rows = lastSeconds().map((second) => [second.at_ms, second.times.find((row) => row.kind === known.kind)]);
   const curves = PERCENTILES.map(({ name, of, label }) => ({
     name,
     label,
-    points: rows.filter(([at]) => at >= from).map(([at, row]) => [at, row ? row[of] : null]),
+    points: rows.map(([at, row]) => [at, row ? row[of] : null]),
   }));
   const all = curves.flatMap((curve) => curve.points.map((point) => point[1])).filter((us) => us > 0);
   const scale = logarithmic(Math.min(...all, 1e3), Math.max(...all, 10));
-  chart(byId("latency-chart"), curves, minutes(), { scale, text: tickTime }, `no ${known.kind} in these minutes`);
+  chart(byId("latency-chart"), curves, minutes(), { scale, text: tickTime, read: time }, `no ${known.kind} in these minutes`);
   const last = rows.findLast(([, row]) => row)?.[1];
   legend(byId("latency-key"), [
     { name: "", label: "", value: known.kind },
@@ -188,9 +192,10 @@ function showCurve() {
   if (points.length > 0) points.push([Math.min(end, Math.max(last, curve.count)), most]);
   const x = logarithmic(1, end);
   const percent = (value) => (value <= 1 ? "0 %" : `${(100 - 100 / value).toFixed(Math.max(0, Math.round(Math.log10(value)) - 2))} %`);
+  const exact = (value) => `${(100 - 100 / value).toFixed(Math.max(1, Math.ceil(Math.log10(value))))} %`;
   const values = points.map((point) => point[1]).filter((us) => us > 0);
   const y = logarithmic(Math.min(...values, 1e6), Math.max(...values, 10));
-  chart(byId("curve-chart"), [{ name: "p99", label: curve.kind, points }], { scale: x, text: percent, label: "percentile" }, { scale: y, text: tickTime }, `no ${curve.kind} so far`);
+  chart(byId("curve-chart"), [{ name: "p99", label: curve.kind, points }], { scale: x, text: percent, label: "percentile", read: exact }, { scale: y, text: tickTime, read: time }, `no ${curve.kind} so far`);
   legend(byId("curve-key"), [
     { name: "p99", label: curve.kind, value: `${whole(curve.count)} times` },
     { name: "", label: "mean", value: curve.count ? time(curve.mean_us) : "" },
