@@ -245,6 +245,30 @@ fn mistakes_in_a_rule_are_told_as_others_are() {
 }
 
 #[test]
+fn more_tables_than_there_may_be_are_told_of_once_and_not_read() {
+    let rules = |count: usize| "[[route]]\nactoin = \"ims\"\n".repeat(count);
+    let all = errors(&rules(10_000));
+    let first_beyond = "r.toml:2001:1: route: expected at most 1000 rules, found 10_000";
+    assert_eq!(
+        all.iter().filter(|told| *told == first_beyond).count(),
+        1,
+        "{}",
+        all[0]
+    );
+    let lines = all
+        .iter()
+        .filter_map(|told| told.split(':').nth(1)?.parse::<usize>().ok());
+    assert_eq!(lines.max(), Some(2_001), "what is beyond is not read");
+    // Each of those that are read lacks its action, and has a key that there is not.
+    assert_eq!(all.len(), 1 + 2 * 1_000);
+    let trunks = errors(&"[[trunk]]\n".repeat(300));
+    assert!(
+        trunks.contains(&"r.toml:257:1: trunk: expected at most 256 trunks, found 300".to_owned()),
+        "{trunks:?}"
+    );
+}
+
+#[test]
 fn a_key_moves_its_own_field_of_the_config() {
     // The shortest proof that the file's values arrive: one key of each kind and unit.
     let text = "drain_s = 7\nnotify_body = false\nextensions_required = [\"100Rel\"]\nlog.format = \"json\"\n\

@@ -347,7 +347,7 @@ pub fn load_file(path: Option<&Path>, flags: &[Flag], machine: &Machine) -> Resu
         Ok(text) => load(Some((path, text)), flags, machine),
         Err(error) => {
             let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let origin = toml_file::place(&valid, valid.len());
+            let origin = toml_file::Lines::of(&valid).place(valid.len());
             let byte = bytes[error.valid_up_to()];
             Err(unreadable(origin, "UTF-8 text", format!("the byte 0x{byte:02x}")))
         }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::key::{Kind, number};
 use super::load::{Loaded, Settings};
 use super::route::ROUTE_KEYS;
-use super::route::ROUTES_MAX;
 use super::schema::{self, KEYS};
-use super::trunk::{DESTINATIONS_MAX, TRUNK_KEYS, TRUNKS_MAX};
+use super::trunk::{DESTINATIONS_MAX, TRUNK_KEYS};
 use super::value::{self, Advertise, Listen};
 use super::{Config, ConfigError, Listener, Machine, Notice, Origin};
 use crate::wire::{SHARDS_MAX, Transport};
@@ -329,10 +328,6 @@ impl Resolver<'_> {
     /// Each trunk by itself, and its name among the others.
     fn trunks(&mut self) {
         let rows = std::mem::take(&mut self.settings.trunks);
-        if let Some(row) = rows.get(TRUNKS_MAX) {
-            let expected = format!("at most {TRUNKS_MAX} trunks");
-            self.error(row.origin, "trunk", expected, number(rows.len() as u64), None);
-        }
         self.config.trunks.clear();
         for row in rows {
             let trunk = &row.value;
@@ -378,10 +373,6 @@ impl Resolver<'_> {
     /// Each rule by itself, with the listeners that it names.
     fn routes(&mut self) {
         let rows = std::mem::take(&mut self.settings.routes);
-        if let Some(row) = rows.get(ROUTES_MAX) {
-            let expected = format!("at most {} rules", number(ROUTES_MAX as u64));
-            self.error(row.origin, "route", expected, number(rows.len() as u64), None);
-        }
         self.config.routes.clear();
         let trunks: Vec<&str> = self
             .config

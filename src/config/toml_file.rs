@@ -7,20 +7,26 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::dns::{HOSTS, HOSTS_MAX, HostEntry};
-use super::key::Key;
+use super::key::{Key, number};
 use super::load::{Item, Settings, Value};
-use super::route::{ROUTE_KEYS, TABLE};
+use super::route::{ROUTE_KEYS, ROUTES_MAX, TABLE};
 use super::rows::Row;
 use super::schema::{self, KEYS, SECTIONS};
-use super::trunk::{TRUNK_KEYS, TRUNK_TABLE};
+use super::trunk::{TRUNK_KEYS, TRUNK_TABLE, TRUNKS_MAX};
 use super::value::{Wrong, near_miss};
 use super::{ConfigError, Origin};
 
 /// Lays the keys of `text` over `settings`; what is wrong joins `errors`.
 pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) {
     let (document, broken) = DeTable::parse_recoverable(text);
+    let lines = Lines::of(text);
     let mut reader = Reader {
-        text,
+        headers: if broken.is_empty() {
+            Vec::new()
+        } else {
+            lines.headers()
+        },
+        lines,
         broken_lines: BTreeSet::new(),
         settings,
         errors,
@@ -32,11 +38,11 @@ pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) 
         match value.get_ref() {
             DeValue::Table(table) if is_section(name.get_ref()) => reader.section(name.get_ref(), table),
             _ if name.get_ref() == TABLE.0 => {
-                let rows = reader.tables(ROUTE_KEYS, name, value);
+                let rows = reader.tables(ROUTE_KEYS, name, value, (ROUTES_MAX, "rules"));
                 reader.settings.routes.extend(rows);
             }
             _ if name.get_ref() == TRUNK_TABLE.0 => {
-                let rows = reader.tables(TRUNK_KEYS, name, value);
+                let rows = reader.tables(TRUNK_KEYS, name, value, (TRUNKS_MAX, "trunks"));
                 reader.settings.trunks.extend(rows);
             }
             DeValue::Table(table) if name.get_ref() == HOSTS.0 => reader.hosts(table),
@@ -45,17 +51,50 @@ pub fn read(text: &str, settings: &mut Settings, errors: &mut Vec<ConfigError>) 
     }
 }
 
-/// The line and column of the byte at `offset`.
-pub fn place(text: &str, offset: usize) -> Origin {
-    let boundary = (0..=offset.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at));
-    let before = &text[..boundary.unwrap_or(0)];
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Origin::File {
-        line: count(1 + before.matches('\n').count()),
-        column: count(1 + before[line_start..].chars().count()),
+/// A text with where each of its lines begins: whoever asks for many places looks at each line once.
+pub struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn of(text: &'a str) -> Lines<'a> {
+        let after_ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        let starts = std::iter::once(0).chain(after_ends).collect();
+        Lines { text, starts }
+    }
+
+    /// The line and column of the byte at `offset`.
+    pub fn place(&self, offset: usize) -> Origin {
+        let at = (0..=offset.min(self.text.len()))
+            .rev()
+            .find(|&at| self.text.is_char_boundary(at))
+            .unwrap_or(0);
+        let line = self.starts.partition_point(|start| *start <= at);
+        let start = line.checked_sub(1).and_then(|index| self.starts.get(index));
+        let before = &self.text[start.copied().unwrap_or(0)..at];
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Origin::File {
+            line: count(line),
+            column: count(1 + before.chars().count()),
+        }
+    }
+
+    /// The lines that begin a section, by their numbers.
+    fn headers(&self) -> Vec<(usize, &'a str)> {
+        let header = |number: usize| {
+            let name = self.line(number).strip_prefix('[')?.split(']').next()?.trim();
+            is_section(name).then_some((number, name))
+        };
+        (1..=self.starts.len()).filter_map(header).collect()
+    }
+
+    /// The line with this number, counted from 1, without white space around it.
+    fn line(&self, number: usize) -> &'a str {
+        let start = number.checked_sub(1).and_then(|index| self.starts.get(index));
+        let Some(&start) = start else { return "" };
+        let end = self.starts.get(number).copied().unwrap_or(self.text.len());
+        self.text.get(start..end).unwrap_or_default().trim()
     }
 }
 
@@ -64,7 +103,9 @@ fn is_section(name: &str) -> bool {
 }
 
 struct Reader<'a> {
-    text: &'a str,
+    lines: Lines<'a>,
+    /// For errors of syntax.
+    headers: Vec<(usize, &'a str)>,
     /// Lines with an error of syntax: what recovery made of them is not worth another error.
     broken_lines: BTreeSet<u32>,
     settings: &'a mut Settings,
@@ -73,13 +114,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, offset: usize) -> Origin {
-        place(self.text, offset)
+        self.lines.place(offset)
     }
 
     fn syntax_error(&mut self, error: &toml::de::Error) {
         let span = error.span().unwrap_or(0..0);
         // At the end of a line the parser points at the line end or past it: the mistake is before.
-        let at = span.start.min(self.text.trim_end().len());
+        let at = span.start.min(self.lines.text.trim_end().len());
         let origin = self.place(at);
         let Origin::File { line, .. } = origin else {
             return;
@@ -88,14 +129,9 @@ impl Reader<'_> {
         if !self.broken_lines.insert(line) {
             return;
         }
-        let source = self
-            .text
-            .lines()
-            .nth(line as usize - 1)
-            .unwrap_or_default()
-            .trim();
+        let source = self.lines.line(line as usize);
         let (expected, found, hint) = if error.message() == "duplicate key" {
-            let name = self.text.get(span).unwrap_or(source);
+            let name = self.lines.text.get(span).unwrap_or(source);
             (
                 "each key and section once".to_owned(),
                 format!("{name:?} again"),
@@ -123,26 +159,19 @@ impl Reader<'_> {
 
     /// The path of the key that the line sets, as far as its text tells.
     fn key_on(&self, line: usize) -> String {
-        let mut section = "";
-        for (i, text) in self.text.lines().take(line).map(str::trim).enumerate() {
-            if let Some(header) = text.strip_prefix('[').and_then(|rest| rest.split(']').next())
-                && is_section(header.trim())
-            {
-                section = header.trim();
-            }
-            let name = text.split('=').next().unwrap_or_default().trim();
-            if i + 1 == line
-                && !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            {
-                return if section.is_empty() {
-                    name.to_owned()
-                } else {
-                    format!("{section}.{name}")
-                };
-            }
+        let before = self.headers.partition_point(|(at, _)| *at <= line);
+        let section = before.checked_sub(1).map_or("", |index| self.headers[index].1);
+        let name = self.lines.line(line).split('=').next().unwrap_or_default();
+        let name = name.trim();
+        let is_name = !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        match (section, is_name) {
+            (section, false) => section.to_owned(),
+            ("", true) => name.to_owned(),
+            (section, true) => format!("{section}.{name}"),
         }
-        section.to_owned()
     }
 
     fn section(&mut self, section: &str, table: &DeTable<'_>) {
@@ -220,12 +249,13 @@ impl Reader<'_> {
         });
     }
 
-    /// `[[route]]` or `[[trunk]]`: each table is a row.
+    /// `[[route]]` or `[[trunk]]`: each table is a row. What is beyond `rows_max` of `what` is told of and not read.
     fn tables<S: Default>(
         &mut self,
         keys: &[Key<S>],
         name: &Spanned<impl AsRef<str>>,
         value: &Spanned<DeValue<'_>>,
+        (rows_max, what): (usize, &str),
     ) -> Vec<Row<S>> {
         let mut list = Vec::new();
         let path = name.get_ref().as_ref();
@@ -239,7 +269,16 @@ impl Reader<'_> {
             | DeValue::Table(_) => std::slice::from_ref(value),
         };
         let is_array = matches!(value.get_ref(), DeValue::Array(_));
-        for row in rows {
+        if let Some(row) = rows.get(rows_max) {
+            self.errors.push(ConfigError {
+                origin: self.place(row.span().start),
+                key: path.to_owned(),
+                expected: format!("at most {} {what}", number(rows_max as u64)),
+                found: number(rows.len() as u64),
+                hint: None,
+            });
+        }
+        for row in rows.iter().take(rows_max) {
             match row.get_ref() {
                 DeValue::Table(table) if is_array => {
                     let origin = self.place(row.span().start);
@@ -315,7 +354,7 @@ impl Reader<'_> {
     }
 
     fn shown(&self, span: std::ops::Range<usize>) -> String {
-        shortened(self.text.get(span).unwrap_or_default())
+        shortened(self.lines.text.get(span).unwrap_or_default())
     }
 }
 
