@@ -443,3 +443,52 @@ fn seventy_hops_are_remembered_and_what_is_longer_is_refused() {
     world.forget_waiting();
     world.end();
 }
+
+/// RFC 3261 §9.2: the caller can take a call back where no place is left, and hears so where there is none to take back.
+#[test]
+fn a_call_can_be_taken_back_at_the_limit_of_transactions() {
+    let mut world = World::with(1, |cfg| cfg.limits.transactions_max = 2);
+    world.udp(BOB, &register("bob", BOB, "reg-bob"));
+    world.response(BOB, 200);
+    world.advance(40_000);
+    let invite = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&there, 180, "Ringing", "b1", BOB));
+    world.response(ALICE, 180);
+    let cancel = |via: &str| {
+        let cancel = Message::request("CANCEL", "sip:bob@one.att.net").with("Via", via);
+        cancel
+            .with("From", invite.text("From"))
+            .with("To", invite.text("To"))
+            .with("Call-ID", invite.text("Call-ID"))
+            .with("CSeq", "33302 CANCEL")
+            .with("Content-Length", 0)
+    };
+    world.udp(ALICE, &cancel(&via(ALICE, "of-nothing")));
+    world.response(ALICE, 481);
+    world.udp(ALICE, &cancel(invite.text("Via")));
+    let ok = world.response(ALICE, 200);
+    let terminated = world.response(ALICE, 487);
+    assert_eq!(terminated.text("To"), ok.text("To"));
+    world.request(BOB, "CANCEL");
+    world.udp(BOB, &answer(&there, 487, "Request Terminated", "b1", BOB));
+    world.request(BOB, "ACK");
+    // As it comes again over UDP.
+    world.udp(ALICE, &cancel(invite.text("Via")));
+    assert_eq!(world.response(ALICE, 200).text("To"), ok.text("To"));
+    let ack = cancel(invite.text("Via")).setting("CSeq", "33302 ACK");
+    let ack = ack.setting("To", terminated.text("To"));
+    world.udp_bytes(
+        ALICE,
+        &String::from_utf8(ack.to_bytes())
+            .expect("text")
+            .replacen("CANCEL", "ACK", 1)
+            .into_bytes(),
+    );
+    world.advance(40_000);
+    world.silent();
+    assert_eq!((world.calls(), world.parts()), (0, 0));
+    world.end();
+}

@@ -15,31 +15,26 @@ use super::setup::RETRY_AFTER;
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId, token_of};
 
 impl B2bua {
-    /// A CANCEL, on its own server transaction: RFC 3261 §9.2. `false`: there is no INVITE for it.
+    /// What a CANCEL does to the INVITE that it names: RFC 3261 §9.2. It has its own answer, under `tag`.
     pub fn cancel(
         &mut self,
         stack: &mut Stack,
+        invite: TxId,
         request: &Request<'_>,
-        tx: TxId,
+        tag: &[u8],
         now: Instant,
         out: &mut Effects,
-    ) -> bool {
-        let Some(invite) = stack.find_invite(request) else {
-            return false;
-        };
-        // §9.2: the To tag of both answers, this one and that of the INVITE, should be the same.
-        let tag = stack.stateless_tag();
-        stack.respond(tx, request, 200, Some(&tag), |_| {}, now, out);
+    ) {
         let Some(User::Exchange { slot, generation }) = stack.user_of(invite) else {
-            return true;
+            return;
         };
         let id = ExchangeId::new(slot, generation);
         let Some(exchange) = self.exchanges.get(id) else {
-            return true;
+            return;
         };
         if exchange.is_answered {
             // §9.2: a CANCEL has no effect on a request that has its final response.
-            return true;
+            return;
         }
         // RFC 3326: the reason goes on to the phones that ring.
         let mut reason = [0; 512];
@@ -50,7 +45,7 @@ impl B2bua {
         let reason_len = w.finish().unwrap_or(0);
         let call = exchange.call;
         self.note_end(call, EndReason::Cancelled, Some(&request.msg), now);
-        self.reject_as(stack, id, (487, "Request Terminated"), &tag, b"", now, out);
+        self.reject_as(stack, id, (487, "Request Terminated"), tag, b"", now, out);
         self.cancel_branches(stack, id, None, &reason[..reason_len], now, out);
         if let Some(call) = self.calls.get_mut(call)
             && call.phase == Phase::Ringing
@@ -58,7 +53,6 @@ impl B2bua {
             call.phase = Phase::Ending;
         }
         self.finish(stack, id, out);
-        true
     }
 
     /// The server side of an exchange has something to say: only that no ACK came for a 2xx (RFC 3261 §13.3.1.4).

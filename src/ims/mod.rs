@@ -17,6 +17,7 @@ use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::{Request, Response};
+use crate::msg::status::reason_phrase;
 use crate::msg::uri::{Scheme, Uri};
 use crate::pool::Pool;
 use crate::registrar;
@@ -71,7 +72,12 @@ impl Ims {
         now: Instant,
         out: &mut Effects,
     ) -> Option<LookUp> {
-        let Some(tx) = stack.open_server(request, key, flow, now, &mut out.pool) else {
+        let tx = stack.open_server(request, key, flow, now, &mut out.pool);
+        if request.method == Method::Cancel {
+            self.on_cancel(stack, request, key, tx, flow, now, out);
+            return None;
+        }
+        let Some(tx) = tx else {
             stack.metrics.dropped(DropReason::TransactionsFull);
             let retry_after = |w: &mut crate::msg::build::Writer<'_>| _ = w.put(b"Retry-After: 5\r\n");
             stack.respond_stateless(
@@ -101,6 +107,31 @@ impl Ims {
                 Some(LookUp { whom, asker })
             }
             Begun::Answered => None,
+        }
+    }
+
+    /// RFC 3261 §9.2. `tx`: that of the CANCEL, where there was a place for it. Without one what is in progress can be ended all the same.
+    #[allow(clippy::too_many_arguments)]
+    fn on_cancel(
+        &mut self,
+        stack: &mut Stack,
+        request: &Request<'_>,
+        key: Key,
+        tx: Option<TxId>,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let invite = stack.find_invite(request);
+        let status = if invite.is_some() { 200 } else { 481 };
+        // §9.2: the To tag of both answers, this one and that of the INVITE, should be the same.
+        let tag = stack.repeatable_tag(key);
+        match tx {
+            Some(tx) => stack.respond(tx, request, status, Some(&tag), |_| {}, now, out),
+            None => stack.respond_stateless(request, flow, (status, reason_phrase(status)), |_| {}, out),
+        }
+        if let Some(invite) = invite {
+            self.calls.cancel(stack, invite, request, &tag, now, out);
         }
     }
 
@@ -141,12 +172,6 @@ impl Ims {
         };
         // §8.2.1: methods.
         match request.method {
-            Method::Cancel => {
-                if !self.calls.cancel(stack, request, tx, now, out) {
-                    stack.respond(tx, request, 481, None, |_| {}, now, out);
-                }
-                return Verdict::Done;
-            }
             Method::Other if request.to_tag.is_none() => {
                 stack.respond(tx, request, 501, None, |w| _ = w.put(ALLOW), now, out);
                 return Verdict::Done;
@@ -157,6 +182,7 @@ impl Ims {
             }
             Method::Invite
             | Method::Ack
+            | Method::Cancel
             | Method::Bye
             | Method::Register
             | Method::Options

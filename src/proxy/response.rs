@@ -10,6 +10,7 @@ use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, scan};
+use crate::msg::status::reason_phrase;
 use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::transaction::{Notice, Stack};
@@ -179,11 +180,11 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(tx) = stack.open_server(cancel, key, flow, now, &mut out.pool) else {
-            super::refuse_full(stack, cancel, flow, out);
-            return;
-        };
-        stack.respond(tx, cancel, 200, None, |_| {}, now, out);
+        match stack.open_server(cancel, key, flow, now, &mut out.pool) {
+            Some(tx) => stack.respond(tx, cancel, 200, None, |_| {}, now, out),
+            // What is in progress can be ended without a place for that: the same again does no more, and gets the same answer (§8.2.7).
+            None => stack.respond_stateless(cancel, flow, (200, reason_phrase(200)), |_| {}, out),
+        }
         let Some(context) = self.contexts.get_mut(id) else {
             return;
         };
@@ -289,7 +290,7 @@ impl Proxy {
             Candidate::Received(response) if (300..400).contains(&status) => {
                 self.follow(stack, context_id, response, out)
             }
-            Candidate::Received(_) | Candidate::Own(_) => false,
+            Candidate::Received(_) | Candidate::Own(_) => None,
         };
         let (is_open, _) = self.open(context_id);
         let waits = self

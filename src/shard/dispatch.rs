@@ -82,6 +82,11 @@ impl Shard {
                 self.serve_rewritten(index, request, key, flow, now, out);
             }
             Action::Ims => self.serve(request, key, flow, now, out),
+            // §9.2: what goes to one of several is forwarded with state, and there is none.
+            Action::Proxy if request.method == Method::Cancel && !goes_alone(&route.to) => {
+                self.stack
+                    .respond_stateless(request, flow, (481, reason_phrase(481)), |_| {}, out);
+            }
             // Without its INVITE's context a CANCEL goes on as that would have: §16.10.
             Action::Proxy if route.stateless || request.method == Method::Cancel => {
                 let policy = Policy::of(&self.stack, index, route);
@@ -118,11 +123,7 @@ impl Shard {
         let index = routing::find_index(cfg, request, flow);
         let policy = index.and_then(|index| {
             let route = cfg.routes.get(index)?;
-            let is_forwarded = route.action == Action::Proxy
-                && match route.to {
-                    To::RequestUri | To::Uris(_) => true,
-                    To::Nowhere | To::Registered | To::Trunk(_) => false,
-                };
+            let is_forwarded = route.action == Action::Proxy && goes_alone(&route.to);
             is_forwarded.then(|| Policy::of(&self.stack, index, route))
         });
         match policy {
@@ -239,6 +240,14 @@ impl Shard {
         let extra = |w: &mut Writer<'_>| put_answer_lines(route, w);
         self.stack
             .respond_stateless(request, flow, (status, reason), extra, out);
+    }
+}
+
+/// Whether what a rule forwards can go there without anything being known of what went there before.
+fn goes_alone(to: &To) -> bool {
+    match to {
+        To::RequestUri | To::Uris(_) => true,
+        To::Nowhere | To::Registered | To::Trunk(_) => false,
     }
 }
 

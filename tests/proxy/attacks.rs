@@ -5,7 +5,7 @@ use ringway::metrics::DropReason;
 
 use crate::messages::*;
 use crate::world::{SERVER, World};
-use crate::{CAROL, TO_BOB, ack_of, ask, ends_empty, reply, within, world};
+use crate::{CAROL, TO_BOB, ack_of, ask, ends_empty, reply, tables_of, within, world};
 
 fn begins(world: &mut World) -> (Message, Message) {
     let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
@@ -220,6 +220,90 @@ fn cancels_of_all_kinds_leave_nothing() {
     // After the end.
     world.udp(ALICE, &cancel(&invite).setting("CSeq", "33302 CANCEL"));
     world.forget_waiting();
+    world.advance(40_000);
+    world.forget_waiting();
+    ends_empty(world);
+}
+
+/// RFC 3261 §16.10: a CANCEL goes on where its INVITE may have gone without state; what goes to one of several never does.
+#[test]
+fn a_cancel_of_nothing_goes_on_or_is_told_so() {
+    let trunk = "[[trunk]]\nname = \"t\"\ndestinations = [\"sip:127.0.0.3:5063\"]\n\
+                 [[route]]\naction = \"proxy\"\nto = [\"trunk:t\"]\n";
+    let registered = "[[route]]\naction = \"proxy\"\nto = [\"registered\"]\n";
+    for table in [trunk, registered] {
+        let mut world = world(1, table);
+        world.udp(
+            ALICE,
+            &cancel(&invite("alice", ALICE, "sip:bob@one.att.net", "c1")),
+        );
+        world.response(ALICE, 481);
+        ends_empty(world);
+    }
+    let mut world = world(1, TO_BOB);
+    world.udp(
+        ALICE,
+        &cancel(&invite("alice", ALICE, "sip:bob@one.att.net", "c1")),
+    );
+    let there = world.request(BOB, "CANCEL");
+    world.udp(BOB, &reply(&there, 481, "b1", BOB));
+    world.response(ALICE, 481);
+    ends_empty(world);
+}
+
+fn with_places(transactions_max: usize) -> World {
+    let tables = tables_of(TO_BOB);
+    World::with(1, |cfg| {
+        cfg.routes = tables.routes;
+        cfg.limits.transactions_max = transactions_max;
+    })
+}
+
+/// RFC 3261 §9.2, §16.10: where no place is left what is in progress can be ended all the same, and that takes none.
+#[test]
+fn a_cancel_takes_effect_at_the_limit_of_transactions() {
+    let mut world = with_places(2);
+    let (invite, there) = begins(&mut world);
+    world.udp(BOB, &reply(&there, 180, "b1", BOB));
+    world.response(ALICE, 180);
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+    world.response(ALICE, 503);
+    world.udp(ALICE, &cancel(&invite));
+    let first = world.response(ALICE, 200);
+    let cancelled = world.request(BOB, "CANCEL");
+    assert_eq!(cancelled.top_via(), there.top_via());
+    // One of the two may be lost: the caller's comes again, and so does ours.
+    world.udp(ALICE, &cancel(&invite));
+    assert_eq!(world.response(ALICE, 200).text("To"), first.text("To"));
+    world.request(BOB, "CANCEL");
+    world.udp(BOB, &reply(&cancelled, 200, "b1", BOB));
+    world.udp(BOB, &reply(&there, 487, "b1", BOB));
+    world.request(BOB, "ACK");
+    let failure = world.response(ALICE, 487);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+#[test]
+fn a_call_can_be_ended_where_nothing_new_can_begin() {
+    let mut world = with_places(16);
+    let (invite, there) = begins(&mut world);
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(BOB, "ACK");
+    world.advance(40_000);
+    // Each has a place on either side, and the last two are for what goes on.
+    for i in 0..7 {
+        world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", &format!("m{i}")));
+        world.request(BOB, "MESSAGE");
+    }
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m7"));
+    world.response(ALICE, 503);
+    world.udp(ALICE, &within("BYE", 33303, &invite, &ok));
+    let bye = world.request(BOB, "BYE");
+    world.udp(BOB, &reply(&bye, 200, "b1", BOB));
+    world.response(ALICE, 200);
     world.advance(40_000);
     world.forget_waiting();
     ends_empty(world);

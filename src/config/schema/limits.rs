@@ -29,7 +29,8 @@ pub(super) static KEYS: &[Key] = &[
         name: "transactions_max",
         unit: "transactions",
         kind: count!(limits.transactions_max, 1, COUNT_MAX),
-        meaning: "Transactions at a time.",
+        meaning: "Transactions at a time. The last eighth of them is for what goes on already and for what ends it: a request that begins \
+                  something gets 503 before.",
     },
     Key {
         section: "limits",

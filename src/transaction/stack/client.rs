@@ -116,18 +116,18 @@ impl Stack {
         if self.txs.get(id).is_none_or(|tx| tx.cancel.is_some()) {
             return;
         }
-        let Some(cancel) = self.open_client(User::None, Method::Cancel, flow) else {
-            self.metrics.dropped(DropReason::TransactionsFull);
+        let Some(buf) = self.write_from_invite(kept, Method::Cancel, None, reason_lines, out) else {
             return;
         };
-        let Some(buf) = self.write_from_invite(kept, Method::Cancel, None, reason_lines, out) else {
-            self.abandon(cancel, out);
+        self.count_request(Method::Cancel, flow.transport);
+        let Some(cancel) = self.open_client(User::None, Method::Cancel, flow) else {
+            // It leaves all the same, once: how long what comes of it is awaited is the INVITE's own.
+            out.send(flow, buf, None);
             return;
         };
         if let Some(tx) = self.txs.get_mut(id) {
             tx.cancel = Some(cancel);
         }
-        self.count_request(Method::Cancel, flow.transport);
         self.send_request(cancel, buf, now, out);
     }
 

@@ -57,8 +57,8 @@ impl Stack {
         Known::Absorbed
     }
 
-    /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room. Where buffers are scarce, what
-    /// belongs to a dialog or ends an INVITE has room yet.
+    /// Makes the server transaction of a request that [`Stack::absorb`] found to be new. `None`: no room. Where buffers or places are
+    /// scarce, what belongs to a dialog or ends an INVITE has room yet.
     pub fn open_server(
         &mut self,
         request: &Request<'_>,
@@ -69,6 +69,10 @@ impl Stack {
     ) -> Option<TxId> {
         let begins = request.to_tag.is_none() && request.method != Method::Cancel;
         if begins && !pool.takes_in(Stay::Request) {
+            return None;
+        }
+        if begins && self.len() >= self.begins_max() {
+            self.metrics.limit_reached(Limit::Transactions);
             return None;
         }
         let machine = match request.method {
@@ -92,6 +96,12 @@ impl Stack {
         })?;
         self.by_key.insert(key, id.slot);
         Some(id)
+    }
+
+    /// While there are so many transactions, none is made for a request that begins something: the last eighth of the places is for what
+    /// goes on (the branches of what was let in, requests within dialogs) and for what ends it.
+    fn begins_max(&self) -> usize {
+        self.txs.limit() - self.txs.limit() / 8
     }
 
     pub(super) fn insert(&mut self, transaction: Transaction) -> Option<TxId> {
