@@ -18,6 +18,8 @@ mod records;
 mod reload;
 #[path = "core/session_timers.rs"]
 mod session_timers;
+#[path = "core/targets.rs"]
+mod targets;
 #[path = "core/traces.rs"]
 mod traces;
 #[path = "core/world.rs"]

@@ -70,6 +70,8 @@ pub struct Leg {
     pub local_cseq: u32,
     /// CSeq of the last request that came.
     pub remote_cseq: u32,
+    /// CSeq of the last request that has moved the remote target.
+    pub target_cseq: u32,
     /// Where requests to the phone go.
     pub flow: Flow,
     /// The device that it rings, as the look-up has numbered it, and how many of its flows failed before (RFC 5626 §7).
@@ -109,6 +111,8 @@ pub struct Exchange {
     pub asked: Option<Asked>,
     /// The request as received, while it waits for a look-up on another shard or for DNS, or may have to go to another flow.
     pub request: Option<BufId>,
+    /// The remote target that a re-INVITE or UPDATE names: it takes effect when the request is accepted.
+    pub target: Option<BufId>,
     /// What the look-up found, while DNS is asked for host names in it, and where a device has more than one flow.
     pub contacts: Option<BufId>,
     pub method: Method,

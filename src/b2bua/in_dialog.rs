@@ -1,6 +1,6 @@
 //! Requests within a call: carried from the leg that they came on to the other, with CSeq numbers of that leg.
 
-use crate::dialog::{Change, target_of};
+use crate::dialog::{Change, Parts, target_of};
 use crate::location::gruu;
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
@@ -16,7 +16,7 @@ use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
 use super::asked::Asked;
-use super::call::{Exchange, KeptAck, Phase, Side};
+use super::call::{Exchange, KeptAck, Leg, Phase, Side};
 use super::session::Refresh;
 use super::setup::RETRY_AFTER;
 use super::write::{FORWARD_SLACK, Mentions, rack_cseq};
@@ -82,9 +82,6 @@ impl B2bua {
             }
             None => return false,
         }
-        if is_target_refresh(request.method) {
-            self.refresh_target(stack, from, request, stack.flow_of(tx), out);
-        }
         match self.carry(stack, request, tx, from, to, now, out) {
             // §17.2.1: the other phone may take its time, and its own 100 goes no further.
             Ok(()) if request.method == Method::Invite => {
@@ -145,12 +142,22 @@ impl B2bua {
         other.local_cseq += 1;
         let cseq = other.local_cseq;
         let source = stack.source_of(tx).ok_or(FULL)?;
-        let asked = Asked::keep(request, stack.way_back(source), &mut out.pool).ok_or(FULL)?;
+        let target = match new_target(stack, request) {
+            Some(target) => Some(out.pool.put(target).ok_or(FULL)?),
+            None => None,
+        };
+        let Some(asked) = Asked::keep(request, stack.way_back(source), &mut out.pool) else {
+            if let Some(target) = target {
+                out.pool.release(target);
+            }
+            return Err(FULL);
+        };
         let exchange = self.add_exchange(Exchange {
             call,
             server: Some(tx),
             asked: Some(asked),
             request: None,
+            target,
             contacts: None,
             method: request.method,
             refresh: Refresh::of(&stack.cfg.session_timers, request),
@@ -163,6 +170,9 @@ impl B2bua {
         });
         let Some(exchange) = exchange else {
             asked.release(&mut out.pool);
+            if let Some(target) = target {
+                out.pool.release(target);
+            }
             return Err(FULL);
         };
         let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);
@@ -336,22 +346,41 @@ impl B2bua {
         }
     }
 
-    /// RFC 3261 §12.2.2: a target refresh request moves the remote target of the leg that it came on.
-    fn refresh_target(
-        &mut self,
-        stack: &Stack,
-        leg: LegId,
-        request: &Request<'_>,
-        source: Option<Flow>,
-        out: &mut Effects,
-    ) {
-        let Some(Ok(contact)) = name_addr::first(request.msg, Name::Contact) else {
+    /// The flow of the leg that a request came on, as it is once the request is accepted: with the target that it names, if any.
+    pub(super) fn flow_when_accepted(&self, stack: &Stack, exchange: &Exchange, pool: &Pool) -> Option<Flow> {
+        let leg = self.legs.get(exchange.from)?;
+        Some(match exchange.target {
+            Some(target) if exchange.cseq >= leg.target_cseq => {
+                let source = exchange.server.and_then(|server| stack.flow_of(server));
+                flow_toward(stack, leg, pool.get(target), source.unwrap_or(leg.flow), pool)
+            }
+            Some(_) | None => leg.flow,
+        })
+    }
+
+    /// A request was accepted: RFC 6141 §4.6 has the remote target of the leg that it came on move now and not before, so that one that
+    /// is rejected moves nothing. §4.8: what was sent earlier does not undo what was sent later.
+    pub(super) fn take_new_target(&mut self, stack: &Stack, id: ExchangeId, out: &mut Effects) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
-        // RFC 5627: a GRUU of ours is no place to send to; where it leads is known already.
-        if !gruu::is_ours(contact.uri, &stack.cfg) {
-            self.set_target(stack, leg, target_of(contact.uri), source, out);
+        let (leg_id, cseq, server) = (exchange.from, exchange.cseq, exchange.server);
+        let Some(kept) = exchange.target.take() else {
+            return;
+        };
+        if let Some(leg) = self.legs.get_mut(leg_id).filter(|leg| cseq >= leg.target_cseq) {
+            leg.target_cseq = cseq;
+            let mut scratch = self
+                .scratch
+                .take()
+                .expect("whoever takes the scratch puts it back");
+            let len = out.pool.get(kept).len();
+            scratch[..len].copy_from_slice(out.pool.get(kept));
+            let source = server.and_then(|server| stack.flow_of(server));
+            self.set_target(stack, leg_id, &scratch[..len], source, out);
+            self.scratch = Some(scratch);
         }
+        out.pool.release(kept);
     }
 
     /// Moves a leg's remote target, and with it the flow of its requests.
@@ -364,6 +393,7 @@ impl B2bua {
         out: &mut Effects,
     ) {
         let Some(leg) = self.legs.get_mut(id) else { return };
+        let flow = flow_toward(stack, leg, target, source.unwrap_or(leg.flow), &out.pool);
         if leg.dialog.target(&out.pool) != target {
             let change = Change {
                 target: Some(target),
@@ -373,17 +403,32 @@ impl B2bua {
                 return;
             }
         }
-        let parts = leg.dialog.parts(&out.pool);
-        let Ok(uri) = Uri::parse(parts.next_hop()) else {
-            return;
-        };
-        let like = source.unwrap_or(leg.flow);
-        if wants_flow(&uri) {
-            leg.flow = like;
-        } else if let Ok(flow) = route(&stack.cfg, &uri, Some(like)) {
-            leg.flow = flow;
-        }
+        leg.flow = flow;
     }
+}
+
+/// Where requests on a leg go when its remote target is this one. `like`: what its phone used last.
+fn flow_toward(stack: &Stack, leg: &Leg, target: &[u8], like: Flow, pool: &Pool) -> Flow {
+    let parts = Parts {
+        target,
+        ..leg.dialog.parts(pool)
+    };
+    match Uri::parse(parts.next_hop()) {
+        Ok(uri) if wants_flow(&uri) => like,
+        Ok(uri) => route(&stack.cfg, &uri, Some(like)).unwrap_or(leg.flow),
+        Err(_) => leg.flow,
+    }
+}
+
+/// RFC 3261 §12.2.2: the remote target that a target refresh request names.
+fn new_target<'a>(stack: &Stack, request: &Request<'a>) -> Option<&'a [u8]> {
+    if !is_target_refresh(request.method) {
+        return None;
+    }
+    let contact = name_addr::first(request.msg, Name::Contact)?.ok()?;
+    // RFC 5627: a GRUU of ours is no place to send to; where it leads is known already.
+    let is_place = !gruu::is_ours(contact.uri, &stack.cfg);
+    is_place.then(|| target_of(contact.uri))
 }
 
 /// RFC 3261 §12.2, RFC 3311 §5.1.

@@ -74,8 +74,10 @@ impl B2bua {
             method == Method::Invite && leg.side == Side::Callee && call.answered != Some(leg_id);
         // §13.2.2.4: the 2xx says the route set of its dialog anew.
         if is_known && !(begins_dialog && response.status >= 200) {
+            // RFC 6141 §4.7: what is not sure to arrive moves nothing.
             if let Some(target) = target
                 && is_target_refresh(method)
+                && is_acceptance(response)
             {
                 self.set_target(stack, leg_id, target, None, out);
             }
@@ -163,6 +165,16 @@ impl B2bua {
             self.set_target(stack, id, target, None, out);
         }
         Some(id)
+    }
+}
+
+/// Whether a response accepts what its request says of the dialog: a 2xx, or a provisional one that is sent reliably (RFC 6141 §4.6).
+pub(super) fn is_acceptance(response: &Response<'_>) -> bool {
+    match response.status {
+        101..=199 => {
+            response.msg.line(Name::RSeq).is_some() && response.msg.has_token(Name::Require, b"100rel")
+        }
+        status => (200..300).contains(&status),
     }
 }
 

@@ -260,7 +260,8 @@ impl B2bua {
         if let Some(server) = exchange.server {
             stack.set_user(server, User::None);
         }
-        for kept in [exchange.request, exchange.contacts].into_iter().flatten() {
+        let kept = [exchange.request, exchange.target, exchange.contacts];
+        for kept in kept.into_iter().flatten() {
             out.pool.release(kept);
         }
         if let Some(asked) = exchange.asked {

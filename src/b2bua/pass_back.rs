@@ -6,12 +6,13 @@ use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
 use crate::time::Instant;
 use crate::transaction::Stack;
-use crate::wire::Effects;
+use crate::wire::{Effects, Flow};
 
 use super::asked::Asked;
+use super::learn::is_acceptance;
 use super::session::Granted;
 use super::write::{FORWARD_SLACK, write_response};
-use super::{B2bua, ExchangeId, LegId};
+use super::{B2bua, ExchangeId};
 
 impl B2bua {
     /// Sends a response back on the server transaction of its exchange. `false`: it could not be written.
@@ -36,14 +37,22 @@ impl B2bua {
         let Some(asked) = exchange.asked else {
             return false;
         };
-        let from = exchange.from;
         let granted = match response.status {
             200..=299 => exchange.refresh.granted(response),
             _ => Granted::Unchanged,
         };
-        let Some(buf) = self.write_back(stack, &asked, from, granted, response, out) else {
+        let accepts = is_acceptance(response);
+        let flow = match accepts {
+            true => self.flow_when_accepted(stack, exchange, &out.pool),
+            false => self.legs.get(exchange.from).map(|leg| leg.flow),
+        };
+        let Some(buf) = flow.and_then(|flow| self.write_back(stack, &asked, flow, granted, response, out))
+        else {
             return false;
         };
+        if accepts {
+            self.take_new_target(stack, id, out);
+        }
         self.note_response(id, response, now);
         self.mark_answered(id, response.status, out);
         stack.send_response(server, response.status, buf, now, out);
@@ -74,12 +83,11 @@ impl B2bua {
         &mut self,
         stack: &Stack,
         asked: &Asked,
-        from: LegId,
+        flow: Flow,
         granted: Granted,
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
-        let flow = self.legs.get(from)?.flow;
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
         match write_response(

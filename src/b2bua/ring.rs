@@ -391,6 +391,7 @@ impl B2bua {
             dialog,
             local_cseq,
             remote_cseq: 0,
+            target_cseq: 0,
             flow,
             device: 0,
             flows_failed: 0,
