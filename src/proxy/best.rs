@@ -303,7 +303,7 @@ impl Proxy {
             Some(buf) => stack.send_response(server, passed_on(status), buf, now, out),
             None => stack.abandon(server, out),
         }
-        self.settle(stack, id, out);
+        self.settle(stack, id, Some(status), out);
     }
 
     /// Answers a context with a final response of our own. `request`: the request where it is at hand.
@@ -329,7 +329,7 @@ impl Proxy {
         if status == 408 && method != Method::Invite {
             // RFC 4320 §4.2: a 408 to anything but INVITE comes too late for everybody.
             stack.abandon(server, out);
-            self.settle(stack, id, out);
+            self.settle(stack, id, None, out);
             return;
         }
         self.note_failed(stack, id, status, false, None, now, out);
@@ -347,6 +347,6 @@ impl Proxy {
                 None => stack.abandon(server, out),
             },
         }
-        self.settle(stack, id, out);
+        self.settle(stack, id, None, out);
     }
 }

@@ -42,6 +42,8 @@ pub struct Context {
     pub(super) dialog: u64,
     /// What its call is counted under, where it goes to a trunk.
     pub(super) trunk_call: u64,
+    /// The call of a trunk that it ends, where it is a BYE.
+    pub(super) ends_call: Option<u64>,
     /// The request as it was first forwarded; the block of lines that differ by branch begins its header section.
     pub(super) template: Option<BufId>,
     pub(super) block_len: u16,
@@ -169,6 +171,7 @@ impl Context {
             is_by_token: false,
             dialog,
             trunk_call: 0,
+            ends_call: None,
             template: None,
             block_len: 0,
             asked: None,
@@ -335,9 +338,16 @@ impl Proxy {
         context.timer = Some(stack.wheel.insert(at, timer));
     }
 
-    /// A final response has gone back: what only served to find one is given up.
-    pub(super) fn settle(&mut self, stack: &mut Stack, id: ContextId, out: &mut Effects) {
-        self.end_trunk_call(stack, id);
+    /// A final response has gone back: what only served to find one is given up. `received`: its status, where it is not one of our own.
+    pub(super) fn settle(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        received: Option<u16>,
+        out: &mut Effects,
+    ) {
+        self.end_trunk_call(stack, id, received);
+        self.note_bye_over(stack, id, received, out);
         let Some(context) = self.contexts.get_mut(id) else {
             return;
         };
@@ -385,7 +395,7 @@ impl Proxy {
         self.tell_all_records(stack, out);
         for slot in 0..self.contexts.slots() {
             if let Some(id) = self.contexts.id_at(slot) {
-                self.settle(stack, id, out);
+                self.settle(stack, id, None, out);
                 self.remove(stack, id, out);
             }
         }

@@ -50,7 +50,6 @@ use context::{Branch, Context};
 use forward::Source;
 use relay::Held;
 use targets::{Target, TargetSet};
-use trunk::end_trunk_call_by;
 
 /// RFC 5393 §5.3.3: Max-Breadth where a request has none, and the most that is believed.
 pub const MAX_BREADTH: u8 = 60;
@@ -218,8 +217,7 @@ impl Proxy {
             return None;
         }
         if request.method == Method::Bye {
-            self.note_bye(stack, request, now, out);
-            end_trunk_call_by(stack, request);
+            self.note_bye(stack, request, now);
         }
         if request.method == Method::Invite {
             // §16.2: at once, so that whoever sent it does not send it again.
@@ -598,6 +596,9 @@ impl Proxy {
         let mut context = Context::new(request, tx, policy, digest, dialog);
         if policy.is_trunk {
             context.trunk_call = trunk::call_of(stack, request.call_id, request.from_tag);
+        }
+        if request.method == Method::Bye {
+            context.ends_call = trunk::call_between(stack, request);
         }
         context.note_flows(request, arrived, flow);
         let Some(id) = self.contexts.insert(context) else {

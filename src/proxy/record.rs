@@ -28,6 +28,7 @@ use crate::timer::{Timer, TimerId, TimerKind};
 use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow};
 
+use super::trunk::ends_dialog;
 use super::{BranchId, ContextId, Policy, Proxy};
 
 /// The notes on all calls of a shard that the proxy has forwarded.
@@ -47,6 +48,8 @@ struct Note {
     record: CallRecord,
     /// Why and when it was over before the INVITE had its answer.
     ended: Option<(EndReason, Instant)>,
+    /// The BYE of an answered call, until it is known what becomes of it.
+    hung_up: Option<HungUp>,
     /// Digests of the tags: who hangs up, and of which of several answers.
     caller_tag: u64,
     callee_tag: u64,
@@ -55,6 +58,15 @@ struct Note {
     /// The Contact of the answer.
     callee_contact: Option<BufId>,
     timer: TimerId,
+}
+
+#[derive(Clone, Copy)]
+struct HungUp {
+    reason: EndReason,
+    at: Instant,
+    q850: Option<u8>,
+    /// It has ended nothing.
+    has_failed: bool,
 }
 
 /// Longest texts of one record; one that does not fit is left out.
@@ -140,6 +152,7 @@ impl Proxy {
                 ..CallRecord::begun(now, caller, media_address(request.msg.body()))
             },
             ended: None,
+            hung_up: None,
             caller_tag: tag_digest(stack, request.from_tag),
             callee_tag: 0,
             texts,
@@ -258,7 +271,7 @@ impl Proxy {
     }
 
     /// A BYE comes by.
-    pub(super) fn note_bye(&mut self, stack: &mut Stack, bye: &Request<'_>, now: Instant, out: &mut Effects) {
+    pub(super) fn note_bye(&mut self, stack: &Stack, bye: &Request<'_>, now: Instant) {
         let Some(notes) = &mut self.notes else { return };
         let dialog = stack.key.digest(&[bye.call_id]);
         let Some(note) = notes.note(dialog) else { return };
@@ -275,10 +288,40 @@ impl Proxy {
         }
         let is_of_the_answer = [from, to] == [note.caller_tag, note.callee_tag]
             || [to, from] == [note.caller_tag, note.callee_tag];
-        if is_of_the_answer {
-            note.record.q850 = q850_cause(&bye.msg);
-            self.tell_record(stack, dialog, reason, now, out);
+        if is_of_the_answer && note.hung_up.is_none_or(|before| before.has_failed) {
+            note.hung_up = Some(HungUp {
+                reason,
+                at: now,
+                q850: q850_cause(&bye.msg),
+                has_failed: false,
+            });
         }
+    }
+
+    /// What has become of a BYE: the call is over, or goes on.
+    pub(super) fn note_bye_over(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        received: Option<u16>,
+        out: &mut Effects,
+    ) {
+        let (Some(notes), Some(context)) = (&mut self.notes, self.contexts.get(id)) else {
+            return;
+        };
+        if context.method != Method::Bye {
+            return;
+        }
+        let dialog = context.dialog;
+        let Some(note) = notes.note(dialog) else { return };
+        let Some(hung_up) = &mut note.hung_up else { return };
+        if !ends_dialog(received) {
+            hung_up.has_failed = true;
+            return;
+        }
+        let HungUp { reason, at, q850, .. } = *hung_up;
+        note.record.q850 = q850;
+        self.tell_record(stack, dialog, reason, at, out);
     }
 
     /// The ACK to the answer: RFC 3264 §4 lets it bear the caller's session, when the INVITE had none.
@@ -399,7 +442,7 @@ fn place_of(stack: &Stack, server: TxId) -> Option<Place> {
     })
 }
 
-fn tag_digest(stack: &Stack, tag: Option<&[u8]>) -> u64 {
+pub(super) fn tag_digest(stack: &Stack, tag: Option<&[u8]>) -> u64 {
     stack.key.digest(&[tag.unwrap_or_default()])
 }
 

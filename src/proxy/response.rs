@@ -19,6 +19,7 @@ use crate::wire::{Effects, Flow};
 
 use super::best::{Candidate, is_challenge};
 use super::context::BranchPhase;
+use super::record::tag_digest;
 use super::{BranchId, ContextId, Proxy};
 
 /// What an answer of our own adds to the lines that it repeats.
@@ -80,6 +81,10 @@ impl Proxy {
             200..=299 => {
                 if let Some(context) = self.contexts.get_mut(context_id) {
                     context.is_accepted = true;
+                    if context.policy.is_trunk && context.begins_dialog {
+                        let callee_tag = tag_digest(stack, response.to_tag);
+                        stack.trunks.call_answered(context.trunk_call, callee_tag);
+                    }
                 }
                 let buf = self.write_back(stack, response, None, out);
                 if method == Method::Invite {
@@ -103,7 +108,7 @@ impl Proxy {
                 }
                 // §16.7 step 10.
                 self.cancel_branches(stack, context_id, b"", now, out);
-                self.settle(stack, context_id, out);
+                self.settle(stack, context_id, Some(response.status), out);
             }
             // RFC 3263 §4.3.
             503 if self.try_next_address(stack, id, now, out) => {}

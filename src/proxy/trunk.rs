@@ -14,6 +14,7 @@ use crate::trunk::{DestinationId, Entry, Refusal, Trunks};
 use crate::wire::{Effects, Flow};
 
 use super::context::BranchPhase;
+use super::record::tag_digest;
 use super::targets::{Target, TargetSet};
 use super::validate::Refused;
 use super::{BranchId, ContextId, Proxy};
@@ -148,11 +149,17 @@ impl Proxy {
         stack.trunks.answer_timeout(&stack.cfg, target.destination?)
     }
 
-    /// A request has been answered for good: a call that failed, or whose BYE will not pass here, is counted no more.
-    pub(super) fn end_trunk_call(&self, stack: &mut Stack, id: ContextId) {
+    /// A request has been answered for good: a call that failed, that has ended, or whose BYE will not pass here, is counted no more.
+    pub(super) fn end_trunk_call(&self, stack: &mut Stack, id: ContextId, received: Option<u16>) {
         let Some(context) = self.contexts.get(id) else {
             return;
         };
+        if context.method == Method::Bye {
+            if let Some(call) = context.ends_call.filter(|_| ends_dialog(received)) {
+                stack.trunks.end_call(&mut stack.wheel, call);
+            }
+            return;
+        }
         let goes_on = context.is_accepted && context.policy.record_route;
         if context.policy.is_trunk && context.begins_dialog && !goes_on {
             stack.trunks.end_call(&mut stack.wheel, context.trunk_call);
@@ -165,15 +172,22 @@ pub(super) fn call_of(stack: &Stack, call_id: &[u8], caller_tag: Option<&[u8]>) 
     stack.key.digest(&[call_id, caller_tag.unwrap_or_default()])
 }
 
-/// A BYE passes: its call is counted no more. Either side may have sent it.
-pub(super) fn end_trunk_call_by(stack: &mut Stack, bye: &Request<'_>) {
-    if stack.cfg.trunks.is_empty() || bye.to_tag.is_none() {
-        return;
+/// The call between the two whom a BYE names. Either may have sent it.
+pub(super) fn call_between(stack: &Stack, bye: &Request<'_>) -> Option<u64> {
+    if stack.trunks.calls() == 0 {
+        return None;
     }
-    for caller_tag in [bye.from_tag, bye.to_tag] {
-        let call = call_of(stack, bye.call_id, caller_tag);
-        stack.trunks.end_call(&mut stack.wheel, call);
-    }
+    let sides = [(bye.from_tag, bye.to_tag), (bye.to_tag, bye.from_tag)];
+    sides.into_iter().find_map(|(caller, callee)| {
+        let call = call_of(stack, bye.call_id, caller);
+        (stack.trunks.is_call_with(call, tag_digest(stack, callee))).then_some(call)
+    })
+}
+
+/// Whether a BYE that ends so has ended its dialog: RFC 3261 §12.2.1.2. `received`: what whoever it was for says to it, `None` where it
+/// could not be brought there or nothing was said. All else leaves the dialog as it is, or anybody could end it who can't.
+pub(super) const fn ends_dialog(received: Option<u16>) -> bool {
+    matches!(received, None | Some(200..=299 | 408 | 481))
 }
 
 /// Whether the request begins a call that limits count.

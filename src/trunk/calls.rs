@@ -1,5 +1,5 @@
-//! The calls that a shard has brought to trunks: counted from the INVITE to the failure, the BYE, or the longest time that a
-//! call may last.
+//! The calls that a shard has brought to trunks: counted from the INVITE to the failure, the end of the BYE, or the longest time
+//! that a call may last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use super::{DestinationId, Entry, Refusal, Trunks};
 pub struct Call {
     /// Which INVITE, BYE or failure is of this call: the digest of its Call-ID and its caller's tag.
     digest: u64,
+    /// The digest of the tag of who has answered: a BYE names both.
+    callee_tag: Option<u64>,
     trunk: Arc<TrunkState>,
     destination: Option<Arc<DestinationState>>,
     timer: TimerId,
@@ -84,6 +86,7 @@ impl Trunks {
         );
         let call = Call {
             digest,
+            callee_tag: None,
             trunk: trunk.clone(),
             destination: None,
             timer,
@@ -145,7 +148,22 @@ impl Trunks {
         Entry::Sent
     }
 
-    /// The call has failed, or a BYE has gone by.
+    /// A call that is counted was answered. A further 2xx is that of another phone: the first is the call.
+    pub fn call_answered(&mut self, digest: u64, callee_tag: u64) {
+        let id = self.calls.by_digest.get(&digest).copied();
+        if let Some(call) = id.and_then(|id| self.calls.slots.get_mut(id)) {
+            call.callee_tag.get_or_insert(callee_tag);
+        }
+    }
+
+    /// Whether there is such a call, between its caller and whom this tag is of.
+    pub fn is_call_with(&self, digest: u64, callee_tag: u64) -> bool {
+        let id = self.calls.by_digest.get(&digest).copied();
+        id.and_then(|id| self.calls.slots.get(id))
+            .is_some_and(|call| call.callee_tag == Some(callee_tag))
+    }
+
+    /// The call has failed, or ended.
     pub fn end_call(&mut self, wheel: &mut Wheel<Timer>, digest: u64) {
         let Some(id) = self.calls.by_digest.get(&digest).copied() else {
             return;

@@ -137,11 +137,15 @@ fn the_callee_hangs_up_and_a_bye_of_another_dialog_says_nothing() {
             .with("Max-Forwards", 70)
             .with("Content-Length", 0)
     };
-    for (tag, told) in [("b2", 0), ("b1", 1)] {
-        world.udp(BOB, &from_bob(tag));
+    // One of another dialog, one that is refused, and the one that ends the call.
+    for (tag, cseq, status, told) in [("b2", 1, 200, 0), ("b1", 2, 403, 0), ("b1", 3, 200, 1)] {
+        let branch = via(BOB, &format!("bye{cseq}"));
+        let bye = from_bob(tag).setting("CSeq", format!("{cseq} BYE"));
+        world.udp(BOB, &bye.setting("Via", branch));
         let bye = world.request(ALICE, "BYE");
-        world.udp(ALICE, &reply(&bye, 200, "", ALICE));
-        world.response(BOB, 200);
+        assert_eq!(records(&mut world).len(), 0, "nothing is known yet");
+        world.udp(ALICE, &reply(&bye, status, "", ALICE));
+        world.response(BOB, status);
         let all = records(&mut world);
         assert_eq!(all.len(), told, "{tag}");
         assert!(

@@ -10,7 +10,7 @@ use ringway::port::{Ask, Tell};
 
 use crate::messages::*;
 use crate::world::{World, on_each_number_of_shards};
-use crate::{ack_of, ask, ends_empty, reply, tables_of, within, world};
+use crate::{CAROL, ack_of, ask, ends_empty, reply, tables_of, within, world};
 
 const ONE: &str = "127.0.0.11:5060";
 const TWO: &str = "127.0.0.12:5060";
@@ -103,9 +103,10 @@ fn a_503_makes_the_next_one_be_tried_and_retry_after_closes_who_says_it() {
         world.request(second, "ACK");
         world.udp(ALICE, &within("BYE", 33303, &invite, &ok));
         let bye = world.request(second, "BYE");
-        assert_eq!(calls(&world), 0, "the BYE ends what was counted");
+        assert_eq!(calls(&world), 1);
         world.udp(second, &reply(&bye, 200, "b", second));
         world.response(ALICE, 200);
+        assert_eq!(calls(&world), 0, "the BYE ends what was counted");
         let gets_calls = |world: &mut World, from: u32| {
             (from..from + 9).any(|n| {
                 let invite = invites(world, &format!("d{n}"));
@@ -500,6 +501,47 @@ fn calls_of_one_call_id_count_each_and_a_bye_that_does_not_pass_frees_no_place()
         assert_eq!(calls(&world), 0);
         world.advance(40_000);
         world.forget_waiting();
+        ends_empty(world);
+    });
+}
+
+/// RFC 3261 §12.2.1.2: a BYE ends the call of the two whom it names, when who it is for takes it or is not there.
+#[test]
+fn a_bye_that_ends_nothing_frees_no_place() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, &three("calls_max = 1"));
+        let invite = invites(&mut world, "c1");
+        let (server, there) = asked(&mut world, "INVITE");
+        world.udp(server, &reply(&there, 200, "b", server));
+        let ok = world.response(ALICE, 200);
+        world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+        asked(&mut world, "ACK");
+        let bye =
+            |n: u32| within("BYE", 33303 + n, &invite, &ok).setting("Via", via(CAROL, &format!("forged{n}")));
+        // The caller's tag and nobody's; those of both, from who can't prove to be one of them; and once to somebody else, who takes it.
+        let another = ok.text("To").replace(";tag=b", ";tag=x");
+        for (n, to, status) in [
+            (0, another.as_str(), 481),
+            (1, ok.text("To"), 403),
+            (2, ok.text("To"), 401),
+            (3, another.as_str(), 200),
+        ] {
+            world.udp(CAROL, &bye(n).setting("To", to));
+            let (server, there) = asked(&mut world, "BYE");
+            assert_eq!(calls(&world), 1, "nothing is known yet");
+            world.udp(server, &reply(&there, status, "", server));
+            world.response(CAROL, status);
+            assert_eq!(calls(&world), 1, "{status}");
+        }
+        let refused = invites(&mut world, "c2");
+        fails(&mut world, &refused, 503);
+        // Nobody is there: whoever hung up is gone all the same.
+        let last = within("BYE", 33310, &invite, &ok);
+        world.udp(ALICE, &last);
+        asked(&mut world, "BYE");
+        world.advance(40_000);
+        world.forget_waiting();
+        assert_eq!(calls(&world), 0);
         ends_empty(world);
     });
 }
