@@ -292,6 +292,8 @@ pub struct KernelLevel {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     pub listeners: Vec<Listener>,
+    /// What reaches a listener that is bound to all addresses of its family, loopback ones apart; in order. The machine says it, no file.
+    pub local_addresses: Vec<IpAddr>,
     /// Domains whose subscribers live here, lower case. Empty: every domain is taken for ours, and a subscriber is named by
     /// the user part alone.
     pub domains: Vec<String>,
@@ -328,6 +330,15 @@ pub struct Config {
     pub hosts: Vec<HostEntry>,
 }
 
+impl Config {
+    /// Whether what is sent to `ip` and a listener's port reaches that listener.
+    pub fn is_address_of(&self, listener: &Listener, ip: IpAddr) -> bool {
+        let bound = listener.addr.ip();
+        let is_local = || ip.is_loopback() || self.local_addresses.binary_search(&ip).is_ok();
+        bound == ip || bound.is_unspecified() && bound.is_ipv4() == ip.is_ipv4() && is_local()
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         let addr: SocketAddr = ([127, 0, 0, 1], 5060).into();
@@ -339,6 +350,7 @@ impl Default for Config {
         };
         Config {
             listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+            local_addresses: Vec::new(),
             domains: Vec::new(),
             shards: 1,
             cpus: Vec::new(),

@@ -19,6 +19,7 @@ mod arrival;
 mod buf_ring;
 pub mod clock;
 pub mod connections;
+pub mod interfaces;
 mod looks;
 mod memory;
 mod notices;

@@ -264,7 +264,9 @@ fn is_listener(host: &[u8], cfg: &Config) -> bool {
         let advertised = listener.advertised.as_bytes();
         let advertised_host = &advertised[..lex::host_len(advertised)];
         host.eq_ignore_ascii_case(advertised_host)
-            || ip.is_some_and(|ip| ip == listener.addr.ip() || lex::host_ip(advertised_host) == Some(ip))
+            || ip.is_some_and(|ip| {
+                cfg.is_address_of(listener, ip) || lex::host_ip(advertised_host) == Some(ip)
+            })
     })
 }
 

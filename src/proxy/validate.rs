@@ -120,7 +120,7 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
     let port = uri.port.unwrap_or(PORT_DEFAULT);
     let ip = uri.host_ip();
     cfg.listeners.iter().filter(|own| own.is_ours()).any(|listener| {
-        let is_address = listener.addr.port() == port && Some(listener.addr.ip()) == ip;
+        let is_address = listener.addr.port() == port && ip.is_some_and(|ip| cfg.is_address_of(listener, ip));
         let (host, own_port) = listener
             .advertised
             .rsplit_once(':')

@@ -5,10 +5,12 @@
 //! goes in two steps: for `drain_s` what comes is served and nothing new begins from it; then its socket is closed, and what is still to
 //! leave through it leaves through another UDP listener of its family.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::resolve::LISTENERS_MAX;
 use crate::config::{Config, Listener, ListenerState};
+use crate::io::interfaces::local_addresses;
 use crate::io::relisten::Changes;
 use crate::io::socket::{ShardSockets, bind_all};
 use crate::time::Instant;
@@ -17,6 +19,8 @@ use crate::wire::{ListenerId, Transport};
 /// What is listened on, and how the shards are told.
 pub struct Listeners {
     entries: Vec<Entry>,
+    /// What reaches those that are bound to all addresses: [`Config::local_addresses`].
+    local_addresses: Vec<IpAddr>,
     /// One for each shard.
     changes: Vec<Arc<Changes>>,
 }
@@ -37,10 +41,42 @@ impl Listeners {
             bound: bound.clone(),
             closes_at: None,
         });
-        Listeners {
+        let mut listeners = Listeners {
             entries: entries.collect(),
+            local_addresses: Vec::new(),
             changes: (0..shards).map(|_| Arc::default()).collect(),
+        };
+        listeners.look_at_addresses();
+        listeners
+    }
+
+    /// What reaches those that are bound to all addresses, as it was when it was looked at last.
+    pub fn local_addresses(&self) -> &[IpAddr] {
+        &self.local_addresses
+    }
+
+    /// Looks which addresses this machine has now. `true`: it has changed, and some listener is bound to all of them.
+    pub fn look_at_addresses(&mut self) -> bool {
+        let of_all = |ipv4: bool| {
+            let open = self.entries.iter().filter(|entry| entry.bound.is_ours());
+            open.map(|entry| entry.bound.addr)
+                .any(|addr| addr.ip().is_unspecified() && addr.is_ipv4() == ipv4)
+        };
+        let (v4, v6) = (of_all(true), of_all(false));
+        let mut now = Vec::new();
+        if v4 || v6 {
+            match local_addresses() {
+                Ok(all) => now = all,
+                Err(error) => {
+                    tracing::debug!(%error, "the addresses of this machine are not known");
+                    return false;
+                }
+            }
         }
+        now.retain(|ip| if ip.is_ipv4() { v4 } else { v6 });
+        let has_changed = now != self.local_addresses;
+        self.local_addresses = now;
+        has_changed
     }
 
     /// Where the reactor of a shard finds what has changed.

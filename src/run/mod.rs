@@ -68,6 +68,7 @@ impl Server {
         let (bound, mut sockets) = bind_all(&cfg).map_err(|error| error.to_string())?;
         let listeners = Listeners::new(&cfg.listeners, &bound, cfg.shards);
         cfg.listeners = bound;
+        cfg.local_addresses = listeners.local_addresses().to_vec();
         let cfg = Arc::new(cfg);
         let keys = draw_keys().map_err(|error| format!("no random numbers from the system: {error}"))?;
         steer_datagrams(&cfg, &features, &mut sockets, &keys.owner);

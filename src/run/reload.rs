@@ -100,6 +100,19 @@ impl Configured {
         }
     }
 
+    /// Has the shards go by the addresses that this machine has now, where they matter.
+    pub async fn look_at_addresses(&mut self, server: &Server) {
+        let now = {
+            let mut listeners = lock(&server.listeners);
+            let has_changed = listeners.look_at_addresses();
+            has_changed.then(|| listeners.local_addresses().to_vec())
+        };
+        if let Some(addresses) = now {
+            tracing::info!(?addresses, "the addresses of this machine have changed");
+            self.hand_out(server, self.asked.clone()).await;
+        }
+    }
+
     /// Gives every shard the configuration, and waits until it goes by it.
     async fn hand_out(&mut self, server: &Server, config: Config) {
         self.id = self.id.next();
@@ -107,8 +120,10 @@ impl Configured {
         let mut bound = config.clone();
         {
             // Rules speak of the listeners in the order of the file, shards in that of their places.
-            let listeners = lock(&server.listeners);
+            let mut listeners = lock(&server.listeners);
+            listeners.look_at_addresses();
             bound.listeners = listeners.bound();
+            bound.local_addresses = listeners.local_addresses().to_vec();
             for route in &mut bound.routes {
                 route.listener_bits = listeners.bits_of_places(route.listener_bits, &config.listeners);
             }

@@ -36,6 +36,8 @@ const HANG_UP_TIME: Duration = Duration::from_secs(2);
 const LAST_RECORDS_TIME: Duration = Duration::from_secs(5);
 /// How often the control thread looks after the shards.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it looks which addresses this machine has. Each change is a configuration of its own to the shards.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT, drains, and prints the summary on standard output.
 ///
@@ -150,6 +152,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     tracing::info!("ready");
     let mut service = Service::new();
     let (mut limits, mut peers) = (LimitWatch::default(), TrunkWatch::default());
+    let mut addresses_at = server.clock.now() + ADDRESSES_INTERVAL;
     service.ready("serving");
     let by = loop {
         tokio::select! {
@@ -184,6 +187,10 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         }
         peers.look(&board, now);
         configured.close_listeners(&server).await;
+        if now >= addresses_at {
+            addresses_at = now + ADDRESSES_INTERVAL;
+            configured.look_at_addresses(&server).await;
+        }
     };
     let drain = configured.config().drain;
     let calls = server.calls();

@@ -62,11 +62,12 @@ pub fn flow_to(
     if peer.port() == 0 || !is_one_host(ip.to_canonical()) {
         return Err(RouteError::NotOneHost);
     }
-    if cfg
-        .listeners
-        .iter()
-        .any(|listener| listener.is_ours() && listener.transport == transport && listener.addr == peer)
-    {
+    if cfg.listeners.iter().any(|listener| {
+        listener.is_ours()
+            && listener.transport == transport
+            && listener.addr.port() == peer.port()
+            && cfg.is_address_of(listener, ip)
+    }) {
         return Err(RouteError::Ourselves);
     }
     let listener =
@@ -237,6 +238,22 @@ mod tests {
             "sip:a@[::ffff:224.0.1.75]",
         ] {
             assert_eq!(to(nobody, None), Err(RouteError::NotOneHost), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn what_is_bound_to_all_addresses_is_reached_by_each() {
+        let mut cfg = cfg();
+        cfg.listeners[0].addr = ([0, 0, 0, 0], 5060).into();
+        cfg.local_addresses = vec![[10, 9, 8, 7].into()];
+        for (uri, error) in [
+            ("sip:a@10.9.8.7", Some(RouteError::Ourselves)),
+            ("sip:a@127.0.0.99", Some(RouteError::Ourselves)),
+            ("sip:a@10.9.8.7:5099", None),
+            ("sip:a@10.9.8.8", None),
+        ] {
+            let parsed = Uri::parse(uri.as_bytes()).expect("a URI");
+            assert_eq!(route(&cfg, &parsed, None).err(), error, "{uri}");
         }
     }
 

@@ -103,3 +103,56 @@ fn rules_answer_and_the_rest_is_the_phone_services() {
         .with("Content-Length", 0);
     assert_eq!(ask(options).status(), Some(200));
 }
+
+/// RFC 3261 §16.4: a listener that is bound to all addresses is named by each that this machine has.
+#[test]
+fn a_route_may_name_any_address_that_reaches_us() {
+    let callee = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    callee.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let at = callee.local_addr().expect("an address");
+    let rule = format!("\n[[route]]\naction = \"proxy\"\nto = [\"sip:{at}\"]\n");
+    let setup = Setup::new()
+        .tables(&rule)
+        .key("", "advertise", "[\"0.0.0.0:0=127.0.0.1\"]")
+        .flags(&["--listen", "udp:0.0.0.0:0", "--open-registrar"]);
+    let server = Server::start(&setup);
+    let log = server.log();
+    let port = log
+        .lines()
+        .filter(|line| line.contains("listening"))
+        .find_map(|line| {
+            line.split_once("addr=0.0.0.0:")?
+                .1
+                .split_ascii_whitespace()
+                .next()
+        })
+        .expect("it listens on all addresses");
+    let phone = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let own = phone.local_addr().expect("an address");
+    let mut named = vec!["127.0.0.1".to_owned(), "127.0.0.99".to_owned()];
+    let all = ringway::io::interfaces::local_addresses().expect("the kernel tells them");
+    named.extend(all.iter().filter(|ip| ip.is_ipv4()).map(ToString::to_string));
+    let mut bytes = [0; 4_096];
+    for (n, name) in named.iter().enumerate() {
+        let message = Message::request("MESSAGE", "sip:bob@one.att.net")
+            .with("Via", format!("SIP/2.0/UDP {own};branch=z9hG4bKw{n}"))
+            .with("Route", format!("<sip:{name}:{port};lr>"))
+            .with("From", "<sip:alice@one.att.net>;tag=a1")
+            .with("To", "<sip:bob@one.att.net>")
+            .with("Call-ID", format!("named-{n}"))
+            .with("CSeq", "1 MESSAGE")
+            .with("Max-Forwards", 70)
+            .with("Content-Length", 0);
+        let to: std::net::SocketAddr = format!("127.0.0.1:{port}").parse().expect("an address");
+        phone.send_to(&message.to_bytes(), to).expect("it is sent");
+        let there = loop {
+            let len = callee.recv(&mut bytes).expect("the request in time");
+            let there = Message::parse(&bytes[..len]).expect("a message");
+            // Those before may come again.
+            if there.text("Call-ID") == format!("named-{n}") {
+                break there;
+            }
+        };
+        assert!(!there.has("Route"), "{name}: {}", there.text("Route"));
+    }
+}

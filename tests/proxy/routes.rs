@@ -1,11 +1,13 @@
 //! What the routing table and Route header fields make of a request.
 
+use std::net::Ipv4Addr;
+
 use bench_harness::sip::Message;
 use ringway::metrics::DropReason;
 
 use crate::messages::*;
 use crate::world::{SERVER, World, on_each_number_of_shards};
-use crate::{TO_BOB, ask, ends_empty, reply, within, world};
+use crate::{TO_BOB, ask, ends_empty, reply, tables_of, within, world};
 
 const TABLE: &str = r#"
     [[route]]
@@ -217,6 +219,82 @@ fn a_route_is_followed_and_ours_is_left_out() {
     );
     world.udp(BOB, &reply(&there, 200, "b", BOB));
     world.response(ALICE, 200);
+    ends_empty(world);
+}
+
+/// RFC 3261 §16.4: a listener that is bound to all addresses is reached by each that the machine has.
+#[test]
+fn a_route_may_name_us_by_any_address_that_reaches_us() {
+    let tables = tables_of(TO_BOB);
+    let mut world = World::with(1, |cfg| {
+        cfg.routes = tables.routes;
+        for listener in &mut cfg.listeners {
+            listener.addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        }
+        cfg.local_addresses = vec![Ipv4Addr::new(10, 9, 8, 7).into()];
+    });
+    let to_us = ["10.9.8.7", "127.0.0.77", "10.9.8.7:5060;transport=tcp"];
+    for (n, own) in to_us.into_iter().enumerate() {
+        let request = ask("MESSAGE", "sip:bob@example.com", &format!("m{n}"));
+        world.udp(ALICE, &request.with("Route", format!("<sip:{own};lr>")));
+        let there = world.request(BOB, "MESSAGE");
+        assert!(!there.has("Route"), "{own}");
+        world.udp(BOB, &reply(&there, 200, "b1", BOB));
+        world.response(ALICE, 200);
+    }
+    // Another port, and another machine.
+    for (n, other) in ["10.9.8.7:5070", "10.9.8.8"].into_iter().enumerate() {
+        let request = ask("MESSAGE", "sip:bob@example.com", &format!("o{n}"));
+        world.udp(ALICE, &request.with("Route", format!("<sip:{other};lr>")));
+        let at = if other.contains(':') {
+            other.to_owned()
+        } else {
+            format!("{other}:5060")
+        };
+        let there = world.request(&at, "MESSAGE");
+        world.udp(&at, &reply(&there, 200, "b1", &at));
+        world.response(ALICE, 200);
+    }
+    world.advance(40_000);
+    ends_empty(world);
+}
+
+/// RFC 3261 §16.4: what has led a request here says nothing of where it goes on.
+#[test]
+fn a_maddr_that_names_us_is_left_out_and_another_decides() {
+    let mut world = world(1, "[[route]]\naction = \"proxy\"\nto = [\"request-uri\"]\n");
+    for (n, (uri, at, there)) in [
+        (
+            "sip:bob@127.0.0.3;x=y;maddr=127.0.0.1;transport=UDP;lr",
+            "127.0.0.3:5060",
+            "sip:bob@127.0.0.3;x=y;lr",
+        ),
+        (
+            "sip:bob@127.0.0.3:5060;maddr=one.att.net",
+            "127.0.0.3:5060",
+            "sip:bob@127.0.0.3",
+        ),
+        (
+            "sip:bob@127.0.0.3;maddr=127.0.0.5",
+            "127.0.0.5:5060",
+            "sip:bob@127.0.0.3;maddr=127.0.0.5",
+        ),
+        // Not what it came to.
+        (
+            "sip:bob@127.0.0.3:5070;maddr=127.0.0.1",
+            "127.0.0.1:5070",
+            "sip:bob@127.0.0.3:5070;maddr=127.0.0.1",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.udp(ALICE, &ask("MESSAGE", uri, &format!("m{n}")));
+        let request = world.request(at, "MESSAGE");
+        assert_eq!(request.uri(), Some(there));
+        world.udp(at, &reply(&request, 200, "b1", at));
+        world.response(ALICE, 200);
+    }
     ends_empty(world);
 }
 
