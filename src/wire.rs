@@ -132,8 +132,13 @@ pub enum Event<'a> {
     Stream { flow: Flow, bytes: &'a [u8] },
     /// The connection is gone; its id will not be heard of again.
     Closed { conn: ConnId, reason: CloseReason },
-    /// A message with an `op` could not be sent, or was still queued when its connection ended.
-    SendFailed { op: TxOp, reason: CloseReason },
+    /// A message with an `op` could not be sent, or was still queued when its connection ended; or, where it `was_sent`, its connection has
+    /// ended before anything came back on it: its peer may have read it or not.
+    SendFailed {
+        op: TxOp,
+        reason: CloseReason,
+        was_sent: bool,
+    },
 }
 
 /// What the core wants done outside. Whoever applies a `Send` releases its buffer reference.

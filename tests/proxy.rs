@@ -567,6 +567,53 @@ fn a_place_that_cannot_be_connected_to_is_unavailable() {
     ends_empty(world);
 }
 
+/// RFC 3261 §18.2.2: who has read a request answers over another connection where the first has ended.
+#[test]
+fn the_end_of_a_connection_does_not_come_before_the_answer_over_another() {
+    on_each_number_of_shards(|shards| {
+        let table = TO_BOB.replace("5063", "5063;transport=tcp");
+        let mut world = world(shards, &table);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        world.ends_unheard(BOB);
+        world.silent();
+        world.tcp(BOB, &reply(&there, 180, "b1", BOB));
+        world.response(ALICE, 180);
+        // It has read it: how long it rings is its own business.
+        world.advance(10_000);
+        world.tcp(BOB, &reply(&there, 486, "b1", BOB));
+        world.request(BOB, "ACK");
+        let failure = world.response(ALICE, 486);
+        world.udp(ALICE, &ack_of(&invite, &failure));
+        world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+        let there = world.request(BOB, "MESSAGE");
+        world.ends_unheard(BOB);
+        world.advance(400);
+        world.tcp(BOB, &reply(&there, 200, "b1", BOB));
+        world.response(ALICE, 200);
+        // Nothing comes: a round trip later it is as if it could not be sent.
+        for (method, id) in [("INVITE", "c2"), ("MESSAGE", "m2")] {
+            let silent = ask(method, "sip:bob@example.com", id);
+            world.udp(ALICE, &silent);
+            if method == "INVITE" {
+                world.response(ALICE, 100);
+            }
+            world.request(BOB, method);
+            world.ends_unheard(BOB);
+            world.advance(499);
+            world.silent();
+            world.advance(2);
+            let failure = world.response(ALICE, 503);
+            if method == "INVITE" {
+                world.udp(ALICE, &ack_of(&silent, &failure));
+            }
+        }
+        ends_empty(world);
+    });
+}
+
 #[test]
 fn at_its_limits_it_answers_503_and_leaves_nothing() {
     let machine_full = |change: fn(&mut ringway::config::Config)| {

@@ -6,9 +6,18 @@ use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Event, Flow, TxOp};
 
 enum Notice {
-    Opened { flow: Flow },
-    Closed { conn: ConnId, reason: CloseReason },
-    SendFailed { op: TxOp, reason: CloseReason },
+    Opened {
+        flow: Flow,
+    },
+    Closed {
+        conn: ConnId,
+        reason: CloseReason,
+    },
+    SendFailed {
+        op: TxOp,
+        reason: CloseReason,
+        was_sent: bool,
+    },
 }
 
 /// What a turn or a flush found out about connections and messages.
@@ -26,8 +35,17 @@ impl Notices {
 
     /// Nobody waits for a message without an `op`.
     pub(super) fn send_failed(&mut self, op: Option<TxOp>, reason: CloseReason) {
+        self.failed(op, reason, false);
+    }
+
+    /// The same of one that its peer may have read.
+    pub(super) fn unheard(&mut self, op: Option<TxOp>, reason: CloseReason) {
+        self.failed(op, reason, true);
+    }
+
+    fn failed(&mut self, op: Option<TxOp>, reason: CloseReason, was_sent: bool) {
         if let Some(op) = op {
-            self.0.push_back(Notice::SendFailed { op, reason });
+            self.0.push_back(Notice::SendFailed { op, reason, was_sent });
         }
     }
 
@@ -40,7 +58,7 @@ impl Notices {
             let event = match notice {
                 Notice::Opened { flow } => Event::Opened { flow },
                 Notice::Closed { conn, reason } => Event::Closed { conn, reason },
-                Notice::SendFailed { op, reason } => Event::SendFailed { op, reason },
+                Notice::SendFailed { op, reason, was_sent } => Event::SendFailed { op, reason, was_sent },
             };
             sink(event, now);
         }

@@ -389,7 +389,7 @@ impl Tcp {
         }
         // In the order in which they were sent.
         for op in connection.queue.take_unheard() {
-            cx.notices.send_failed(op, reason);
+            cx.notices.unheard(op, reason);
         }
         while let Some(op) = connection.queue.take_failed() {
             self.metrics.dropped(DropReason::ConnectionLost);

@@ -18,7 +18,11 @@ pub enum Letter {
     /// To be sent on a connection of this shard. Bytes: the message.
     Send { flow: Flow, op: Option<TxOp> },
     /// A `Send` failed.
-    SendFailed { op: TxOp, reason: CloseReason },
+    SendFailed {
+        op: TxOp,
+        reason: CloseReason,
+        was_sent: bool,
+    },
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },
     /// To be told of when it ends: a connection of this shard.

@@ -253,13 +253,14 @@ impl Shard {
                 self.on_stream(flow, bytes, now, out);
             }
             Event::Closed { conn, reason: _ } => self.on_closed(conn, out),
-            Event::SendFailed { op, reason } => {
+            Event::SendFailed { op, reason, was_sent } => {
                 if op.shard == self.stack.shard {
-                    if let Some(event) = self.stack.on_send_failed(op, now, out) {
+                    if let Some(event) = self.stack.on_send_failed(op, was_sent, now, out) {
                         self.on_user_event(event, now, out);
                     }
                 } else {
-                    self.post(op.shard, Letter::SendFailed { op, reason }, b"");
+                    let letter = Letter::SendFailed { op, reason, was_sent };
+                    self.post(op.shard, letter, b"");
                 }
             }
         }
@@ -383,7 +384,10 @@ impl Shard {
                 Some(buf) => out.send(flow, buf, op),
                 None => self.stack.metrics.dropped(DropReason::NoBuffer),
             },
-            Letter::SendFailed { op, reason } => self.handle(Event::SendFailed { op, reason }, now, out),
+            Letter::SendFailed { op, reason, was_sent } => {
+                let event = Event::SendFailed { op, reason, was_sent };
+                self.handle(event, now, out);
+            }
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
             Letter::Watch { conn, from } => self.watch_flow(conn, from),
             Letter::FlowEnded { conn } => {

@@ -143,6 +143,7 @@ pub enum Arrival {
     SendFailed {
         op: TxOp,
         reason: crate::wire::CloseReason,
+        was_sent: bool,
     },
 }
 

@@ -114,9 +114,10 @@ impl Reactor for SimReactor {
                     conn,
                     reason: *reason,
                 },
-                (Arrival::SendFailed { op, reason }, _) => Event::SendFailed {
+                (Arrival::SendFailed { op, reason, was_sent }, _) => Event::SendFailed {
                     op: *op,
                     reason: *reason,
+                    was_sent: *was_sent,
                 },
                 (
                     Arrival::Datagram { .. }
@@ -143,7 +144,11 @@ impl Reactor for SimReactor {
                                 && let Some(op) = op
                             {
                                 let reason = CloseReason::Reset;
-                                net.inbox[self.shard].push_back(Arrival::SendFailed { op, reason });
+                                net.inbox[self.shard].push_back(Arrival::SendFailed {
+                                    op,
+                                    reason,
+                                    was_sent: false,
+                                });
                             }
                         }
                         Transport::Tcp => {

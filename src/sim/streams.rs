@@ -217,7 +217,11 @@ impl Net {
             self.end_stream(index, CloseReason::SendQueueFull);
             if let Some(op) = op {
                 let reason = CloseReason::SendQueueFull;
-                self.inbox[shard].push_back(Arrival::SendFailed { op, reason });
+                self.inbox[shard].push_back(Arrival::SendFailed {
+                    op,
+                    reason,
+                    was_sent: false,
+                });
             }
             return;
         }
@@ -296,11 +300,12 @@ impl Net {
         let waiting = std::mem::take(&mut stream.waiting)
             .into_iter()
             .filter_map(|(_, op)| op);
-        let ops: Vec<TxOp> = unheard.chain(in_flight).chain(waiting).collect();
+        let sent = unheard.chain(in_flight).map(|op| (op, true));
+        let ops: Vec<(TxOp, bool)> = sent.chain(waiting.map(|op| (op, false))).collect();
         match phase {
             Phase::Connecting | Phase::Open => {
-                for op in ops {
-                    self.inbox[shard].push_back(Arrival::SendFailed { op, reason });
+                for (op, was_sent) in ops {
+                    self.inbox[shard].push_back(Arrival::SendFailed { op, reason, was_sent });
                 }
                 self.inbox[shard].push_back(Arrival::Closed {
                     stream: index,

@@ -6,6 +6,9 @@ use super::{End, Notice, Output, Retransmit, Step};
 pub enum State {
     /// The INVITE was sent; nothing came yet.
     Calling,
+    /// The connection that the INVITE went over has ended, and nothing had come. The server may have read it, and answers over another
+    /// connection then (RFC 3261 §18.2.2): one round trip is given to that.
+    Unheard,
     /// A provisional response came.
     Proceeding,
     /// A CANCEL was sent, or Timer C has asked for one: a final response is awaited for 64*T1 only (RFC 3261 §9.1).
@@ -35,6 +38,8 @@ pub enum Input {
     Cancel,
     /// The message could not be sent.
     TransportError,
+    /// It was, and its connection has ended without a word.
+    Unheard,
 }
 
 pub fn step(state: State, input: Input) -> Step<State> {
@@ -44,11 +49,13 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.1.2: Timer A doubles without a cap; Timer B ends the attempt.
         (Calling, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::Double),
         (Calling, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Calling, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Calling | Unheard, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Calling, Input::Unheard) => stay.to(Unheard).retransmit(Retransmit::Stop).end(End::RoundTrip),
+        (Unheard, Input::End) => stay.to(Terminated).notify(Notice::Unreachable),
         // The request has arrived, for it was answered; what comes next may come over another connection (§18.2.2).
         (Proceeding | Cancelling, Input::TransportError) => stay,
         // §17.1.1.2: any provisional stops the retransmissions. §16.6 step 11: Timer C bounds the ringing.
-        (Calling, Input::Trying | Input::Provisional) => stay
+        (Calling | Unheard, Input::Trying | Input::Provisional) => stay
             .to(Proceeding)
             .notify(Notice::Message)
             .retransmit(Retransmit::Stop)
@@ -63,14 +70,14 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §9.1: no final response 64*T1 after the CANCEL: taken for cancelled.
         (Cancelling, Input::End) => stay.to(Terminated).notify(Notice::Ended),
         // RFC 6026 §7.2: 2xx moves to Accepted; the ACK is the user's.
-        (Calling | Proceeding | Cancelling, Input::Success) => stay
+        (Calling | Unheard | Proceeding | Cancelling, Input::Success) => stay
             .to(Accepted)
             .notify(Notice::Message)
             .retransmit(Retransmit::Stop)
             .end(End::Timeout)
             .drop_kept(),
         // §17.1.1.2: 300 to 699: the transaction sends the ACK itself.
-        (Calling | Proceeding | Cancelling, Input::Failure) => stay
+        (Calling | Unheard | Proceeding | Cancelling, Input::Failure) => stay
             .to(Completed)
             .send(Output::Ack)
             .notify(Notice::Message)
@@ -80,10 +87,11 @@ pub fn step(state: State, input: Input) -> Step<State> {
         (Completed, Input::End | Input::TransportError) => stay.to(Terminated),
         (Accepted, Input::Success) => stay.notify(Notice::Message),
         (Accepted, Input::End) => stay.to(Terminated).notify(Notice::Ended),
-        (Proceeding | Cancelling | Completed | Accepted, Input::Retransmit) => {
+        (Unheard | Proceeding | Cancelling | Completed | Accepted, Input::Retransmit) => {
             stay.retransmit(Retransmit::Stop)
         }
-        (Calling, Input::Cancel) => stay,
+        (Calling | Unheard, Input::Cancel) => stay,
+        (Unheard | Proceeding | Cancelling | Completed | Accepted, Input::Unheard) => stay,
         (Completed, Input::Trying | Input::Provisional | Input::Success | Input::Cancel) => stay,
         (
             Accepted,
@@ -98,7 +106,8 @@ pub fn step(state: State, input: Input) -> Step<State> {
             | Input::Retransmit
             | Input::End
             | Input::Cancel
-            | Input::TransportError,
+            | Input::TransportError
+            | Input::Unheard,
         ) => stay,
     }
 }
@@ -136,6 +145,32 @@ mod tests {
                 None,
                 Some(Notice::Unreachable),
             ),
+            (Calling, I::Unheard, Unheard, None, None),
+            (Unheard, I::Trying, Proceeding, None, Some(Notice::Message)),
+            (Unheard, I::Provisional, Proceeding, None, Some(Notice::Message)),
+            (Unheard, I::Success, Accepted, None, Some(Notice::Message)),
+            (
+                Unheard,
+                I::Failure,
+                Completed,
+                Some(Output::Ack),
+                Some(Notice::Message),
+            ),
+            (Unheard, I::Retransmit, Unheard, None, None),
+            (Unheard, I::Unheard, Unheard, None, None),
+            (Unheard, I::Cancel, Unheard, None, None),
+            (Unheard, I::End, Terminated, None, Some(Notice::Unreachable)),
+            (
+                Unheard,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+            ),
+            (Proceeding, I::Unheard, Proceeding, None, None),
+            (Cancelling, I::Unheard, Cancelling, None, None),
+            (Completed, I::Unheard, Completed, None, None),
+            (Accepted, I::Unheard, Accepted, None, None),
             (Proceeding, I::Trying, Proceeding, None, None),
             (
                 Proceeding,
@@ -203,6 +238,7 @@ mod tests {
     fn timers_follow_the_state() {
         assert_eq!(step(Calling, I::Retransmit).retransmit, Retransmit::Double);
         assert_eq!(step(Calling, I::Provisional).end, End::TimerC);
+        assert_eq!(step(Calling, I::Unheard).end, End::RoundTrip);
         assert_eq!(
             step(Proceeding, I::Trying).end,
             End::Keep,

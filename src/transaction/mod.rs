@@ -66,6 +66,8 @@ pub enum End {
     Keep,
     /// 64*T1: B, F, H, L, M.
     Timeout,
+    /// T1: a round trip for what may still come.
+    RoundTrip,
     TimerC,
     /// Zero over a reliable transport, as are I, J and K.
     TimerD,

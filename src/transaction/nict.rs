@@ -5,6 +5,9 @@ use super::{End, Notice, Output, Retransmit, Step};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     Trying,
+    /// The connection that the request went over has ended, and nothing had come: the answer may come over another (RFC 3261 §18.2.2), for
+    /// which it has one round trip.
+    Unheard,
     Proceeding,
     Completed,
     Terminated,
@@ -21,6 +24,8 @@ pub enum Input {
     /// Timer F in Trying and Proceeding, Timer K in Completed.
     End,
     TransportError,
+    /// The request was sent, and its connection has ended without a word.
+    Unheard,
 }
 
 pub fn step(state: State, input: Input) -> Step<State> {
@@ -30,18 +35,22 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.2.2: Timer E doubles up to T2; after a provisional it is T2.
         (Trying, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2),
         (Proceeding, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::AtT2),
-        (Trying | Proceeding, Input::Provisional) => stay
+        (Trying | Unheard | Proceeding, Input::Provisional) => stay
             .to(Proceeding)
             .notify(Notice::Message)
             .retransmit(Retransmit::AtT2),
-        (Trying | Proceeding, Input::Final) => stay
+        (Trying | Unheard | Proceeding, Input::Final) => stay
             .to(Completed)
             .notify(Notice::Message)
             .retransmit(Retransmit::Stop)
             .end(End::TimerK)
             .drop_kept(),
         (Trying | Proceeding, Input::End) => stay.to(Terminated).notify(Notice::Timeout),
-        (Trying, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Trying | Unheard, Input::TransportError) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Trying, Input::Unheard) => stay.to(Unheard).retransmit(Retransmit::Stop).end(End::RoundTrip),
+        (Unheard, Input::End) => stay.to(Terminated).notify(Notice::Unreachable),
+        (Unheard, Input::Retransmit) => stay.retransmit(Retransmit::Stop),
+        (Unheard | Proceeding | Completed, Input::Unheard) => stay,
         // The request has arrived, for it was answered; what comes next may come over another connection (§18.2.2).
         (Proceeding, Input::TransportError) => stay,
         (Completed, Input::End) => stay.to(Terminated),
@@ -50,7 +59,12 @@ pub fn step(state: State, input: Input) -> Step<State> {
         (Completed, Input::Provisional | Input::Final | Input::TransportError) => stay,
         (
             Terminated,
-            Input::Provisional | Input::Final | Input::Retransmit | Input::End | Input::TransportError,
+            Input::Provisional
+            | Input::Final
+            | Input::Retransmit
+            | Input::End
+            | Input::TransportError
+            | Input::Unheard,
         ) => stay,
     }
 }
@@ -160,6 +174,41 @@ mod tests {
                 None,
                 Retransmit::Keep,
             ),
+            (Trying, I::Unheard, Unheard, None, None, Retransmit::Stop),
+            (
+                Unheard,
+                I::Provisional,
+                Proceeding,
+                None,
+                Some(Notice::Message),
+                Retransmit::AtT2,
+            ),
+            (
+                Unheard,
+                I::Final,
+                Completed,
+                None,
+                Some(Notice::Message),
+                Retransmit::Stop,
+            ),
+            (
+                Unheard,
+                I::End,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
+            (
+                Unheard,
+                I::TransportError,
+                Terminated,
+                None,
+                Some(Notice::Unreachable),
+                Retransmit::Keep,
+            ),
+            (Unheard, I::Unheard, Unheard, None, None, Retransmit::Keep),
+            (Proceeding, I::Unheard, Proceeding, None, None, Retransmit::Keep),
         ];
         for &(state, input, next, send, notice, retransmit) in rows {
             let step = step(state, input);
@@ -170,5 +219,6 @@ mod tests {
             );
         }
         assert_eq!(step(Trying, I::Final).end, End::TimerK);
+        assert_eq!(step(Trying, I::Unheard).end, End::RoundTrip);
     }
 }

@@ -13,7 +13,7 @@ use ringway::config::Config;
 use ringway::metrics::{DropReason, in_all};
 use ringway::port::{Ask, ConfigId, PORT_BYTES_MAX, Tell};
 use ringway::shard::Shard;
-use ringway::wire::{CloseReason, ConnId, Effect, Event, Flow, Transport};
+use ringway::wire::{CloseReason, ConnId, Effect, Event, Flow, Transport, TxOp};
 
 #[path = "shards.rs"]
 mod shards;
@@ -29,6 +29,8 @@ pub struct World {
     inbox: BTreeMap<SocketAddr, VecDeque<Message>>,
     /// Connections that phones have closed.
     gone: Vec<ConnId>,
+    /// The last request that went to an address over TCP, and from which shard.
+    asked: BTreeMap<SocketAddr, (usize, TxOp)>,
     /// Connections that the shards have asked to be closed.
     pub closed: Vec<ConnId>,
     /// Damaged messages go round: what a strict reader can't make out of them is passed over.
@@ -60,6 +62,7 @@ impl World {
             configs: vec![cfg],
             inbox: BTreeMap::new(),
             gone: Vec::new(),
+            asked: BTreeMap::new(),
             closed: Vec::new(),
             is_damaged: false,
             pongs: 0,
@@ -92,6 +95,18 @@ impl World {
     pub fn close(&mut self, from: &str) {
         let conn = self.shards.close(addr(from)).expect("it has one");
         self.gone.push(conn);
+        self.settle();
+    }
+
+    /// The connection over which the last request went to `peer` ends, and nothing has come back on it.
+    pub fn ends_unheard(&mut self, peer: &str) {
+        let (index, op) = self.asked.remove(&addr(peer)).expect("it was asked");
+        let event = Event::SendFailed {
+            op,
+            reason: CloseReason::PeerClosed,
+            was_sent: true,
+        };
+        self.shards.handle(index, event);
         self.settle();
     }
 
@@ -138,7 +153,10 @@ impl World {
                     out.pool.release(buf);
                     failed.push(op);
                 }
-                Some(Effect::Send { flow, buf, .. }) => {
+                Some(Effect::Send { flow, buf, op }) => {
+                    if let (Transport::Tcp, Some(op)) = (flow.transport, op) {
+                        self.asked.insert(flow.peer, (usize::from(shard.id().0), op));
+                    }
                     let bytes = out.pool.get(buf).to_vec();
                     out.pool.release(buf);
                     if let Some(conn) = flow.conn {
@@ -165,7 +183,12 @@ impl World {
         out.clear();
         for op in failed {
             let reason = CloseReason::ConnectFailed;
-            shard.handle(Event::SendFailed { op, reason }, now, out);
+            let event = Event::SendFailed {
+                op,
+                reason,
+                was_sent: false,
+            };
+            shard.handle(event, now, out);
         }
         shard.record_handled(now, now);
         moved

@@ -53,6 +53,7 @@ pub enum Seen {
     SendFailed {
         op: TxOp,
         reason: CloseReason,
+        was_sent: bool,
     },
     /// A turn that came back with nothing.
     Nothing,
@@ -78,7 +79,7 @@ impl From<&Event<'_>> for Seen {
                 bytes: bytes.to_vec(),
             },
             Event::Closed { conn, reason } => Seen::Closed { conn, reason },
-            Event::SendFailed { op, reason } => Seen::SendFailed { op, reason },
+            Event::SendFailed { op, reason, was_sent } => Seen::SendFailed { op, reason, was_sent },
         }
     }
 }
@@ -249,7 +250,19 @@ impl Server {
 
     pub fn send_failed(&self, shard: usize) -> (TxOp, CloseReason) {
         self.wait_for(shard, |seen| match seen {
-            Seen::SendFailed { op, reason } => Some((*op, *reason)),
+            Seen::SendFailed { op, reason, .. } => Some((*op, *reason)),
+            _ => None,
+        })
+    }
+
+    /// One that its peer may have read.
+    pub fn unheard(&self, shard: usize) -> (TxOp, CloseReason) {
+        self.wait_for(shard, |seen| match seen {
+            Seen::SendFailed {
+                op,
+                reason,
+                was_sent: true,
+            } => Some((*op, *reason)),
             _ => None,
         })
     }

@@ -244,7 +244,7 @@ fn what_a_closing_peer_may_not_have_read_fails(level: Level) {
     server.order(0, vec![send(flow, b"two", Some(op(2)))]);
     client.read_exact(&mut back).expect("the second");
     drop(client);
-    assert_eq!(server.send_failed(0), (op(2), CloseReason::PeerClosed));
+    assert_eq!(server.unheard(0), (op(2), CloseReason::PeerClosed));
     assert_eq!(server.closed(0).1, CloseReason::PeerClosed);
     server.stop();
 }
@@ -310,7 +310,7 @@ fn a_stalled_reader_costs_only_its_own_connection(level: Level) {
         if server.metrics(0).connections_closed.get() > 0 {
             let mut last = 0;
             break server.wait_for(0, |seen| match seen {
-                Seen::SendFailed { op, reason } => {
+                Seen::SendFailed { op, reason, .. } => {
                     assert_eq!(*reason, CloseReason::SendQueueFull);
                     assert!(op.slot > last, "out of order");
                     last = op.slot;

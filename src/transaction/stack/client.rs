@@ -109,9 +109,11 @@ impl Stack {
             }
             // Timer C has been here already.
             ict::State::Cancelling => {}
-            ict::State::Calling | ict::State::Completed | ict::State::Accepted | ict::State::Terminated => {
-                return;
-            }
+            ict::State::Calling
+            | ict::State::Unheard
+            | ict::State::Completed
+            | ict::State::Accepted
+            | ict::State::Terminated => return,
         }
         if self.txs.get(id).is_none_or(|tx| tx.cancel.is_some()) {
             return;

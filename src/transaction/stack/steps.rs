@@ -68,10 +68,18 @@ impl Stack {
         self.tell(id, step, now, out)
     }
 
-    /// A request of ours could not be sent.
-    pub fn on_send_failed(&mut self, op: TxOp, now: Instant, out: &mut Effects) -> Option<UserEvent> {
+    /// A request of ours could not be sent; or it `was_sent`, and nobody knows whether it has arrived.
+    pub fn on_send_failed(
+        &mut self,
+        op: TxOp,
+        was_sent: bool,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<UserEvent> {
         let id: TxId = Id::new(op.slot, op.generation);
         let step = match self.txs.get(id)?.machine {
+            Machine::Ict(state) if was_sent => ict::step(state, ict::Input::Unheard).map(Machine::Ict),
+            Machine::Nict(state) if was_sent => nict::step(state, nict::Input::Unheard).map(Machine::Nict),
             Machine::Ict(state) => ict::step(state, ict::Input::TransportError).map(Machine::Ict),
             Machine::Nict(state) => nict::step(state, nict::Input::TransportError).map(Machine::Nict),
             Machine::Ist(state) => ist::step(state, ist::Input::TransportError).map(Machine::Ist),
@@ -184,6 +192,7 @@ impl Stack {
         let end = match step.end {
             End::Keep => None,
             End::Timeout => Some(timers.timeout()),
+            End::RoundTrip => Some(timers.t1),
             End::TimerC => Some(timers.timer_c),
             End::TimerD => Some(linger(timers.timer_d)),
             End::TimerI | End::TimerK => Some(linger(timers.t4)),

@@ -351,8 +351,19 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
     ("the_end_cancels_other_branches", |l| never_cancel(l, false)),
     ("a_cancel_reaches_every_branch", |l| never_cancel(l, true)),
     ("a_cancel_is_answered_at_once", |l| {
+        // One that is in time: its INVITE has no final response yet.
+        let has_ended = |cancel: &Step| {
+            l.0.iter().any(|line| match line {
+                Line::Step(s) => {
+                    answers(s, "INVITE", 200..700)
+                        && s.packet.branch == cancel.packet.branch
+                        && s.at <= cancel.at
+                }
+                _ => false,
+            })
+        };
         let Some((_, back)) = l.find_both(
-            |s| gets(s, "CANCEL"),
+            |s| comes(s, "CANCEL") && !has_ended(s),
             |a, b| answers(b, "CANCEL", 200..201) && same_transaction(a, b),
         ) else {
             return false;

@@ -243,7 +243,13 @@ impl Server {
         }
         for op in failed.iter().copied() {
             let reason = CloseReason::ConnectFailed;
-            shard.handle(Event::SendFailed { op, reason }, now, out);
+            let event = Event::SendFailed {
+                op,
+                reason,
+                // Now and then its peer may have read it.
+                was_sent: op.slot % 4 == 0,
+            };
+            shard.handle(event, now, out);
         }
         for conn in closed.iter().copied() {
             // As the ring does: what was asked to be closed is closed, once.
