@@ -488,7 +488,7 @@ impl<'a> Said<'a> {
                 Some(number) if path::knows_flows(request)? => Some(number),
                 Some(_) | None => None,
             },
-            q: q.and_then(thousandths).unwrap_or(Q_DEFAULT),
+            q: q.and_then(lex::qvalue).unwrap_or(Q_DEFAULT),
             expires_s: requested.min(limits.expires_max_s),
         })
     }
@@ -547,27 +547,6 @@ fn is_circular(contact: &Uri<'_>, request: &Request<'_>, cfg: &Config) -> bool {
 /// RFC 5626 §4.2: from 1 to 2^31 - 1.
 fn flow_number(text: &[u8]) -> Option<NonZeroU32> {
     NonZeroU32::new(lex::number(text)?).filter(|number| number.get() <= i32::MAX as u32)
-}
-
-/// A `qvalue` of RFC 3261 §25.1 in thousandths.
-fn thousandths(text: &[u8]) -> Option<u16> {
-    let (whole, decimals) = match text {
-        [whole] => (whole, &b""[..]),
-        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
-        _ => return None,
-    };
-    let mut value: u16 = match whole {
-        b'0' => 0,
-        b'1' => 1_000,
-        _ => return None,
-    };
-    for (digit, unit) in decimals.iter().zip([100, 10, 1]) {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        value += u16::from(digit - b'0') * unit;
-    }
-    (value <= 1_000).then_some(value)
 }
 
 #[cfg(test)]

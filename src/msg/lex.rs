@@ -222,6 +222,27 @@ pub fn number(bytes: &[u8]) -> Option<u32> {
     (len > 0 && len == bytes.len()).then_some(value)
 }
 
+/// A `qvalue` of RFC 3261 §25.1 in thousandths.
+pub fn qvalue(text: &[u8]) -> Option<u16> {
+    let (whole, decimals) = match text {
+        [whole] => (whole, &b""[..]),
+        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
+        _ => return None,
+    };
+    let mut value: u16 = match whole {
+        b'0' => 0,
+        b'1' => 1_000,
+        _ => return None,
+    };
+    for (digit, unit) in decimals.iter().zip([100, 10, 1]) {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        value += u16::from(digit - b'0') * unit;
+    }
+    (value <= 1_000).then_some(value)
+}
+
 /// The number that `bytes` begins with, and how many digits it has, 0 for none; saturates at `u32::MAX`.
 #[inline]
 pub fn leading_number(bytes: &[u8]) -> (u32, usize) {
@@ -399,6 +420,27 @@ mod tests {
         assert_eq!(elements(b""), [b""; 0]);
         assert_eq!(elements(b" , ,"), [b""; 0]);
         assert_eq!(elements(b"\"open, <a>, b"), [b"\"open, <a>, b"]);
+    }
+
+    #[test]
+    fn q_is_read_as_the_grammar_has_it() {
+        for (text, value) in [
+            ("1", Some(1_000)),
+            ("0", Some(0)),
+            ("0.5", Some(500)),
+            ("0.05", Some(50)),
+            ("0.123", Some(123)),
+            ("1.000", Some(1_000)),
+            ("0.", Some(0)),
+            ("1.001", None),
+            ("0.1234", None),
+            ("2", None),
+            (".5", None),
+            ("", None),
+            ("0.x", None),
+        ] {
+            assert_eq!(qvalue(text.as_bytes()), value, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which of several final responses goes back: RFC 3261 §16.7 steps 4, 6 and 7.
 
 use crate::msg::build::Writer;
+use crate::msg::lex;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::{self, Contacts};
@@ -88,28 +89,24 @@ fn said(status: u16, reason: &'static str) -> &'static str {
 }
 
 impl Proxy {
-    /// §16.5: the contacts of a 3xx become places to try. `false`: none does.
+    /// §16.5: the contacts of a 3xx become places to try. `None`: none does; else whether one of them comes first of all that waits.
     pub(super) fn follow(
         &mut self,
         stack: &Stack,
         id: ContextId,
         response: &Response<'_>,
         out: &mut Effects,
-    ) -> bool {
-        let Some(context) = self.contexts.get(id) else {
-            return false;
-        };
+    ) -> Option<bool> {
+        let context = self.contexts.get(id)?;
         if !context.policy.recurse
             || context.is_cancelled
             || usize::from(context.tried) >= stack.cfg.limits.forks_max
         {
-            return false;
+            return None;
         }
-        let Some(flow) = stack.flow_of(context.server) else {
-            return false;
-        };
+        let flow = stack.flow_of(context.server)?;
         let Ok(Contacts::List(contacts)) = name_addr::contacts(response.msg) else {
-            return false;
+            return None;
         };
         let mut targets = self
             .targets
@@ -120,34 +117,40 @@ impl Proxy {
         if let Some(waiting) = waiting {
             targets.set_from_bytes(out.pool.get(waiting));
         }
-        let mut is_followed = false;
+        let (mut is_followed, mut comes_first) = (false, false);
         for contact in contacts.flatten() {
             let is_uri = Uri::parse(contact.uri).is_ok_and(|uri| uri.headers.is_empty());
             // §16.5: no place stands in the target set twice, or two that redirect to one another are tried in turn.
-            is_followed |= is_uri
+            let is_new = is_uri
                 && !context.was_tried(contact.uri, out)
-                && targets.push(&Target {
+                && targets.insert_by_q(&Target {
                     uri: contact.uri,
                     path: b"",
                     is_next_hop: false,
-                    // §16.6: what a redirection names comes before nothing else that waits; all of it is tried at once.
-                    q: 1_000,
+                    // §16.6: what is preferred more comes first, among what a redirection names and what waits.
+                    q: contact.param(b"q").and_then(lex::qvalue).unwrap_or(1_000),
                     prefer: Flow { conn: None, ..flow },
                     is_flow: false,
                     device: 0,
                     destination: None,
                 });
+            is_followed |= is_new;
+            comes_first |= is_new
+                && targets
+                    .iter()
+                    .next()
+                    .is_some_and(|first| first.uri == contact.uri);
         }
         let kept = is_followed.then(|| out.pool.put(targets.as_bytes())).flatten();
         self.targets = Some(targets);
-        let Some(kept) = kept else { return false };
+        let kept = kept?;
         if let Some(old) = waiting {
             out.pool.release(old);
         }
         if let Some(context) = self.contexts.get_mut(id) {
             context.targets = Some(kept);
         }
-        true
+        Some(comes_first)
     }
 
     /// A failure of our own among others: a place that could not be reached.

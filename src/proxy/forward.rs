@@ -85,10 +85,14 @@ impl Proxy {
                 targets.clear();
                 return;
             }
+            // Whoever comes next may come before those who are cancelled for it have ended, and until then they have their share.
+            let later = targets.iter().skip(count).count();
+            let spared = later.min(tries_left - count).min(breadth - count);
             let mut has_sent = false;
             for (i, target) in targets.iter().take(count).enumerate() {
                 // The breadth there is, in equal parts.
-                let share = (breadth / count + usize::from(i < breadth % count)) as u8;
+                let here = breadth - spared;
+                let share = (here / count + usize::from(i < here % count)) as u8;
                 let request_uri = targets.request_uri();
                 let from = Address::From(0);
                 match self.send_branch(stack, id, source, &target, request_uri, from, share, now, out) {

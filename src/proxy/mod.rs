@@ -542,14 +542,25 @@ fn rewritten(
     arrived: &Arrived<'_>,
     into: &mut [u8],
 ) -> Option<usize> {
-    let mut w = Writer::new(into);
     let raw = arrived.repaired.unwrap_or(request.uri);
+    if arrived.is_by_maddr {
+        let mut bytes = [0; URI_BYTES_MAX];
+        let mut w = Writer::new(&mut bytes);
+        validate::put_without_maddr(&Uri::parse(raw).ok()?, &mut w);
+        let len = w.finish()?;
+        return put_rewritten(rule, &bytes[..len], into);
+    }
+    put_rewritten(rule, raw, into)
+}
+
+fn put_rewritten(rule: Option<&Route>, raw: &[u8], into: &mut [u8]) -> Option<usize> {
+    let mut w = Writer::new(into);
     match rule
         .map(|route| &route.rewrite)
         .filter(|rewrite| rewrite.changes_uri())
     {
         None => _ = w.put(raw),
-        Some(change) => match arrived.repaired.map_or(Ok(request.request_uri), Uri::parse) {
+        Some(change) => match Uri::parse(raw) {
             Ok(uri) => rewrite::put_uri(change, &uri, &mut w),
             Err(_) => _ = w.put(raw),
         },

@@ -291,7 +291,7 @@ impl Proxy {
             }
             self.cancel_branches(stack, context_id, b"", now, out);
         }
-        let is_followed = match &candidate {
+        let followed = match &candidate {
             Candidate::Received(response) if (300..400).contains(&status) => {
                 self.follow(stack, context_id, response, out)
             }
@@ -302,11 +302,12 @@ impl Proxy {
             .contexts
             .get(context_id)
             .is_some_and(|context| context.targets.is_some());
-        if is_open || waits || is_followed {
-            if !is_followed {
+        if is_open || waits {
+            if followed.is_none() {
                 self.keep(stack, context_id, &candidate, out);
             }
-            if !is_open || is_followed {
+            // Where others ring, what a redirection names waits with what is preferred as little as it is.
+            if !is_open || followed == Some(true) {
                 self.send_next_group(stack, context_id, now, out);
                 self.conclude_if_nothing_is_open(stack, context_id, None, now, out);
             }

@@ -149,6 +149,24 @@ impl TargetSet {
         true
     }
 
+    /// As [`TargetSet::push`], before the first that is preferred less.
+    pub fn insert_by_q(&mut self, target: &Target<'_>) -> bool {
+        let end = self.len;
+        if !self.push(target) {
+            return false;
+        }
+        let mut rest = self.iter();
+        let mut at = self.first_entry();
+        while let Some(own) = rest.next()
+            && own.q >= target.q
+            && at < end
+        {
+            at = self.len - rest.rest.len();
+        }
+        self.bytes[at.min(end)..self.len].rotate_right(self.len - end);
+        true
+    }
+
     pub fn iter(&self) -> Targets<'_> {
         Targets {
             rest: &self.bytes[self.first_entry()..self.len],

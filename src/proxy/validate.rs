@@ -10,11 +10,13 @@ use crate::msg::via::Via;
 use crate::time::Instant;
 use crate::token::{BRANCH_COOKIE, DIGEST_LEN, TOKEN_LEN, TokenKind, digest_text};
 use crate::transaction::{Stack, TxId};
-use crate::wire::{Effects, Flow};
+use crate::wire::{Effects, Flow, Transport};
 
 use super::RETRY_AFTER;
 use super::flow_token::{self, FLOW_TOKEN_LEN};
 
+/// RFC 3261 §19.1.2.
+const PORT_DEFAULT: u16 = 5060;
 /// The parameter of our Record-Route URIs that holds a token.
 pub const ROUTE_PARAM: &[u8] = b"rw";
 
@@ -26,6 +28,8 @@ pub struct Arrived<'a> {
     /// §16.4: a strict router before us has put our own URI in the place of the request URI, which this is; it stands last in
     /// the Route header fields and is left out there.
     pub repaired: Option<&'a [u8]>,
+    /// §16.4: the `maddr` of the request URI has led it here. What remains of the URI without that says where it goes on.
+    pub is_by_maddr: bool,
     /// A Record-Route of ours for this very dialog has led it here.
     pub is_in_dialog: bool,
     /// RFC 5626 §5.3.1: a flow token of ours has led it here, and it goes on over that flow.
@@ -66,6 +70,10 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>, flow: Flow) -> Arriv
         arrived.note_flow(stack, &uri, flow);
         arrived.popped += 1;
     }
+    arrived.is_by_maddr = match arrived.repaired.map(Uri::parse) {
+        None => is_by_maddr(stack, &request.request_uri, flow),
+        Some(uri) => uri.is_ok_and(|uri| is_by_maddr(stack, &uri, flow)),
+    };
     // RFC 3261 §12.2: within a dialog both tags stand. Whoever has got our Record-Route once would otherwise send new requests past
     // the table by it.
     arrived.is_in_dialog &= request.to_tag.is_some();
@@ -116,7 +124,6 @@ fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
 
 /// Whether a URI is that of a listener of ours or of a domain of ours, or one that we told phones to route by (RFC 3608 §6.1).
 fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
-    const PORT_DEFAULT: u16 = 5060;
     let port = uri.port.unwrap_or(PORT_DEFAULT);
     let ip = uri.host_ip();
     cfg.listeners.iter().filter(|own| own.is_ours()).any(|listener| {
@@ -132,6 +139,44 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
         is_address || is_name
     }) || is_domain(cfg, uri)
         || is_service_route(cfg, uri)
+}
+
+/// §16.4: whether the `maddr` of a request URI is ours, with the port and the transport that the request came to.
+fn is_by_maddr(stack: &Stack, uri: &Uri<'_>, flow: Flow) -> bool {
+    let Some(host) = uri.param(b"maddr").filter(|host| !host.is_empty()) else {
+        return false;
+    };
+    let Some(listener) = stack.cfg.listeners.get(usize::from(flow.listener.0)) else {
+        return false;
+    };
+    let transport = uri.transport().unwrap_or(Transport::Udp.name().as_bytes());
+    uri.scheme == Scheme::Sip
+        && transport.eq_ignore_ascii_case(flow.transport.name().as_bytes())
+        && uri.port.unwrap_or(PORT_DEFAULT) == listener.addr.port()
+        && names_us(&stack.cfg, &Uri { host, ..*uri })
+}
+
+/// §16.4: the URI without what has led the request here.
+pub fn put_without_maddr(uri: &Uri<'_>, w: &mut Writer<'_>) {
+    let spent = [&b"maddr"[..], b"transport", b"ttl"];
+    w.put(uri.scheme_text).put(b":");
+    if let Some(user) = uri.user {
+        w.put(user);
+        if let Some(password) = uri.password {
+            w.put(b":").put(password);
+        }
+        w.put(b"@");
+    }
+    w.put(uri.host);
+    for param in uri.params.split(|byte| *byte == b';') {
+        let name = param.split(|byte| *byte == b'=').next().unwrap_or_default();
+        if !param.is_empty() && !spent.iter().any(|spent| spent.eq_ignore_ascii_case(name)) {
+            w.put(b";").put(param);
+        }
+    }
+    if !uri.headers.is_empty() {
+        w.put(b"?").put(uri.headers);
+    }
 }
 
 /// Phones name their proxy by its domain too.

@@ -307,27 +307,6 @@ fn contacts_are_rung_by_q_and_the_newest_first_among_equals() {
 }
 
 #[test]
-fn q_is_read_as_the_grammar_has_it() {
-    for (text, value) in [
-        ("1", Some(1_000)),
-        ("0", Some(0)),
-        ("0.5", Some(500)),
-        ("0.05", Some(50)),
-        ("0.123", Some(123)),
-        ("1.000", Some(1_000)),
-        ("0.", Some(0)),
-        ("1.001", None),
-        ("0.1234", None),
-        ("2", None),
-        (".5", None),
-        ("", None),
-        ("0.x", None),
-    ] {
-        assert_eq!(thousandths(text.as_bytes()), value, "{text}");
-    }
-}
-
-#[test]
 fn a_refresh_is_found_by_the_comparison_of_uris() {
     let mut rig = Rig::new();
     rig.register(

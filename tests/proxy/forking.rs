@@ -70,8 +70,8 @@ fn phones_of_one_q_ring_together_and_those_below_afterwards() {
         let invite = invites(&mut world);
         let (one, two) = (world.request(BOB, "INVITE"), world.request(BOB_TABLET, "INVITE"));
         assert_ne!(one.branch(), two.branch());
-        // RFC 5393: the breadth is shared out.
-        assert_eq!((one.text("Max-Breadth"), two.text("Max-Breadth")), ("30", "30"));
+        // RFC 5393: the breadth is shared out, and something is left for the one below.
+        assert_eq!((one.text("Max-Breadth"), two.text("Max-Breadth")), ("29", "30"));
         world.silent();
         world.udp(BOB, &reply(&one, 486, "b1", BOB));
         world.request(BOB, "ACK");
@@ -235,7 +235,7 @@ fn places_are_tried_one_after_another() {
     world.request(BOB, "ACK");
     let two = world.request(BOB_TABLET, "INVITE");
     assert_eq!(two.uri(), Some("sip:b@127.0.0.4:5064"));
-    assert_eq!(two.text("Max-Breadth"), "60");
+    assert_eq!(two.text("Max-Breadth"), "59", "one is left for the third");
     world.udp(BOB_TABLET, &reply(&two, 180, "b", BOB_TABLET));
     world.response(ALICE, 180);
     // The caller hangs up: the third is not tried any more.
@@ -248,6 +248,42 @@ fn places_are_tried_one_after_another() {
     // §16.7 step 6: within a class the one that came first is as good.
     let failure = world.response(ALICE, 486);
     world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+/// RFC 5393 §5.3.3: a branch has its share of the breadth until it has ended, and a phone takes its time to say that it does.
+#[test]
+fn the_next_place_does_not_wait_for_the_end_of_the_one_before() {
+    let mut world = world(1, &table(PARALLEL, "fork = \"serial\""));
+    let invite = invites(&mut world);
+    let mut ringing = Vec::new();
+    for at in [BOB, BOB_TABLET, CAROL] {
+        let there = world.request(at, "INVITE");
+        world.udp(at, &reply(&there, 180, "b", at));
+        world.response(ALICE, 180);
+        ringing.push((at, there));
+        world.advance(10_100);
+        if at != CAROL {
+            world.request(at, "CANCEL");
+        }
+    }
+    // As many as rang together are what the request may be in all.
+    let breadths = ringing
+        .iter()
+        .map(|(_, there)| there.text("Max-Breadth").parse::<u32>().expect("a number"));
+    assert_eq!(breadths.sum::<u32>(), 60);
+    world.forget_waiting();
+    world.udp(ALICE, &cancel(&invite));
+    world.response(ALICE, 200);
+    world.request(CAROL, "CANCEL");
+    for (at, there) in ringing {
+        world.udp(at, &reply(&there, 487, "b", at));
+        world.request(at, "ACK");
+    }
+    let failure = world.response(ALICE, 487);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    world.advance(40_000);
+    world.forget_waiting();
     ends_empty(world);
 }
 
@@ -348,6 +384,41 @@ fn a_redirection_is_followed_where_a_rule_says_so() {
         assert_eq!(world.contexts(), 0);
         world.end();
     }
+}
+
+/// RFC 3261 §16.6: what a redirection prefers is tried first, and the rest in turn.
+#[test]
+fn the_contacts_of_a_redirection_are_tried_by_their_q() {
+    let mut world = world(1, &table("[\"sip:a@127.0.0.3:5063\"]", "recurse = true"));
+    let invite = invites(&mut world);
+    let one = world.request(BOB, "INVITE");
+    let mut moved = reply(&one, 300, "b", BOB).removing("Contact");
+    for contact in [
+        "<sip:x@127.0.0.21>;q=0.2",
+        "<sip:y@127.0.0.22>;q=0.2",
+        "<sip:z@127.0.0.23>;q=0.7",
+        "<sip:c@127.0.0.5:5065>",
+    ] {
+        moved = moved.with("Contact", contact);
+    }
+    world.udp(BOB, &moved);
+    world.request(BOB, "ACK");
+    let mut fails = |at: &str| {
+        let there = world.request(at, "INVITE");
+        world.silent();
+        world.udp(at, &reply(&there, 486, "b", at));
+        world.request(at, "ACK");
+    };
+    fails(CAROL);
+    fails("127.0.0.23:5060");
+    let both = ["127.0.0.21:5060", "127.0.0.22:5060"].map(|at| (at, world.request(at, "INVITE")));
+    for (at, there) in both {
+        world.udp(at, &reply(&there, 486, "b", at));
+        world.request(at, "ACK");
+    }
+    let failure = world.response(ALICE, 486);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
 }
 
 /// RFC 3261 §16.5: a place stands in the target set once, so two that redirect to one another are tried once each.

@@ -2,6 +2,7 @@
 
 use super::super::value::Wrong;
 use super::did_you_mean;
+use crate::msg::lex;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::uri::{Scheme, Uri};
 
@@ -79,7 +80,7 @@ impl Place {
             let address = NameAddr::parse(text.as_bytes()).map_err(|_| hint())?;
             let q = match address.param(b"q") {
                 None => 1_000,
-                Some(q) => thousandths(q).ok_or(Some("q is a number from 0 to 1".to_owned()))?,
+                Some(q) => lex::qvalue(q).ok_or(Some("q is a number from 0 to 1".to_owned()))?,
             };
             (String::from_utf8_lossy(address.uri).into_owned(), q)
         } else {
@@ -105,52 +106,9 @@ impl Place {
     }
 }
 
-/// RFC 3261 §25.1 `qvalue`.
-fn thousandths(text: &[u8]) -> Option<u16> {
-    let (whole, fraction) = match text.iter().position(|byte| *byte == b'.') {
-        Some(dot) => (&text[..dot], &text[dot + 1..]),
-        None => (text, &b""[..]),
-    };
-    if fraction.len() > 3 || !fraction.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digits = fraction.iter().chain(b"000").take(3);
-    let fraction = digits.fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-    match (whole, fraction) {
-        (b"0", fraction) => Some(fraction),
-        (b"1", 0) => Some(1_000),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn preferences_are_read_to_the_thousandth() {
-        let all = [
-            "0", "1", "0.5", "1.000", "0.125", "0.", "1.5", "2", "0.1234", "", ".5",
-        ];
-        let read = all.map(|text| thousandths(text.as_bytes()));
-        let none = None;
-        assert_eq!(
-            read,
-            [
-                Some(0),
-                Some(1_000),
-                Some(500),
-                Some(1_000),
-                Some(125),
-                Some(0),
-                none,
-                none,
-                none,
-                none,
-                none
-            ]
-        );
-    }
 
     #[test]
     fn places_are_uris_alone_or_together() {
