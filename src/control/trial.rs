@@ -16,6 +16,7 @@ use crate::msg::request::Request;
 use crate::msg::scan::{Message, Table, scan};
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
+use crate::port::{ControlPort, PORT_BYTES_MAX, Tell, port};
 use crate::routing::{explain, find_index};
 use crate::shard::{Keys, Mail, Shard};
 use crate::time::Instant;
@@ -57,7 +58,9 @@ pub fn route(cfg: &Config, question: &Question) -> Result<String, String> {
                 question.request, error.kind
             )
         })?;
-    let mut text = match find_index(cfg, &request, flow) {
+    let index = find_index(cfg, &request, flow);
+    let to = index.map_or(&To::Nowhere, |index| &cfg.routes[index].to);
+    let mut text = match index {
         None if cfg.routes.is_empty() => "no rule: every request goes to the phone service\n".to_owned(),
         None => "no rule matches: the request goes to the phone service\n".to_owned(),
         Some(index) => {
@@ -71,7 +74,7 @@ pub fn route(cfg: &Config, question: &Question) -> Result<String, String> {
             text
         }
     };
-    let _ = write!(text, "\n{}", outcome(cfg, flow, &bytes));
+    let _ = write!(text, "\n{}", outcome(cfg, flow, &bytes, to));
     Ok(text)
 }
 
@@ -140,7 +143,7 @@ fn written(question: &Question) -> Result<Vec<u8>, String> {
 }
 
 /// What a shard makes of the request.
-fn outcome(cfg: &Config, flow: Flow, bytes: &[u8]) -> String {
+fn outcome(cfg: &Config, flow: Flow, bytes: &[u8], to: &To) -> String {
     let metrics: Arc<Metrics> = Arc::default();
     // Nothing that is made here is ever met again: the keys need not be secret.
     let keys = Keys {
@@ -163,6 +166,12 @@ fn outcome(cfg: &Config, flow: Flow, bytes: &[u8]) -> String {
         now,
     );
     let mut out = Effects::new(Pool::new(POOL_BYTES));
+    let (mut control, _asks, teller) = port(metrics.clone());
+    out.teller = Some(teller);
+    shard.start_trunks(Arc::default(), now);
+    shard.export(now, &mut out);
+    // Of all trunks, asked for as long as a server runs.
+    let of_trunks = questions(&mut control);
     match flow.transport {
         Transport::Udp => {
             let received_at = now;
@@ -178,6 +187,7 @@ fn outcome(cfg: &Config, flow: Flow, bytes: &[u8]) -> String {
             shard.handle(Event::Stream { flow, bytes }, now, &mut out);
         }
     }
+    shard.export(now, &mut out);
     let mut text = String::new();
     for index in 0..out.len() {
         if let Some(Effect::Send { flow: to, buf, .. }) = out.get(index) {
@@ -205,6 +215,94 @@ fn outcome(cfg: &Config, flow: Flow, bytes: &[u8]) -> String {
             let _ = writeln!(text, "dropped, counted as {}", reason.text());
         }
     }
+    let unknown = match to {
+        To::Trunk(name) => {
+            let trunk = cfg.trunks.iter().find(|trunk| trunk.name == *name);
+            let uris = trunk.iter().flat_map(|trunk| &trunk.destinations);
+            let hosts: Vec<&str> = uris.map(|destination| destination.uri.as_str()).collect();
+            let is_of_trunk = |question: &domain::Question| {
+                let name = question.name.to_string();
+                hosts.iter().any(|host| host.contains(&name))
+            };
+            of_trunks.into_iter().filter(is_of_trunk).collect()
+        }
+        To::Nowhere | To::Registered | To::RequestUri | To::Uris(_) => questions(&mut control),
+    };
+    for question in unknown {
+        let kind = format!("{:?}", question.record_type).to_uppercase();
+        let _ = writeln!(
+            text,
+            "where it goes DNS would say, asked for {kind} of {} first; nobody is asked now",
+            question.name
+        );
+    }
     shard.end(&mut out);
     text
+}
+
+/// What a shard asks of DNS.
+fn questions(control: &mut ControlPort) -> Vec<domain::Question> {
+    let mut bytes = vec![0; PORT_BYTES_MAX];
+    let mut all = Vec::new();
+    while let Some((tell, _)) = control.next_tell(&mut bytes) {
+        if let Tell::Resolve(question) = tell {
+            all.push(*question);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, load};
+
+    fn told(table: &str, request: &str) -> String {
+        let text = format!("listen = [\"127.0.0.1:5060\"]\n{table}");
+        let loaded = load(Some(("r.toml".as_ref(), &text)), &[], &Machine::read());
+        let question = Question {
+            request: request.to_owned(),
+            from: ([127, 0, 0, 2], 5060).into(),
+            transport: Transport::Udp,
+            at: None,
+            caller: "sip:trial@trial.invalid".to_owned(),
+            headers: Vec::new(),
+        };
+        route(&loaded.expect("a good table").config, &question).expect("a request")
+    }
+
+    #[test]
+    fn what_goes_to_a_trunk_is_shown_with_where_it_would_be_sent() {
+        let table = |host: &str| {
+            format!(
+                "[[trunk]]\nname = \"t\"\ndestinations = [\"sip:{host} priority=1\", \"sip:192.0.2.9 priority=2\"]\n\
+                 [[trunk]]\nname = \"other\"\ndestinations = [\"sip:gw.other.example\"]\n\
+                 [[route]]\naction = \"proxy\"\nto = [\"trunk:t\"]\n"
+            )
+        };
+        let text = told(&table("192.0.2.10"), "INVITE sip:+49@example.com");
+        assert!(
+            text.contains("\nsend udp 192.0.2.10:5060 from 127.0.0.1:5060\n"),
+            "{text}"
+        );
+        assert!(!text.contains("DNS"), "{text}");
+        let text = told(&table("gw.carrier.example"), "INVITE sip:+49@example.com");
+        assert!(
+            text.contains("asked for NAPTR of gw.carrier.example first"),
+            "{text}"
+        );
+        assert!(!text.contains("gw.other.example"), "{text}");
+    }
+
+    #[test]
+    fn what_goes_to_a_name_says_what_dns_would_be_asked() {
+        let text = told(
+            "[[route]]\naction = \"proxy\"\nto = [\"sip:gw.example\"]\n",
+            "MESSAGE sip:a@example.com",
+        );
+        assert!(text.contains("asked for NAPTR of gw.example first"), "{text}");
+        let known = "[[route]]\naction = \"proxy\"\nto = [\"sip:gw.example\"]\n[hosts]\n\"gw.example\" = [\"192.0.2.7\"]\n";
+        let text = told(known, "MESSAGE sip:a@example.com");
+        assert!(text.contains("\nsend udp 192.0.2.7:5060 from"), "{text}");
+    }
 }
