@@ -231,6 +231,12 @@ pub const fn request_kind(method: Method) -> MessageKind {
 }
 
 /// Where the response to a request that came over `flow` goes: RFC 3261 §18.2.2 and RFC 3581 §4.
+///
+/// Always back to the host that the request came from, whatever stands in sent-by: that is what `received` says, which §18.2.1 has us add
+/// wherever sent-by is a name. RFC 3263 §5 would have us look that name up, and try its other hosts, when the first can't be reached. Nothing
+/// is gained by it here: over UDP nobody tells that a response did not arrive, and the request comes again; over TCP the way back is the
+/// connection, then a new one to the same host and the port of sent-by, and another host behind the name could use the response only if it
+/// shared the client's transactions. Nor does `maddr` lead elsewhere: whoever writes one would have us answer somebody who never asked.
 pub fn reply_flow(request: &Request<'_>, flow: Flow) -> Flow {
     let sent_by_port = request.via.port.unwrap_or(5060);
     let peer = match (flow.transport, request.via.rport) {
