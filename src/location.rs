@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::key_index::KeyIndex;
 use crate::pool::Pool;
-use crate::slots::{Id, Slots};
+use crate::slots::{Id, SLOTS_MAX, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 use crate::token::TokenKey;
@@ -111,9 +111,11 @@ pub enum CommitError {
     Full,
 }
 
-/// All subscribers of one shard.
+/// All subscribers of one shard. Whatever takes the place of something else needs no room, so what is counted against a limit is by how
+/// much a table grows.
 pub struct Location {
     subscribers: Slots<Subscriber>,
+    /// As many as the limits for subscribers allow: that of the table is only what it takes room for.
     bindings: Slots<Binding>,
     by_aor: KeyIndex,
     oldest_offline: Option<SubscriberId>,
@@ -255,7 +257,7 @@ impl Location {
                 params: said.text.params(pool),
                 path: said.text.path(pool),
                 device,
-                is_flow: said.reg_id.is_some() && said.text.path(pool).is_empty(),
+                is_flow: said.is_flow,
                 q: said.q,
                 flow: said.flow,
                 tcp: said.tcp,
@@ -294,6 +296,9 @@ impl Location {
         if after > self.contacts_max && after > before {
             return Err(CommitError::TooManyContacts);
         }
+        if after.saturating_sub(before) > SLOTS_MAX - self.bindings.len() {
+            return Err(CommitError::Full);
+        }
         let id = match known {
             Some(id) => id,
             // Whoever has nothing and gets nothing is not remembered.
@@ -301,11 +306,16 @@ impl Location {
             None => self.admit(key, wheel)?,
         };
         let mut done = Committed::default();
+        // What goes makes room for what comes, in whatever order the request names them.
+        for binding in plan.removals() {
+            self.remove(id, binding, ContactEvent::Unregistered);
+            done.removed += 1;
+        }
         for Change { target, fresh } in plan.changes.drain(..) {
             match (target, fresh) {
                 (Some(binding), Some(mut fresh)) => {
                     self.begin_epoch(&mut fresh);
-                    done.changed |= self.update(key, binding, fresh, pool, now);
+                    done.changed |= self.update(id, binding, fresh, pool, now);
                     self.spread_epoch(id, binding, pool);
                 }
                 (None, Some(mut fresh)) => {
@@ -314,11 +324,7 @@ impl Location {
                     self.spread_epoch(id, binding, pool);
                     done.added += 1;
                 }
-                (Some(binding), None) => {
-                    self.remove(id, binding, ContactEvent::Unregistered);
-                    done.removed += 1;
-                }
-                (None, None) => {}
+                (Some(_) | None, None) => {}
             }
         }
         done.changed |= done.added + done.removed > 0;
@@ -406,20 +412,23 @@ impl Location {
         if self.subscribers.is_full() {
             let oldest = self.oldest_offline.ok_or(CommitError::Full)?;
             self.forget(oldest, wheel);
+            // Where the limit has been lowered, two go for one that comes until it holds.
+            if let Some(oldest) = self.oldest_offline
+                && self.subscribers.is_full()
+            {
+                self.forget(oldest, wheel);
+            }
         }
-        let id = self
-            .subscribers
-            .insert(Subscriber {
-                key,
-                first: None,
-                bindings: 0,
-                is_offline: false,
-                older: None,
-                newer: None,
-                timer: None,
-                timer_at: Instant::FAR_FUTURE,
-            })
-            .ok_or(CommitError::Full)?;
+        let id = self.subscribers.insert_beyond(Subscriber {
+            key,
+            first: None,
+            bindings: 0,
+            is_offline: false,
+            older: None,
+            newer: None,
+            timer: None,
+            timer_at: Instant::FAR_FUTURE,
+        });
         self.by_aor.insert(key.into(), id.slot);
         Ok(id)
     }
@@ -452,20 +461,14 @@ impl Location {
     }
 
     fn add(&mut self, id: SubscriberId, said: Fresh, now: Instant) -> BindingId {
-        if said.flow_conn().is_some() {
-            let key = self.subscriber_mut(id).key;
-            self.move_flow(key, None, &said);
-        }
-        let binding = self
-            .bindings
-            .insert(Binding {
-                said,
-                event: ContactEvent::Registered,
-                registered_at: now,
-                updated_at: now,
-                next: None,
-            })
-            .expect("there is room for as many bindings as all subscribers may have");
+        self.enter_flow(id, &said);
+        let binding = self.bindings.insert_beyond(Binding {
+            said,
+            event: ContactEvent::Registered,
+            registered_at: now,
+            updated_at: now,
+            next: None,
+        });
         let subscriber = self.subscriber_mut(id);
         subscriber.bindings += 1;
         let Some(mut last) = subscriber.first else {
@@ -479,21 +482,40 @@ impl Location {
         binding
     }
 
-    /// A binding has come, or lies on another connection than before.
-    fn move_flow(&mut self, key: AorKey, from: Option<ConnId>, said: &Fresh) {
-        if let Some(from) = from {
-            self.flows.remove(from, key);
-        }
+    /// A binding that has come may lie on a connection.
+    fn enter_flow(&mut self, id: SubscriberId, said: &Fresh) {
         if said.flow_conn().is_some() {
+            let key = self.subscriber_mut(id).key;
             self.flows.add(said.flow, key);
         }
     }
 
+    /// A binding lies on `conn` no more; others of the subscriber may.
+    fn leave_flow(&mut self, id: SubscriberId, conn: ConnId) {
+        let (key, first) = {
+            let subscriber = self.subscriber_mut(id);
+            (subscriber.key, subscriber.first)
+        };
+        let has_other = self
+            .bindings_from(first)
+            .any(|(_, binding)| binding.said.is_flow_on(conn));
+        if !has_other {
+            self.flows.remove(conn, key);
+        }
+    }
+
     /// Whether more than the expiry is different.
-    fn update(&mut self, key: AorKey, id: BindingId, said: Fresh, pool: &mut Pool, now: Instant) -> bool {
+    fn update(
+        &mut self,
+        subscriber: SubscriberId,
+        id: BindingId,
+        said: Fresh,
+        pool: &mut Pool,
+        now: Instant,
+    ) -> bool {
         let (new_flow, old_flow) = (said.flow_conn(), self.binding_mut(id).said.flow_conn());
         if new_flow != old_flow {
-            self.move_flow(key, old_flow, &said);
+            self.enter_flow(subscriber, &said);
         }
         let binding = self.binding_mut(id);
         let old = std::mem::replace(&mut binding.said, said);
@@ -502,6 +524,9 @@ impl Location {
         let new = &binding.said.text;
         let same = old.text.uri(pool) == new.uri(pool) && old.text.params(pool) == new.params(pool);
         old.text.release(pool);
+        if let Some(conn) = old_flow.filter(|_| new_flow != old_flow) {
+            self.leave_flow(subscriber, conn);
+        }
         !same
     }
 
@@ -511,10 +536,6 @@ impl Location {
             .bindings
             .remove(gone)
             .expect("a binding of a plan or list lives");
-        if let Some(conn) = binding.said.flow_conn() {
-            let key = self.subscriber_mut(id).key;
-            self.flows.remove(conn, key);
-        }
         let subscriber = self.subscriber_mut(id);
         subscriber.bindings -= 1;
         if subscriber.first == Some(gone) {
@@ -529,6 +550,9 @@ impl Location {
                 }
                 before = at.next;
             }
+        }
+        if let Some(conn) = binding.said.flow_conn() {
+            self.leave_flow(id, conn);
         }
         self.removed.push(Removed {
             id: gone,

@@ -388,13 +388,16 @@ impl<'p> Planner<'p> {
             + self.path_len
             + 1;
         let tcp = Transport::Tcp.name().as_bytes();
-        // RFC 5626 §6: what identifies the flow itself, which is where the request came from.
-        let flow = match said.reg_id {
-            Some(_) => Flow {
+        // RFC 5626 §6: a flow is kept by the first hop, which is a proxy's where there is a path.
+        let is_flow = said.reg_id.is_some() && self.path_len == 0;
+        let flow = if is_flow {
+            // What identifies the flow itself, which is where the request came from.
+            Flow {
                 peer: self.source,
                 ..self.flow
-            },
-            None => self.flow,
+            }
+        } else {
+            self.flow
         };
         Ok(Fresh {
             text: Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?,
@@ -404,6 +407,7 @@ impl<'p> Planner<'p> {
                 .transport()
                 .is_some_and(|name| name.eq_ignore_ascii_case(tcp)),
             reg_id: said.reg_id,
+            is_flow,
             epoch: 0,
             cseq: self.request.cseq.number,
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),

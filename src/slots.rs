@@ -42,6 +42,9 @@ impl<T> fmt::Debug for Id<T> {
     }
 }
 
+/// Entries that can be named.
+pub const SLOTS_MAX: usize = u32::MAX as usize;
+
 /// Entries of one kind, at most `limit` of them. Ids of removed entries never match again (until 2^32 later inserts).
 pub struct Slots<T> {
     entries: Slab<(u32, T)>,
@@ -54,7 +57,7 @@ impl<T> Slots<T> {
         Slots {
             entries: Slab::new(),
             generation: 0,
-            limit: limit.min(u32::MAX as usize),
+            limit: limit.min(SLOTS_MAX),
         }
     }
 
@@ -65,7 +68,7 @@ impl<T> Slots<T> {
     /// Another limit from now on. What is beyond it already stays until it goes. What comes beyond the room for the limits before moves
     /// all there is, once.
     pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit.min(u32::MAX as usize);
+        self.limit = limit.min(SLOTS_MAX);
     }
 
     /// How many entries there have been in all, modulo 2^32.
@@ -75,16 +78,22 @@ impl<T> Slots<T> {
 
     /// `None` when the limit is reached.
     pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
-        if self.entries.len() >= self.limit {
-            return None;
-        }
+        (!self.is_full()).then(|| self.insert_beyond(entry))
+    }
+
+    /// As [`Slots::insert`], whatever the limit: for what takes the place of something else, or is within other limits.
+    ///
+    /// # Panics
+    /// There are [`SLOTS_MAX`] entries.
+    pub fn insert_beyond(&mut self, entry: T) -> Id<T> {
+        assert!(self.entries.len() < SLOTS_MAX, "an entry that can't be named");
         if self.entries.len() == self.entries.capacity() {
             let more = room::more::<(u64, u32, T)>(self.entries.len(), self.limit);
             self.entries.reserve_exact(more);
         }
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.insert((self.generation, entry)) as u32;
-        Some(Id::new(slot, self.generation))
+        Id::new(slot, self.generation)
     }
 
     /// The id that the next [`Slots::insert`] gives, for an entry whose own text must name it.
@@ -166,6 +175,8 @@ mod tests {
         slots.set_limit(1);
         assert_eq!(ids.map(|id| slots.get(id).copied()), [Some(1), Some(2)]);
         assert!(slots.is_full() && slots.insert(3).is_none());
+        let beyond = slots.insert_beyond(4);
+        assert_eq!((slots.remove(beyond), slots.len()), (Some(4), 2));
         slots.remove(ids[0]);
         assert!(slots.insert(3).is_none(), "one is still there");
         slots.set_limit(2);

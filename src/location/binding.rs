@@ -185,8 +185,11 @@ pub struct Fresh {
     /// Whether the URI leads, over UDP, to the very address in `flow`: then it need not be read again to reach the phone.
     pub is_at_peer: bool,
     /// RFC 5626 §4.2: which of the flows of one device this is. It means something beside an instance only, and only where the
-    /// first hop knows of flows. A phone that registers so is reached over this flow and no other way.
+    /// first hop knows of flows.
     pub reg_id: Option<NonZeroU32>,
+    /// Whether it is a flow whose first hop we are: then the phone is reached over `flow` and no other way. The flow of a phone behind
+    /// a path is that of the proxy which keeps it; what that proxy sends us a REGISTER over is none of the phone's.
+    pub is_flow: bool,
     /// RFC 5627: since when the temporary GRUUs of its device are valid, by a number that all contacts of the device have; 0 where none
     /// was made.
     pub epoch: u32,
@@ -197,9 +200,9 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// The connection without which the contact is not reached: RFC 5626 §7. A flow that a proxy keeps is that proxy's to look after.
+    /// The connection without which the contact is not reached: RFC 5626 §7.
     pub(super) fn flow_conn(&self) -> Option<ConnId> {
-        self.reg_id.and(self.flow.conn)
+        self.flow.conn.filter(|_| self.is_flow)
     }
 
     pub(super) fn is_flow_on(&self, conn: ConnId) -> bool {
@@ -242,6 +245,14 @@ pub struct Plan {
 impl Plan {
     pub(crate) fn touches(&self, id: BindingId) -> bool {
         self.changes.iter().any(|change| change.target == Some(id))
+    }
+
+    /// The bindings that go.
+    pub(super) fn removals(&self) -> impl Iterator<Item = BindingId> {
+        self.changes
+            .iter()
+            .filter(|change| change.fresh.is_none())
+            .filter_map(|change| change.target)
     }
 
     /// Bindings there will be where there are `now`.

@@ -122,6 +122,56 @@ fn a_proxy_that_says_a_flow_has_failed_has_the_next_one_tried() {
 }
 
 #[test]
+fn a_flow_that_a_proxy_keeps_outlives_the_connection_of_the_proxy() {
+    on_each_number_of_shards(|shards| {
+        let mut world = World::new(shards);
+        // One edge that says where it is reached by an address, one by a name.
+        for (edge, host, reg_id) in [(EDGE, EDGE, 1), (OTHER_EDGE, "edge.example", 2)] {
+            let register = register_flow("tcp", BOB, reg_id, &format!("r{reg_id}"));
+            let path = format!("<sip:token{reg_id}@{host};transport=tcp;lr;ob>");
+            world.tcp(edge, &forwarded(register, edge).inserting("Path", path));
+            assert_eq!(world.response(edge, 200).text("Require"), "outbound");
+            world.advance(1_000);
+            world.close(edge);
+        }
+        world.udp(ALICE, &register("bob", ALICE, "q1").removing("Contact"));
+        assert_eq!(world.response(ALICE, 200).get_all("Contact").len(), 2);
+        calls_bob(&mut world, "c1");
+        let first = world.request(OTHER_EDGE, "INVITE");
+        assert_eq!(
+            first.text("Route"),
+            "<sip:token2@edge.example;transport=tcp;lr;ob>"
+        );
+        world.tcp(OTHER_EDGE, &answer(&first, 430, "Flow Failed", "x", BOB));
+        world.request(OTHER_EDGE, "ACK");
+        let second = world.request(EDGE, "INVITE");
+        world.tcp(EDGE, &answer(&second, 486, "Busy Here", "y", BOB));
+        world.request(EDGE, "ACK");
+        world.response(ALICE, 486);
+        ends(world);
+    });
+}
+
+#[test]
+fn each_of_several_flows_on_one_connection_ends_with_it() {
+    on_each_number_of_shards(|shards| {
+        let mut world = World::new(shards);
+        for reg_id in [1, 2] {
+            world.tcp(BOB, &register_flow("tcp", BOB, reg_id, &format!("r{reg_id}")));
+            world.response(BOB, 200);
+        }
+        // The second moves away; the first is where it was.
+        let moved = register_flow("tcp", BOB_TABLET, 2, "r2").setting("CSeq", "2 REGISTER");
+        world.tcp(BOB_TABLET, &moved);
+        world.response(BOB_TABLET, 200);
+        world.close(BOB);
+        world.udp(ALICE, &register("bob", ALICE, "q1").removing("Contact"));
+        assert_eq!(world.response(ALICE, 200).get_all("Contact").len(), 1);
+        ends(world);
+    });
+}
+
+#[test]
 fn a_cancelled_call_tries_no_other_flow() {
     let mut world = with_two_flows(1);
     let invite_a = calls_bob(&mut world, "c1");

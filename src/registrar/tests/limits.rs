@@ -114,6 +114,73 @@ fn a_full_table_forgets_who_has_been_offline_longest_and_then_says_no() {
 }
 
 #[test]
+fn what_takes_the_place_of_a_contact_needs_no_room() {
+    let mut rig = Rig::with(|cfg| {
+        cfg.limits.aors_max = 2;
+        cfg.limits.contacts_per_aor_max = 2;
+    });
+    let user = |n: u32| format!("sip:u{n}@one.att.net");
+    let both = ["Contact: <sip:a@192.0.2.1>;+sip.instance=\"<urn:uuid:1>\", <sip:b@192.0.2.1>"];
+    for n in 1..=2 {
+        rig.register_as(&user(n), "c", 1, &both).expect("room");
+    }
+    let exchanges = [
+        // The new one before the old one, and behind it.
+        "Contact: <sip:c@192.0.2.1>, <sip:b@192.0.2.1>;expires=0",
+        "Contact: <sip:c@192.0.2.1>;expires=0, <sip:b@192.0.2.1>",
+        // Another contact of the same device, and both at once.
+        "Contact: <sip:d@192.0.2.1>;+sip.instance=\"<urn:uuid:1>\"",
+        "Contact: <sip:e@192.0.2.1>, <sip:a@192.0.2.1>;+sip.instance=\"<urn:uuid:1>\", <sip:b@192.0.2.1>;expires=0",
+    ];
+    for (cseq, line) in (2..).zip(exchanges) {
+        rig.register_as(&user(1), "c", cseq, &[line]).expect(line);
+        rig.location.release_removed(&mut rig.pool);
+        assert_eq!(rig.look_up(&user(1)).1.len(), 2, "{line}");
+    }
+    assert_eq!(
+        rig.register_as(&user(1), "c", 9, &["Contact: <sip:f@192.0.2.1>"]),
+        Err(Refusal::TooManyContacts)
+    );
+    assert_eq!(rig.pool.in_use(), 4);
+}
+
+#[test]
+fn under_lower_limits_those_who_are_there_stay_and_others_take_the_places_of_those_who_went() {
+    let mut rig = Rig::with(|cfg| {
+        cfg.limits.aors_max = 6;
+        cfg.limits.contacts_per_aor_max = 4;
+    });
+    let user = |n: u32| format!("sip:u{n}@one.att.net");
+    let many = ["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>, <sip:c@192.0.2.1>"];
+    for n in 1..=6 {
+        rig.register_as(&user(n), "c", 1, &many).expect("room");
+    }
+    rig.cfg.limits.aors_max = 2;
+    rig.cfg.limits.contacts_per_aor_max = 1;
+    rig.location.configure(&rig.cfg);
+    let one = ["Contact: <sip:a@192.0.2.1>"];
+    assert_eq!(rig.register_as(&user(7), "c", 1, &one), Err(Refusal::Full));
+    rig.register_as(&user(1), "c", 2, &many).expect("refreshed");
+    let other = ["Contact: <sip:d@192.0.2.1>, <sip:a@192.0.2.1>;expires=0"];
+    rig.register_as(&user(1), "c", 3, &other)
+        .expect("one for another");
+    for n in 2..=6 {
+        rig.register_as(&user(n), "c", 2, &["Contact: *", "Expires: 0"])
+            .expect("gone");
+    }
+    // Two are forgotten for one that comes, as long as there are two.
+    for (n, known) in [(7, 5), (8, 4), (9, 4)] {
+        rig.register_as(&user(n), "c", 1, &one).expect("a place");
+        assert_eq!(rig.location.subscribers(), known);
+    }
+    assert_eq!(rig.register_as(&user(10), "c", 1, &one), Err(Refusal::Full));
+    rig.location.release_removed(&mut rig.pool);
+    assert_eq!(rig.look_up(&user(1)).1.len(), 3);
+    rig.location.clear(&mut rig.wheel, &mut rig.pool);
+    assert_eq!((rig.wheel.len(), rig.pool.in_use()), (0, 0));
+}
+
+#[test]
 fn new_subscribers_leave_room_for_the_refreshes_of_those_who_are_there() {
     let mut rig = Rig::new();
     rig.pool = Pool::new(8 * crate::pool::CLASS_BYTES[0]);
