@@ -5,7 +5,8 @@
 //!   millisecond joins that queue at a time that is known; when it is seen tells how long the queue is. It is armed only after turns
 //!   that were full, one at a time, so an idle shard is not woken by it.
 //! - **The backlog of single connections.** A connection that brings whole buffers may have more waiting in its socket. How much
-//!   (FIONREAD), over the bytes a second that the shard gets through, is how long that will take.
+//!   (FIONREAD), over the bytes a second that the shard gets through, is how long that will take. What is left when a connection ends
+//!   is read by nobody and goes with it.
 
 use std::time::Duration;
 
@@ -27,11 +28,45 @@ pub(super) struct StreamWait {
     /// Bytes taken up in this turn; `None`: nothing was heard on a connection.
     heard: Option<usize>,
     /// Slots of connections whose last receive of this turn brought a whole buffer; more than there is room for are left out.
-    filled: [u32; FILLED_MAX],
-    filled_len: usize,
+    filled: Slots,
+    /// Those that the last turn left bytes in.
+    behind: Slots,
     /// Since when turns have been leaving bytes behind, and what they have taken up since.
     behind_since: Option<Instant>,
     taken: usize,
+    /// What the last turn that heard anything came to.
+    told: Duration,
+}
+
+/// A few connections.
+#[derive(Default)]
+struct Slots {
+    slots: [u32; FILLED_MAX],
+    len: usize,
+}
+
+impl Slots {
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots[..self.len].iter().copied()
+    }
+
+    /// What there is no room for is left out.
+    fn add(&mut self, slot: u32) {
+        if self.len < FILLED_MAX && self.iter().all(|known| known != slot) {
+            self.slots[self.len] = slot;
+            self.len += 1;
+        }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, slot: u32) -> bool {
+        let known = self.iter().position(|known| known == slot);
+        if let Some(at) = known {
+            self.len -= 1;
+            self.slots[at] = self.slots[self.len];
+        }
+        known.is_some()
+    }
 }
 
 /// What a turn amounts to.
@@ -47,18 +82,24 @@ impl StreamWait {
     /// A receive of `slot` brought `bytes`: so many that more may be waiting, if `is_full`.
     pub(super) fn heard(&mut self, slot: u32, bytes: usize, is_full: bool) {
         self.heard = Some(self.heard.unwrap_or(0) + bytes);
-        let known = self.filled[..self.filled_len].iter().position(|it| *it == slot);
-        match known {
-            Some(at) if !is_full => {
-                self.filled_len -= 1;
-                self.filled[at] = self.filled[self.filled_len];
-            }
-            None if is_full && self.filled_len < FILLED_MAX => {
-                self.filled[self.filled_len] = slot;
-                self.filled_len += 1;
-            }
-            Some(_) | None => {}
+        if is_full {
+            self.filled.add(slot);
+        } else {
+            self.filled.remove(slot);
         }
+    }
+
+    /// Nobody listens to the connection in `slot` any more.
+    pub(super) fn ended(&mut self, slot: u32) {
+        self.filled.remove(slot);
+        if self.behind.remove(slot) && self.behind.len == 0 {
+            self.caught_up();
+        }
+    }
+
+    fn caught_up(&mut self) {
+        self.behind_since = None;
+        self.taken = 0;
     }
 
     /// The TIMEOUT was put on the ring, to fire at `due`.
@@ -74,18 +115,33 @@ impl StreamWait {
     }
 
     /// A turn that began at `began` has taken up all of its `completions`. `pending` gives the bytes that wait in a connection's
-    /// socket. `None`: nothing was heard on connections.
+    /// socket. `None`: nothing was heard on connections, and that is no news.
     pub(super) fn end_turn(
         &mut self,
         began: Instant,
         completions: usize,
         mut pending: impl FnMut(u32) -> usize,
     ) -> Option<TurnWait> {
-        let bytes = self.heard.take()?;
-        let backlog: usize = self.filled[..std::mem::take(&mut self.filled_len)]
-            .iter()
-            .map(|slot| pending(*slot))
-            .sum();
+        let Some(bytes) = self.heard.take() else {
+            // Nothing comes and nothing is left: who comes next waits for nothing, whatever was told of those before.
+            let is_over = completions < FULL_TURN && self.behind.len == 0 && self.told > Duration::ZERO;
+            return is_over.then(|| {
+                (self.lag, self.told) = (Duration::ZERO, Duration::ZERO);
+                TurnWait {
+                    wait: Duration::ZERO,
+                    probes: false,
+                }
+            });
+        };
+        self.behind = Slots::default();
+        let mut backlog = 0;
+        for slot in std::mem::take(&mut self.filled).iter() {
+            let waiting = pending(slot);
+            backlog += waiting;
+            if waiting > 0 {
+                self.behind.add(slot);
+            }
+        }
         let is_full = completions >= FULL_TURN;
         let queued = match self.behind_since {
             Some(since) if backlog > 0 && self.taken > 0 => {
@@ -95,10 +151,7 @@ impl StreamWait {
             Some(_) | None => Duration::ZERO,
         };
         match self.behind_since {
-            _ if backlog == 0 => {
-                self.behind_since = None;
-                self.taken = 0;
-            }
+            _ if backlog == 0 => self.caught_up(),
             None => {
                 self.behind_since = Some(began);
                 self.taken = bytes;
@@ -120,8 +173,9 @@ impl StreamWait {
             self.lag = Duration::ZERO;
             Duration::ZERO
         };
+        self.told = lag.max(queued);
         Some(TurnWait {
-            wait: lag.max(queued),
+            wait: self.told,
             probes: is_full && self.due.is_none(),
         })
     }
@@ -171,6 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_is_over_when_a_turn_finds_nothing() {
+        let mut waits = StreamWait::default();
+        waits.heard(1, 500, false);
+        waits.end_turn(at(0), FULL_TURN, |_| 0);
+        waits.probing(at(1));
+        waits.heard(1, 500, false);
+        let full = waits.end_turn(at(6), FULL_TURN, |_| 0).expect("heard");
+        assert_eq!(full.wait, 5 * MS);
+        assert_eq!(waits.end_turn(at(7), FULL_TURN, |_| 0), None, "it was full of what else there is");
+        let over = waits.end_turn(at(8), 2, |_| 0).expect("news");
+        assert_eq!((over.wait, over.probes), (Duration::ZERO, false));
+        assert_eq!(waits.end_turn(at(9), 2, |_| 0), None);
+    }
+
+    #[test]
     fn what_one_connection_has_waiting_takes_as_long_as_the_shard_takes_for_it() {
         let mut waits = StreamWait::default();
         let turn = |waits: &mut StreamWait, now, pending: usize| {
@@ -192,6 +261,38 @@ mod tests {
             assert!((49 * MS..=51 * MS).contains(&wait), "{wait:?}");
         }
         assert_eq!(turn(&mut waits, at(500), 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_a_connection_left_behind_when_it_ended_takes_no_time() {
+        let mut waits = StreamWait::default();
+        let turn = |waits: &mut StreamWait, now, slot| {
+            waits.heard(slot, 50_000, true);
+            waits.end_turn(now, 4, |_| 500_000).expect("heard").wait
+        };
+        for round in 0..3 {
+            turn(&mut waits, at(5 * round), 7);
+        }
+        waits.ended(7);
+        // Nothing was heard, but that has changed.
+        let over = waits.end_turn(at(15), 1, |_| unreachable!("nothing is left"));
+        assert_eq!(over.map(|turn| turn.wait), Some(Duration::ZERO));
+        assert_eq!(waits.end_turn(at(16), 1, |_| 0), None);
+        // At the rate of a whole minute what is left of this one would take a minute too.
+        assert_eq!(turn(&mut waits, at(60_000), 8), Duration::ZERO);
+        assert_eq!(turn(&mut waits, at(60_005), 8), 50 * MS);
+        // One of two goes: the other goes on waiting.
+        waits.heard(9, 50_000, true);
+        turn(&mut waits, at(60_010), 8);
+        waits.ended(8);
+        assert_eq!(waits.end_turn(at(60_011), 1, |_| 0), None, "the other is behind");
+        assert!(turn(&mut waits, at(60_015), 9) > Duration::ZERO);
+        // One that ends in the turn in which it was heard is not asked.
+        waits.heard(3, 50_000, true);
+        waits.ended(3);
+        let asked = |slot| -> usize { panic!("{slot} was asked") };
+        waits.ended(9);
+        assert_eq!(waits.end_turn(at(60_020), 4, asked).map(|turn| turn.wait), Some(Duration::ZERO));
     }
 
     #[test]

@@ -332,6 +332,7 @@ impl Tcp {
                     until: cx.now + CLOSING_MAX,
                 };
                 let drained = connection.queue.is_empty();
+                self.waits.ended(slot);
                 self.forget_peer(slot);
                 self.closing.watch(slot, cx.now);
                 if drained {
@@ -402,6 +403,7 @@ impl Tcp {
         connection.seat = None;
         connection.phase = Phase::Gone;
         connection.queue.release(&mut self.store);
+        self.waits.ended(slot);
         self.stalled.take_out(slot);
         if connection.connecting.is_some() {
             cx.ring.cancel(connection.tag(Op::Connect, slot));

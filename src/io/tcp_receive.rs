@@ -122,7 +122,10 @@ impl Tcp {
             }
             if let Found::Bytes(bytes) = found {
                 metrics.stream_bytes_in.add(bytes.len() as u64);
-                waits.heard(slot, bytes.len(), bytes.len() >= buf_ring::BUFFER_BYTES);
+                // What is thrown away waits for nothing.
+                if connection.phase == Phase::Open {
+                    waits.heard(slot, bytes.len(), bytes.len() >= buf_ring::BUFFER_BYTES);
+                }
             }
             broken = hand_over(connection, found, half_closed, cx.now, sink);
         }
@@ -163,7 +166,9 @@ impl Tcp {
                     Ok(0) => Found::End,
                     Ok(count) => {
                         metrics.stream_bytes_in.add(count as u64);
-                        waits.heard(slot, count, count >= buf_ring::BUFFER_BYTES);
+                        if connection.phase == Phase::Open {
+                            waits.heard(slot, count, count >= buf_ring::BUFFER_BYTES);
+                        }
                         Found::Bytes(&buffer[..count])
                     }
                     Err(error) => match error.kind() {

@@ -25,6 +25,7 @@ at_every_level!(
     stalled_readers_together_have_a_limit_and_the_longest_stalled_goes_first,
     a_reader_that_stalls_for_too_long_loses_its_connection,
     a_shard_that_many_connections_keep_busy_knows_how_long_they_wait,
+    what_a_connection_had_waiting_when_it_was_cut_off_is_forgotten,
     a_shard_that_one_connection_keeps_busy_knows_how_long_it_waits,
     a_peer_that_closes_its_side_still_gets_its_answer,
     a_reset_closes_the_connection_and_fails_what_was_queued,
@@ -477,6 +478,27 @@ fn a_shard_that_one_connection_keeps_busy_knows_how_long_it_waits(level: Level) 
         client.shutdown(Shutdown::Both).expect("closed");
         sender.join().expect("sent");
     });
+    server.stop();
+}
+
+/// As slow as [`slow`], and sends back what came.
+fn slow_echo(event: &Event<'_>, out: &mut Effects) {
+    slow(event, out);
+    echo(event, out);
+}
+
+fn what_a_connection_had_waiting_when_it_was_cut_off_is_forgotten(level: Level) {
+    let server = Server::start(level, &config(LOOPBACK), slow_echo);
+    let client = tcp_client(&server);
+    socket2::SockRef::from(&client)
+        .set_recv_buffer_size(4_096)
+        .expect("an option");
+    // It says all it can and reads nothing, until the server has enough of it.
+    let bytes = pattern(60_000, 9);
+    while (&client).write_all(&bytes).is_ok() {}
+    assert_eq!(server.closed(0).1, CloseReason::SendQueueFull);
+    // Nobody says anything any more.
+    wait_of(&server, |wait| wait.is_zero());
     server.stop();
 }
 
