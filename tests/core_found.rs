@@ -224,3 +224,49 @@ fn bare_line_feeds_go_no_further() {
         world.end();
     }
 }
+
+/// OPTIONS to the server itself, with a body of so many bytes.
+fn long_options(at: &str, number: usize, body: usize) -> Vec<u8> {
+    Message::request("OPTIONS", "sip:one.att.net")
+        .with("Via", format!("SIP/2.0/TCP {at};branch=z9hG4bKo{number}"))
+        .with("From", "<sip:alice@one.att.net>;tag=o")
+        .with("To", "<sip:one.att.net>")
+        .with("Call-ID", format!("o{number}"))
+        .with("CSeq", "1 OPTIONS")
+        .with_body("text/plain", "x".repeat(body))
+        .to_bytes()
+}
+
+#[test]
+fn long_messages_that_follow_one_another_are_heard_however_large_the_chunks_are() {
+    for chunk in [4_096, 20_000, 65_536, 600_000] {
+        let mut world = World::new(1);
+        let bytes: Vec<u8> = (0..9).flat_map(|number| long_options(ALICE, number, 60_000)).collect();
+        for bytes in bytes.chunks(chunk) {
+            world.tcp_bytes(ALICE, bytes);
+        }
+        for _ in 0..9 {
+            world.response(ALICE, 200);
+        }
+        assert!(world.closed.is_empty());
+        world.end();
+    }
+}
+
+#[test]
+fn line_ends_between_messages_begin_none() {
+    let mut world = World::new(1);
+    let options = |number| [&long_options(ALICE, number, 10)[..], b"\r\n"].concat();
+    world.tcp_bytes(ALICE, &options(1));
+    world.response(ALICE, 200);
+    // Longer than a message may be in coming.
+    world.advance(60_000);
+    for piece in [&b"\r"[..], b"\n", b"\r", b"\n", b"\r\n"] {
+        world.tcp_bytes(ALICE, piece);
+        world.advance(60_000);
+    }
+    world.tcp_bytes(ALICE, &options(2));
+    world.response(ALICE, 200);
+    assert_eq!((world.closed.len(), world.pongs), (0, 2));
+    world.end();
+}

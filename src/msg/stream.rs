@@ -101,14 +101,30 @@ pub fn frame(buf: &[u8], searched: &mut usize, limits: FrameLimits) -> Frame {
     Frame::Message { len }
 }
 
-/// Whether nothing but line ends is waiting: then no message has begun, and the connection is idle, not half-way.
+/// The keep-alive of RFC 5626 §3.5.1.
+const PING: &[u8] = b"\r\n\r\n";
+
+/// Whether what is [`Frame::Incomplete`] is no message that has begun but the beginning of a keep-alive, or line ends that mean nothing:
+/// then the connection is idle, not half-way, and how many bytes there are says all. [`frame_after`] takes that up again.
 pub fn is_idle(buf: &[u8]) -> bool {
     leading_line_ends(buf) == buf.len()
 }
 
+/// What `buf` begins with where the first `begun` bytes of a keep-alive came before it: [`Frame::Ping`] with the bytes of `buf` that it
+/// takes, [`Frame::Incomplete`], or [`Frame::Skip`] of nothing where those line ends meant nothing and `buf` is to be looked at anew.
+pub fn frame_after(begun: usize, buf: &[u8]) -> Frame {
+    let missing = PING.get(begun..).unwrap_or_default();
+    if buf.starts_with(missing) {
+        Frame::Ping { len: missing.len() }
+    } else if missing.starts_with(buf) {
+        Frame::Incomplete
+    } else {
+        Frame::Skip { len: 0 }
+    }
+}
+
 /// `buf` begins with CR or LF.
 fn between_messages(buf: &[u8]) -> Frame {
-    const PING: &[u8] = b"\r\n\r\n";
     if buf.starts_with(PING) {
         return Frame::Ping { len: PING.len() };
     }
@@ -318,5 +334,48 @@ mod tests {
         assert_eq!(once(b"\n\r\n"), Frame::Skip { len: 1 });
         assert_eq!(once(b"\n\n"), Frame::Skip { len: 2 });
         assert!(!is_idle(b"\r\nA"));
+    }
+
+    #[test]
+    fn line_ends_that_came_before_are_remembered_by_how_many_there_were() {
+        // However line ends and the beginning of a message are cut: as if they had come at once.
+        let seen = |chunks: &[&[u8]]| {
+            let (mut begun, mut pings) = (0, 0);
+            for chunk in chunks {
+                let mut rest = *chunk;
+                let mut framed = match begun {
+                    0 => once(rest),
+                    begun => frame_after(begun, rest),
+                };
+                loop {
+                    match framed {
+                        Frame::Ping { len } => {
+                            pings += 1;
+                            rest = &rest[len..];
+                        }
+                        Frame::Skip { len } => rest = &rest[len..],
+                        Frame::Incomplete if is_idle(rest) => {
+                            let before = if rest.len() == chunk.len() { begun } else { 0 };
+                            begun = before + rest.len();
+                            break;
+                        }
+                        _ => return (pings, rest.first().copied()),
+                    }
+                    begun = 0;
+                    framed = once(rest);
+                }
+            }
+            (pings, None)
+        };
+        for text in [&b"\r\n\r\nA"[..], b"\r\nA", b"\rA", b"\r\n\r\n\r\n\r\nA", b"\n\r\n\r\n\rA", b"\r\r\n\r\nA"] {
+            let whole = seen(&[text]);
+            assert_eq!(whole.1, Some(b'A'));
+            for one in 0..=text.len() {
+                for two in one..=text.len() {
+                    let chunks = [&text[..one], &text[one..two], &text[two..]];
+                    assert_eq!(seen(&chunks), whole, "{chunks:?}");
+                }
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::msg::name::Name;
 use crate::msg::request::{Request, Response, Salvage};
 use crate::msg::scan::{Message, Start, scan, with_line_ends};
 use crate::msg::status::reason_phrase;
-use crate::msg::stream::{Frame, FrameLimits, frame};
+use crate::msg::stream::{Frame, FrameLimits, frame, frame_after, is_idle};
 use crate::pool::Draft;
 use crate::proxy::BranchId;
 use crate::stun;
@@ -304,6 +304,7 @@ impl Shard {
             conn,
             flow,
             partial: None,
+            line_ends: 0,
             searched: 0,
             to_skip: 0,
             partial_since: now,
@@ -358,23 +359,36 @@ impl Shard {
             return;
         };
         stream.last_received = now;
-        let Some(_) = stream.partial else {
-            self.frames(id, bytes, now, out);
-            return;
+        let mut rest = bytes;
+        // What is kept is never longer than a message may be, but a chunk with the end of one may hold much more behind it.
+        while let Some(partial) = self.streams.get(id).and_then(|stream| stream.partial) {
+            let room = self.letter.len() - out.pool.get(partial).len();
+            let (next, behind) = rest.split_at(rest.len().min(room));
+            if room == 0 || !self.go_on_with_partial(id, next, now, out) || behind.is_empty() {
+                return;
+            }
+            rest = behind;
+        }
+        self.frames(id, rest, now, out);
+    }
+
+    /// Bytes that follow the beginning of a message. `false`: there is nobody left to hear what comes behind them.
+    fn go_on_with_partial(&mut self, id: StreamId, bytes: &[u8], now: Instant, out: &mut Effects) -> bool {
+        let limits = self.frame_limits();
+        let Some(stream) = self.streams.get_mut(id) else {
+            return false;
         };
         if !stream.keep(bytes, now, &mut out.pool) {
             self.stack.metrics.dropped(DropReason::NoBuffer);
             self.close_stream(id, CloseReason::Limit, out);
-            return;
+            return false;
         }
         // Most chunks of a message in pieces do not end it: that is seen where the bytes lie.
-        let Some(partial) = stream.partial else { return };
-        let limits = self.frame_limits();
-        let Some(stream) = self.streams.get_mut(id) else {
-            return;
+        let Some(partial) = stream.partial else {
+            return false;
         };
         if frame(out.pool.get(partial), &mut stream.searched, limits) == Frame::Incomplete {
-            return;
+            return true;
         }
         // What is kept moves aside while it is read; what is not used of it is kept again.
         stream.forget_partial_id();
@@ -384,6 +398,7 @@ impl Shard {
         out.pool.release(partial);
         self.frames(id, &whole[..len], now, out);
         self.letter = whole;
+        true
     }
 
     fn frame_limits(&self) -> FrameLimits {
@@ -397,6 +412,11 @@ impl Shard {
         let limits = self.frame_limits();
         let mut at = 0;
         let mut has_answered_ping = false;
+        let Some(stream) = self.streams.get_mut(id) else {
+            return;
+        };
+        let begun = usize::from(std::mem::take(&mut stream.line_ends));
+        let mut resumed = Some(begun).filter(|begun| *begun > 0);
         while at < bytes.len() {
             let Some(stream) = self.streams.get_mut(id) else {
                 return;
@@ -409,7 +429,11 @@ impl Shard {
                 continue;
             }
             let rest = &bytes[at..];
-            let framed = frame(rest, &mut stream.searched, limits);
+            let resumed = resumed.take();
+            let framed = match resumed {
+                Some(begun) => frame_after(begun, rest),
+                None => frame(rest, &mut stream.searched, limits),
+            };
             match framed {
                 Frame::Message { len } => {
                     stream.searched = 0;
@@ -430,7 +454,12 @@ impl Shard {
                 }
                 Frame::Skip { len } => {
                     stream.searched = 0;
-                    at += len.max(1);
+                    at += len;
+                }
+                Frame::Incomplete if is_idle(rest) => {
+                    stream.searched = 0;
+                    stream.line_ends = (resumed.unwrap_or(0) + rest.len()) as u8;
+                    return;
                 }
                 Frame::Incomplete => {
                     let searched = stream.searched;

@@ -1,7 +1,8 @@
 //! What has come of each TCP connection and is not a whole message yet.
 //!
 //! An idle connection owns no buffer. The messages of one chunk are handled where they lie; only the beginning of one that is
-//! cut off is kept, in a buffer of the pool, until the rest comes or `limits.message_partial` has passed.
+//! cut off is kept, in a buffer of the pool, until the rest comes or `limits.message_partial` has passed. Line ends between messages
+//! are none: many a phone puts some behind each message, or sends a pair of them to keep its connection.
 
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Stream {
     pub flow: Flow,
     /// The beginning of a message.
     pub partial: Option<BufId>,
+    /// Bytes of a keep-alive that has begun, where there is no `partial`.
+    pub line_ends: u8,
     /// How far the end of the header section has been looked for in it.
     pub searched: usize,
     /// Bytes still to come of a message that was refused for its size.
