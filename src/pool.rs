@@ -121,7 +121,7 @@ struct Buffer {
     /// `None` while it is out as a [`Draft`], or given back to the system.
     bytes: Option<Box<[u8]>>,
     used_bytes: u32,
-    references: u16,
+    references: u32,
     marks: Marks,
 }
 
@@ -389,6 +389,20 @@ mod tests {
         let allocated = pool.allocated_bytes();
         let again = pool.put(b"BYE").expect("room");
         assert_eq!((again, pool.allocated_bytes()), (id, allocated));
+    }
+
+    /// What a request that comes again is answered with is sent again, and hundreds of connections bring some megabytes of it in one turn.
+    #[test]
+    fn a_buffer_may_be_sent_very_often_in_one_turn() {
+        let mut pool = Pool::new(1 << 20);
+        let id = pool.put(b"SIP/2.0 200 OK").expect("room");
+        for _ in 0..100_000 {
+            pool.retain(id);
+        }
+        for _ in 0..100_000 {
+            pool.release(id);
+        }
+        assert_eq!((pool.get(id), pool.in_use()), (&b"SIP/2.0 200 OK"[..], 1));
     }
 
     #[test]
