@@ -2,6 +2,9 @@
 //!
 //! Each shard keeps its own answers; what is here is only that two shards with one question have it asked once, that no more
 //! than `dns.questions_max` are out at a time, and that each comes to an answer in its time.
+//!
+//! Where more wait than can be asked, because DNS keeps silent about what somebody has asked for on purpose, the newest goes first and
+//! those that nobody waits for any more are not asked at all: first come first served would ask each when its time is over.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,12 +20,14 @@ use tokio::sync::mpsc;
 
 use crate::config::Dns;
 use crate::domain::{Answer, DomainName, Naptr, Question, RECORDS_MAX, Record, RecordType, Srv};
+use crate::io::clock::Clock;
 use crate::port::Ask;
+use crate::time::Instant;
 use crate::wire::ShardId;
 
 use super::ports::Ports;
 
-/// Questions that may wait until others are answered; what comes beyond them counts as not answered.
+/// Questions that may wait until others are answered; beyond it the oldest counts as not answered.
 const WAITING_MAX: usize = 65_536;
 
 /// How soon an answer is handed out again that a shard had no room for.
@@ -35,6 +40,13 @@ struct Answered {
     shards: Vec<ShardId>,
 }
 
+/// Who waits for a question.
+struct Asked {
+    shards: Vec<ShardId>,
+    /// When it was last asked for.
+    at: Instant,
+}
+
 /// The questions that are out.
 pub struct Names {
     /// `None`: there is no server to ask.
@@ -42,8 +54,10 @@ pub struct Names {
     timeout: Duration,
     questions_max: usize,
     /// Who waits for each question, those that wait to be asked included.
-    asked: HashMap<Question, Vec<ShardId>>,
+    asked: HashMap<Question, Asked>,
+    /// Those that are not out yet, the oldest first.
     waiting: VecDeque<Question>,
+    clock: Clock,
     out: usize,
     answers_in: mpsc::UnboundedSender<(Question, Answer)>,
     answers: mpsc::UnboundedReceiver<(Question, Answer)>,
@@ -51,7 +65,7 @@ pub struct Names {
 
 impl Names {
     /// Whom to ask is read here and now: `servers`, or /etc/resolv.conf.
-    pub fn new(cfg: &Dns) -> Names {
+    pub fn new(cfg: &Dns, clock: Clock) -> Names {
         let resolver = match resolver(cfg) {
             Ok(resolver) => Some(Arc::new(resolver)),
             Err(error) => {
@@ -66,6 +80,7 @@ impl Names {
             questions_max: cfg.questions_max,
             asked: HashMap::new(),
             waiting: VecDeque::new(),
+            clock,
             out: 0,
             answers_in,
             answers,
@@ -100,21 +115,36 @@ impl Names {
 
     /// A shard's question. Its answer comes out of [`Names::next_answer`].
     fn ask(&mut self, shard: ShardId, question: Question) {
-        if let Some(shards) = self.asked.get_mut(&question) {
-            if !shards.contains(&shard) {
-                shards.push(shard);
+        let at = self.clock.now();
+        if let Some(asked) = self.asked.get_mut(&question) {
+            if !asked.shards.contains(&shard) {
+                asked.shards.push(shard);
             }
+            asked.at = at;
             return;
         }
-        self.asked.insert(question, vec![shard]);
-        if self.waiting.len() >= WAITING_MAX {
-            // The receiver is here: it can't be gone.
-            _ = self.answers_in.send((question, Answer::Failed));
-            self.out += 1;
-            return;
+        let shards = vec![shard];
+        self.asked.insert(question, Asked { shards, at });
+        if self.waiting.len() >= WAITING_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.give_up(oldest);
         }
         self.waiting.push_back(question);
         self.ask_next();
+    }
+
+    /// Answers what is not asked.
+    fn give_up(&mut self, question: Question) {
+        self.out += 1;
+        // The receiver is here: it can't be gone.
+        _ = self.answers_in.send((question, Answer::Failed));
+    }
+
+    /// Whether everybody who asked has been told by now that there is no answer.
+    fn is_late(&self, question: &Question) -> bool {
+        let now = self.clock.now();
+        (self.asked.get(question)).is_none_or(|asked| now.since(asked.at) >= self.timeout)
     }
 
     /// The next answer that has come; waits for it.
@@ -122,7 +152,7 @@ impl Names {
         let (question, answer) = self.answers.recv().await?;
         self.out -= 1;
         self.ask_next();
-        let shards = self.asked.remove(&question).unwrap_or_default();
+        let shards = self.asked.remove(&question).map_or(Vec::new(), |asked| asked.shards);
         Some(Answered {
             question,
             answer,
@@ -131,9 +161,19 @@ impl Names {
     }
 
     fn ask_next(&mut self) {
-        while self.out < self.questions_max
-            && let Some(question) = self.waiting.pop_front()
+        while let Some(oldest) = self.waiting.front().copied()
+            && self.is_late(&oldest)
         {
+            self.waiting.pop_front();
+            self.give_up(oldest);
+        }
+        while self.out < self.questions_max
+            && let Some(question) = self.waiting.pop_back()
+        {
+            if self.is_late(&question) {
+                self.give_up(question);
+                continue;
+            }
             self.out += 1;
             let (answers, resolver, timeout) = (self.answers_in.clone(), self.resolver.clone(), self.timeout);
             tokio::task::spawn_local(async move {

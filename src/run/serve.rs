@@ -119,7 +119,7 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let names = Names::new(&configured.config().dns);
+    let names = Names::new(&configured.config().dns, server.clock);
     let hearing = tokio_uring::spawn(hear(Rc::clone(&server.ports)));
     let resolving = tokio_uring::spawn({
         let ports = Rc::clone(&server.ports);

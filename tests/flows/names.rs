@@ -440,3 +440,22 @@ fn a_phone_may_register_its_host_name() {
     }
     assert!(dns.asked("phone.example", RecordType::A) > 0);
 }
+
+#[test]
+fn names_that_dns_keeps_silent_about_do_not_keep_others_waiting() {
+    let dns = DnsServer::start();
+    dns.is_silent("dead.example");
+    dns.host("alive.example", 60, Ipv4Addr::LOCALHOST);
+    let setup = proxy(&dns).key("dns", "questions_max", "4").key("dns", "timeout_ms", "300");
+    let server = Server::start(&setup);
+    let (crowd, alice, bob) = (alice(), alice(), alice());
+    // Half a minute's worth of questions.
+    for number in 0..400 {
+        let uri = format!("sip:bob@n{number}.dead.example:5060");
+        crowd.send(&crowd.requests("OPTIONS", &uri, &format!("d{number}")), server.udp);
+    }
+    let uri = format!("sip:bob@alive.example:{}", bob.at.port());
+    alice.send(&alice.requests("OPTIONS", &uri, "alive"), server.udp);
+    bob.answers("OPTIONS", 200);
+    alice.response(200);
+}
