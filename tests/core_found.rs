@@ -241,7 +241,9 @@ fn long_options(at: &str, number: usize, body: usize) -> Vec<u8> {
 fn long_messages_that_follow_one_another_are_heard_however_large_the_chunks_are() {
     for chunk in [4_096, 20_000, 65_536, 600_000] {
         let mut world = World::new(1);
-        let bytes: Vec<u8> = (0..9).flat_map(|number| long_options(ALICE, number, 60_000)).collect();
+        let bytes: Vec<u8> = (0..9)
+            .flat_map(|number| long_options(ALICE, number, 60_000))
+            .collect();
         for bytes in bytes.chunks(chunk) {
             world.tcp_bytes(ALICE, bytes);
         }

@@ -152,7 +152,10 @@ impl Names {
         let (question, answer) = self.answers.recv().await?;
         self.out -= 1;
         self.ask_next();
-        let shards = self.asked.remove(&question).map_or(Vec::new(), |asked| asked.shards);
+        let shards = self
+            .asked
+            .remove(&question)
+            .map_or(Vec::new(), |asked| asked.shards);
         Some(Answered {
             question,
             answer,

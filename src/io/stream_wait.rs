@@ -233,7 +233,11 @@ mod tests {
         waits.heard(1, 500, false);
         let full = waits.end_turn(at(6), FULL_TURN, |_| 0).expect("heard");
         assert_eq!(full.wait, 5 * MS);
-        assert_eq!(waits.end_turn(at(7), FULL_TURN, |_| 0), None, "it was full of what else there is");
+        assert_eq!(
+            waits.end_turn(at(7), FULL_TURN, |_| 0),
+            None,
+            "it was full of what else there is"
+        );
         let over = waits.end_turn(at(8), 2, |_| 0).expect("news");
         assert_eq!((over.wait, over.probes), (Duration::ZERO, false));
         assert_eq!(waits.end_turn(at(9), 2, |_| 0), None);
@@ -292,7 +296,10 @@ mod tests {
         waits.ended(3);
         let asked = |slot| -> usize { panic!("{slot} was asked") };
         waits.ended(9);
-        assert_eq!(waits.end_turn(at(60_020), 4, asked).map(|turn| turn.wait), Some(Duration::ZERO));
+        assert_eq!(
+            waits.end_turn(at(60_020), 4, asked).map(|turn| turn.wait),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]

@@ -367,7 +367,14 @@ mod tests {
             }
             (pings, None)
         };
-        for text in [&b"\r\n\r\nA"[..], b"\r\nA", b"\rA", b"\r\n\r\n\r\n\r\nA", b"\n\r\n\r\n\rA", b"\r\r\n\r\nA"] {
+        for text in [
+            &b"\r\n\r\nA"[..],
+            b"\r\nA",
+            b"\rA",
+            b"\r\n\r\n\r\n\r\nA",
+            b"\n\r\n\r\n\rA",
+            b"\r\r\n\r\nA",
+        ] {
             let whole = seen(&[text]);
             assert_eq!(whole.1, Some(b'A'));
             for one in 0..=text.len() {

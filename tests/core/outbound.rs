@@ -148,7 +148,7 @@ fn a_flow_that_a_proxy_keeps_outlives_the_connection_of_the_proxy() {
         world.tcp(EDGE, &answer(&second, 486, "Busy Here", "y", BOB));
         world.request(EDGE, "ACK");
         world.response(ALICE, 486);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
@@ -167,7 +167,7 @@ fn each_of_several_flows_on_one_connection_ends_with_it() {
         world.close(BOB);
         world.udp(ALICE, &register("bob", ALICE, "q1").removing("Contact"));
         assert_eq!(world.response(ALICE, 200).get_all("Contact").len(), 1);
-        ends(world);
+        world.end_after_all_timers();
     });
 }
 
