@@ -19,6 +19,11 @@ fn plan(options: &[&str]) -> Plan {
 
 /// A second of calls through a relay, which loses none.
 fn second_of_calls(port: u16, tcp: bool, options: &[&str]) -> Outcome {
+    second_of_calls_through(1, port, tcp, options)
+}
+
+/// The same through a relay of `threads` for UDP.
+fn second_of_calls_through(threads: u32, port: u16, tcp: bool, options: &[&str]) -> Outcome {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -31,9 +36,12 @@ fn second_of_calls(port: u16, tcp: bool, options: &[&str]) -> Outcome {
         thread::spawn(move || relay::tcp(&one, &two, &flag));
         ports
     } else {
-        let socket = UdpSocket::bind(any).unwrap();
-        let at = socket.local_addr().unwrap().to_string();
-        thread::spawn(move || relay::udp(&socket, port, true, &flag));
+        let sockets = relay::sockets(any, threads).unwrap();
+        let at = sockets[0].local_addr().unwrap().to_string();
+        for socket in sockets {
+            let flag = Arc::clone(&stop);
+            thread::spawn(move || relay::udp(&socket, port, true, &flag));
+        }
         (at.clone(), at)
     };
     let port = port.to_string();
@@ -73,6 +81,12 @@ fn all_completed(outcome: &Outcome) {
 fn a_second_of_calls_between_trunks_completes() {
     let outcome = second_of_calls(26_100, false, &["--calls", "200", "--hold", "20", "--ring", "5"]);
     all_completed(&outcome);
+}
+
+#[test]
+fn a_relay_of_four_threads_carries_the_same_calls() {
+    let options = ["--calls", "200", "--hold", "20", "--ring", "5"];
+    all_completed(&second_of_calls_through(4, 26_140, false, &options));
 }
 
 #[test]

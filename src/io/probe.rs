@@ -39,7 +39,6 @@ macro_rules! features {
 }
 
 features! {
-    ExtArg: "enter with a time-out (EXT_ARG)", 5 . 11, "a TIMEOUT entry on the ring";
     CqeSkip: "no completion on success (CQE_SKIP)", 5 . 17, "the completion of a wake-up is ignored";
     MsgRing: "message to another ring (MSG_RING)", 5 . 18, "eventfd wakes the other shard";
     SubmitAll: "submission goes on after an error (SUBMIT_ALL)", 5 . 18, "the rest is submitted by the next turn";
@@ -144,8 +143,7 @@ impl Features {
                 // DEFER_TASKRUN goes further than COOP_TASKRUN, and needs SINGLE_ISSUER.
                 Feature::CoopTaskrun => !self.has(Feature::DeferTaskrun),
                 Feature::DeferTaskrun => self.has(Feature::SingleIssuer),
-                Feature::ExtArg
-                | Feature::CqeSkip
+                Feature::CqeSkip
                 | Feature::MsgRing
                 | Feature::SubmitAll
                 | Feature::MultishotAccept

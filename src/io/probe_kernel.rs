@@ -41,7 +41,6 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
     let ring = IoUring::builder().build(8).map_err(SetupError::explain)?;
     require(&ring)?;
     let params = ring.params();
-    found.set(Feature::ExtArg, params.is_feature_ext_arg());
     found.set(Feature::CqeSkip, params.is_feature_skip_cqe_on_success());
     found.set(Feature::SubmitAll, sets_up(|builder| builder.setup_submit_all()));
     found.set(
@@ -61,7 +60,7 @@ pub(super) fn probe() -> Result<(KernelLevel, FeatureSet), SetupError> {
                 .setup_taskrun_flag()
         }),
     );
-    // Without a time-out for the wait a trial could hang; whatever has these features has that one.
+    // Without a time-out for the wait (EXT_ARG) a trial could hang; whatever has these features has that.
     if params.is_feature_ext_arg() {
         found.set(Feature::MsgRing, msg_ring().unwrap_or(false));
         found.set(Feature::MultishotAccept, multishot_accept().unwrap_or(false));

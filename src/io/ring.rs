@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{Fd, SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::types::{Fd, TimeoutFlags, Timespec};
 use io_uring::{IoUring, opcode};
 
 use super::clock::Clock;
@@ -50,13 +50,12 @@ enum Queued {
 
 pub(super) struct Ring {
     inner: IoUring,
-    ext_arg: bool,
     skip_success: bool,
     /// Requests that have yet to complete, or to complete for the last time.
     in_flight: usize,
     /// What found the submission queue full and the kernel unwilling to take it. First out at the next enter.
     overdue: VecDeque<Queued>,
-    /// Only where `io_uring_enter` takes no time-out (before 5.11): TIMEOUT requests on the ring, latest deadline first.
+    /// TIMEOUT requests on the ring, latest deadline first.
     timeouts: Vec<ArmedTimeout>,
     timeout_generation: u32,
     /// What a TIMEOUT entry points to until it has been submitted.
@@ -78,12 +77,15 @@ pub(super) const LAG_PROBE: Duration = Duration::from_millis(1);
 /// TIMEOUT requests that may be on the ring at once.
 const TIMEOUTS_MAX: usize = 8;
 
+/// How much later than asked a wait may end when nothing but a deadline ends it. SIP counts in half seconds; and where messages
+/// come, a turn looks at what is due anyway, so that few time-outs ever fire.
+const TIMER_SLACK: Duration = Duration::from_millis(4);
+
 impl Ring {
     pub(super) fn new(features: &Features, clock: Clock, metrics: Arc<Metrics>) -> io::Result<Ring> {
         let inner = set_up(features).map_err(|error| io::Error::other(SetupError::explain(error)))?;
         Ok(Ring {
             inner,
-            ext_arg: features.has(Feature::ExtArg),
             skip_success: features.has(Feature::CqeSkip),
             in_flight: 0,
             overdue: VecDeque::new(),
@@ -98,11 +100,6 @@ impl Ring {
 
     pub(super) fn fd(&self) -> RawFd {
         self.inner.as_raw_fd()
-    }
-
-    /// Whether a wait with a deadline leaves nothing on the ring.
-    pub(super) fn has_extended_wait(&self) -> bool {
-        self.ext_arg
     }
 
     pub(super) fn inner(&self) -> &IoUring {
@@ -272,12 +269,6 @@ impl Ring {
                 self.inner.submit()
             }
             Wait::Forever => self.inner.submit_and_wait(1),
-            Wait::Until(deadline) if self.ext_arg => {
-                let timeout = Timespec::from(deadline.since(self.clock.now()));
-                self.inner
-                    .submitter()
-                    .submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
-            }
             Wait::Until(deadline) => {
                 self.arm_timeout(deadline);
                 self.inner.submit_and_wait(1)
@@ -289,8 +280,8 @@ impl Ring {
                 Ok(())
             }
             Err(error) => match error.raw_os_error() {
-                // The deadline passed, or a signal came.
-                Some(libc::ETIME | libc::EINTR) => Ok(()),
+                // A signal came.
+                Some(libc::EINTR) => Ok(()),
                 // The kernel holds completions back until we take some (EBUSY), or is short of memory (EAGAIN): what was not
                 // submitted stays in the queue.
                 Some(libc::EBUSY | libc::EAGAIN) => Ok(()),
@@ -299,9 +290,14 @@ impl Ring {
         }
     }
 
-    /// Sees to it that a completion comes at `deadline` at the latest, on kernels whose enter takes no time-out. One that comes
-    /// earlier stands in for it: it costs a turn without an event.
+    /// Sees to it that a completion comes at most [`TIMER_SLACK`] after `deadline`. One that comes earlier stands in for it: it costs a
+    /// turn without an event.
+    ///
+    /// A time-out stays on the ring until it fires, whatever ends the wait. One for each wait, as `io_uring_enter` takes it since 5.11,
+    /// would have the kernel set the machine's timer at each time that the thread falls asleep and set it back when it wakes: on a
+    /// busy shard, which always has a deadline within a millisecond or two, that costs more than the rest of falling asleep.
     fn arm_timeout(&mut self, deadline: Instant) {
+        let deadline = deadline + TIMER_SLACK;
         if self
             .timeouts
             .last()

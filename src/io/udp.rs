@@ -261,6 +261,14 @@ impl Udp {
         }
     }
 
+    /// Whether anything waits for [`Udp::flush`].
+    pub(super) fn has_queued(&self) -> bool {
+        self.listeners
+            .iter()
+            .flatten()
+            .any(|listener| !listener.queue.is_empty())
+    }
+
     /// Sends what was queued and releases the buffers.
     pub(super) fn flush(&mut self, pool: &mut Pool, ring: &mut Ring, notices: &mut Notices) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {

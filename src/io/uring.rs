@@ -41,10 +41,8 @@ use crate::metrics::{DropReason, Metrics};
 use crate::time::Instant;
 use crate::wire::{CloseReason, Effect, Effects, Event, ListenerId, SHARDS_MAX, ShardId, Transport};
 
-/// How long the drop waits for requests to end, which they do in microseconds, and how long at a time.
+/// How long the drop waits for requests to end, which they do in microseconds, and its pause between looks.
 const QUIESCE_MAX: Duration = Duration::from_secs(2);
-const QUIESCE_POLL: Duration = Duration::from_millis(10);
-/// The pause between looks where a wait can't be bounded without one more request.
 const QUIESCE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The ring, sockets and connections of one shard.
@@ -67,6 +65,10 @@ pub struct Uring {
     changes: Arc<Changes>,
     /// Shards to wake at the end of the flush, one bit each: one wake-up is as good as many.
     to_wake: u64,
+    /// Other shards share this one's process.
+    has_others: bool,
+    /// What others had posted when the last turn began.
+    posted: u32,
     clock: Clock,
     now: Instant,
     metrics: Arc<Metrics>,
@@ -149,6 +151,8 @@ impl Uring {
             accepts_by_ring: features.has(Feature::MultishotAccept),
             changes: Arc::default(),
             to_wake: 0,
+            has_others: cfg.shards > 1,
+            posted: 0,
             clock,
             now: clock.now(),
             metrics,
@@ -218,6 +222,22 @@ impl Uring {
         }
     }
 
+    /// Waits, unless another shard has posted something since the last turn began; from there on, and until it ends, whoever posts wakes
+    /// this shard.
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        if !self.has_others {
+            return self.ring.enter(wait);
+        }
+        let sleeps = wait != Wait::No && self.wakers.fall_asleep(self.shard, self.posted);
+        let entered = self.ring.enter(if sleeps { wait } else { Wait::No });
+        if sleeps {
+            self.wakers.awake(self.shard);
+        }
+        // What is posted from here on may or may not be read in this turn: it keeps the next one from waiting.
+        self.posted = self.wakers.posted(self.shard);
+        entered
+    }
+
     fn complete(&mut self, completion: Completion, sink: &mut dyn FnMut(Event<'_>, Instant)) {
         let cx = &mut Cx {
             ring: &mut self.ring,
@@ -251,22 +271,29 @@ impl Uring {
         }
     }
 
-    fn wake_others(&mut self) {
+    /// `true`: there are wake-ups to be submitted.
+    fn wake_others(&mut self) -> bool {
         // Our own bit stays: it keeps the next turn from waiting.
         let mut shards = self.to_wake & !(1 << self.shard.0);
         self.to_wake &= 1 << self.shard.0;
+        let mut has_wakes = false;
         while shards != 0 {
             let shard = ShardId(shards.trailing_zeros() as u8);
             shards &= shards - 1;
+            if !self.wakers.post(shard) {
+                continue;
+            }
             match self.wakers.ring(shard).filter(|_| self.messages) {
                 Some(ring) => {
                     let message = Tag::new(Op::WakeMessage, 0, 0);
                     let tag = Tag::new(Op::WakeSent, u32::from(shard.0), 0);
                     self.ring.send_message(ring, message, tag);
+                    has_wakes = true;
                 }
                 None => self.wakers.wake(shard),
             }
         }
+        has_wakes
     }
 
     /// Ends every request on the ring, and waits until all have ended. `false`: some have not.
@@ -278,12 +305,8 @@ impl Uring {
         let give_up_at = self.clock.now() + QUIESCE_MAX;
         loop {
             // A send that is still queued is submitted, and so completes, before the connection goes.
-            let waited = if self.ring.has_extended_wait() {
-                self.ring.enter(Wait::Until(self.clock.now() + QUIESCE_POLL))
-            } else {
-                // A time-out would be one more request to end.
-                self.ring.enter(Wait::No)
-            };
+            // A time-out would be one more request to end.
+            let waited = self.ring.enter(Wait::No);
             self.completions.clear();
             self.ring.reap(&mut self.completions);
             for completion in &self.completions {
@@ -317,9 +340,7 @@ impl Uring {
             if waited.is_err() || self.clock.now() >= give_up_at {
                 return false;
             }
-            if !self.ring.has_extended_wait() {
-                std::thread::sleep(QUIESCE_PAUSE);
-            }
+            std::thread::sleep(QUIESCE_PAUSE);
         }
     }
 }
@@ -337,7 +358,7 @@ impl Reactor for Uring {
         });
         let wait = self.wait(deadline);
         self.to_wake = 0;
-        self.ring.enter(wait)?;
+        self.enter(wait)?;
         self.now = self.clock.now();
         self.metrics.turns.inc();
         self.notices.deliver(sink, self.now);
@@ -406,9 +427,8 @@ impl Reactor for Uring {
         // Streams and wake-ups leave before the datagrams, whose sends take the longest: a caller's 100 does not wait for
         // them, and neither does another shard. Where there are none, nothing is submitted before the next turn does.
         let has_streams = self.tcp.flush(&mut self.ring);
-        let has_wakes = self.to_wake != 0;
-        self.wake_others();
-        if (has_streams || has_wakes)
+        let has_wakes = self.wake_others();
+        if (has_streams || has_wakes && self.udp.has_queued())
             && let Err(error) = self.ring.enter(Wait::No)
         {
             // What is queued stays so, and the next turn meets the same error with somebody to tell.

@@ -178,7 +178,6 @@ fn the_probe_finds_what_this_kernel_must_have() {
     assert!(kernel >= ringway::io::probe::OLDEST);
     // What needs no privilege and no option of the kernel's build.
     for feature in [
-        Feature::ExtArg,
         Feature::CqeSkip,
         Feature::MsgRing,
         Feature::CoopTaskrun,

@@ -1,6 +1,6 @@
 //! The load generator's command line.
 
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +75,9 @@ enum Command {
         /// CPU to be bound to
         #[arg(long)]
         cpu: Option<usize>,
+        /// UDP threads, 1 to 64, each with a socket of its own; the datagrams are shared out evenly
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+        threads: u32,
     },
     /// The floor in one command: calls through a relay of its own at --target, with the relay's CPU time a call
     Floor {
@@ -84,6 +87,9 @@ enum Command {
         /// CPU of the relay
         #[arg(long)]
         relay_cpu: Option<usize>,
+        /// UDP threads of the relay, 1 to 64, each with a socket of its own; the datagrams are shared out evenly
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+        relay_threads: u32,
         /// Searches the highest rate, in trials of so many seconds
         #[arg(long)]
         find_max: Option<f64>,
@@ -121,16 +127,18 @@ fn main() -> ExitCode {
             port,
             segment,
             cpu,
-        } => relay_alone(listen, port, segment, cpu),
+            threads,
+        } => relay_alone(listen, port, (segment, threads), cpu),
         Command::Floor {
             segment,
             relay_cpu,
+            relay_threads,
             find_max,
             search_only,
             plan,
         } => floor(
             plan,
-            segment,
+            (segment, relay_threads),
             relay_cpu,
             find_max.map(|seconds| (seconds, search_only)),
         ),
@@ -251,26 +259,31 @@ fn overloaded(plan: &Plan, scenario: Scenario, max: Option<f64>, multiples: &[f6
     Ok(true)
 }
 
-fn relay_alone(listen: SocketAddrV4, port: u16, segment: bool, cpu: Option<usize>) -> Result<bool, String> {
-    let (_threads, _stop) = start_relay(listen, port, segment, cpu)?;
+fn relay_alone(
+    listen: SocketAddrV4,
+    port: u16,
+    udp: (bool, u32),
+    cpu: Option<usize>,
+) -> Result<bool, String> {
+    let (_threads, _stop) = start_relay(listen, port, udp, cpu)?;
     println!("relaying at {listen}; end with Ctrl-C");
     loop {
         thread::park();
     }
 }
 
-/// Starts the relay's two threads and answers their kernel numbers.
+/// Starts the relay's threads, `udp_threads` and one for TCP, and answers their kernel numbers.
 fn start_relay(
     listen: SocketAddrV4,
     port: u16,
-    segment: bool,
+    (segment, udp_threads): (bool, u32),
     cpu: Option<usize>,
 ) -> Result<(Vec<i32>, Arc<AtomicBool>), String> {
     let told = |error: std::io::Error| format!("{listen}: {error}");
     let Some(second) = listen.port().checked_add(1) else {
         return Err("no port above".to_string());
     };
-    let socket = UdpSocket::bind(listen).map_err(told)?;
+    let sockets = relay::sockets(listen, udp_threads).map_err(told)?;
     let callers = TcpListener::bind(listen).map_err(told)?;
     let callees = TcpListener::bind(SocketAddrV4::new(*listen.ip(), second)).map_err(told)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -284,13 +297,15 @@ fn start_relay(
         // The main thread waits for it.
         let _ = numbers.send(sys::thread_id());
     };
-    let (number, flag) = (numbers.clone(), Arc::clone(&stop));
-    thread::spawn(move || {
-        begin(&number);
-        if let Err(error) = relay::udp(&socket, port, segment, &flag) {
-            eprintln!("UDP relay: {error}");
-        }
-    });
+    for socket in sockets {
+        let (number, flag) = (numbers.clone(), Arc::clone(&stop));
+        thread::spawn(move || {
+            begin(&number);
+            if let Err(error) = relay::udp(&socket, port, segment, &flag) {
+                eprintln!("UDP relay: {error}");
+            }
+        });
+    }
     let flag = Arc::clone(&stop);
     thread::spawn(move || {
         begin(&numbers);
@@ -298,12 +313,12 @@ fn start_relay(
             eprintln!("TCP relay: {error}");
         }
     });
-    Ok((told.iter().take(2).collect(), stop))
+    Ok((told.iter().take(udp_threads as usize + 1).collect(), stop))
 }
 
 fn floor(
     mut plan: Plan,
-    segment: bool,
+    (segment, udp_threads): (bool, u32),
     cpu: Option<usize>,
     trial: Option<(f64, bool)>,
 ) -> Result<bool, String> {
@@ -316,7 +331,7 @@ fn floor(
         let second = plan.target.port().checked_add(1).ok_or("no port above")?;
         plan.callee_target = Some(SocketAddrV4::new(*plan.target.ip(), second));
     }
-    let (threads, stop) = start_relay(plan.target, plan.port, segment, cpu)?;
+    let (threads, stop) = start_relay(plan.target, plan.port, (segment, udp_threads), cpu)?;
     let meter = Meter::Threads(threads);
     let done = match trial {
         Some((seconds, search_only)) => find_max(&plan, Scenario::Call, &meter, seconds, search_only),

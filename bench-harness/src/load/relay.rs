@@ -1,16 +1,16 @@
 //! The floor: a relay that receives every message, changes nothing and sends it on, as cheaply as sockets allow.
 //!
-//! UDP: one socket. What comes from a caller's address goes to the callee's and back: 127.1.x.y and 127.2.x.y are each
+//! UDP: one socket, or one for each of several threads, between which the kernel draws. What comes from a caller's address goes to the callee's and back: 127.1.x.y and 127.2.x.y are each
 //! other's partner (127.0.0.1 its own), and so are the two ports of a thread of the generator. An INVITE brings one more
 //! datagram, to its sender, as long as a 100 is but of line ends alone, which the generator reads past: so a call costs the relay as many messages as it costs a server.
 //! TCP: two listeners; connection number n of one is joined to number n of the other.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys::{self, BATCH, Epoll, Inbox, Outbox};
 
@@ -27,6 +27,26 @@ pub fn partner(source: SocketAddrV4, port: u16) -> SocketAddrV4 {
     };
     let port = (source.port().wrapping_sub(port) ^ 1).wrapping_add(port);
     SocketAddrV4::new(Ipv4Addr::new(first, block, high, low), port)
+}
+
+/// `count` sockets at one address, for as many threads of a relay. Where there are several, which of them gets a datagram is drawn
+/// at random: two busy addresses would else be two of the kernel's hash values, and so two threads at most.
+pub fn sockets(listen: SocketAddrV4, count: u32) -> io::Result<Vec<UdpSocket>> {
+    let mut at = SocketAddr::V4(listen);
+    let mut sockets = Vec::new();
+    for _ in 0..count.max(1) {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_port(count > 1)?;
+        socket.bind(&at.into())?;
+        let socket = UdpSocket::from(socket);
+        // Port 0 is whichever the first has got.
+        at = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    if count > 1 {
+        sys::spread_at_random(sockets[0].as_raw_fd(), count)?;
+    }
+    Ok(sockets)
 }
 
 /// Relays datagrams until `stop` is set.

@@ -91,6 +91,44 @@ pub fn wait(sockets: &[RawFd], nanoseconds: u64) {
     };
 }
 
+/// Has the kernel spread what comes for one port over the `count` sockets that share it (SO_REUSEPORT), each datagram to one drawn
+/// at random. Said to one of the sockets, once all are bound.
+pub fn spread_at_random(socket: RawFd, count: u32) -> io::Result<()> {
+    let step = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut steps = [
+        step(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32,
+        ),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count.max(1)),
+        step(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program points to three steps of ours, which the kernel copies during the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            mem::size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Datagrams that one call receives or sends at most.
 pub const BATCH: usize = 64;
 /// Room for one datagram. A longer one is told as none.
