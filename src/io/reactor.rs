@@ -38,6 +38,11 @@ pub trait Reactor {
         None
     }
 
+    /// Whether the last turn took fewer datagrams than there were: it had all that a turn takes. `false` where that is not known.
+    fn leaves_datagrams(&self) -> bool {
+        false
+    }
+
     /// Goes by these limits from now on, and by what has changed of the listeners; what is beyond limits already stays. Without limits of
     /// its own there is nothing to do.
     fn configure(&mut self, _limits: &Limits) {}

@@ -442,6 +442,10 @@ impl Reactor for Uring {
         self.streams_wait
     }
 
+    fn leaves_datagrams(&self) -> bool {
+        self.udp.is_readable()
+    }
+
     fn configure(&mut self, limits: &Limits) {
         self.tcp.configure(limits);
         self.relisten();

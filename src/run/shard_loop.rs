@@ -56,6 +56,9 @@ impl ShardLoop {
         let deadline = self.deadline(reactor.now());
         let (shard, out) = (&mut self.shard, &mut self.out);
         let now = reactor.turn(Some(deadline), &mut |event, now| shard.handle(event, now, out))?;
+        if reactor.leaves_datagrams() {
+            shard.note_datagrams_left(now);
+        }
         if let Some(wait) = reactor.streams_wait() {
             shard.note_streams_wait(now, wait);
         }

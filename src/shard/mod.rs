@@ -266,6 +266,11 @@ impl Shard {
         }
     }
 
+    /// The turn of `now` took as many datagrams as a turn takes, and there may be more.
+    pub fn note_datagrams_left(&mut self, now: Instant) {
+        self.overload.datagrams_left(now);
+    }
+
     /// The bytes on connections that the turn of `now` took up had waited for `wait`.
     pub fn note_streams_wait(&mut self, now: Instant, wait: Duration) {
         self.overload.streams(now, wait);

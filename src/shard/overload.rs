@@ -68,7 +68,8 @@ pub enum Verdict {
 
 /// The controller looks at the queue so often.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// A turn that read fewer datagrams emptied the sockets, however old they were: the shard had been kept from running.
+/// A turn that read fewer datagrams emptied the sockets, however old they were: the shard had been kept from running. Unless it says that it
+/// left some: where datagrams come in runs it asks for as few as it expects to be enough.
 const FULL_TURN: u32 = 60;
 /// A queue counts as standing only if so many turns found one. Turns may be long, so an interval that has seen a queue waits for them,
 const TURNS_MIN: u32 = 4;
@@ -131,6 +132,8 @@ struct Turn {
     at: Instant,
     datagrams: u32,
     oldest: Duration,
+    /// There were more datagrams than it took.
+    leaves_some: bool,
     /// The wait of what came on connections; `None`: nothing did.
     streams: Option<Duration>,
 }
@@ -180,6 +183,12 @@ impl Overload {
         self.begin_turn(now);
         self.turn.datagrams += 1;
         self.turn.oldest = self.turn.oldest.max(age);
+    }
+
+    /// The turn that began at `now` left datagrams in the sockets, as far as it knows.
+    pub fn datagrams_left(&mut self, now: Instant) {
+        self.begin_turn(now);
+        self.turn.leaves_some = true;
     }
 
     /// The turn that began at `now` took up bytes on connections, which had waited for `wait`: no time if it took all that there was.
@@ -255,11 +264,8 @@ impl Overload {
         if self.turn.datagrams == 0 && self.turn.streams.is_none() {
             return;
         }
-        let datagrams = if self.turn.datagrams < FULL_TURN {
-            Duration::ZERO
-        } else {
-            self.turn.oldest
-        };
+        let is_full = self.turn.leaves_some || self.turn.datagrams >= FULL_TURN;
+        let datagrams = if is_full { self.turn.oldest } else { Duration::ZERO };
         let queue = datagrams.max(self.turn.streams.unwrap_or_default());
         self.interval.turns += 1;
         self.interval.queue = Some(self.interval.queue.map_or(queue, |least| least.min(queue)));
