@@ -230,6 +230,25 @@ fn what_waited_because_the_shard_was_kept_from_running_is_no_overload() {
 }
 
 #[test]
+fn a_small_turn_that_leaves_datagrams_found_a_queue() {
+    for leaves_some in [false, true] {
+        let mut overload = controller();
+        let mut now = Instant::from_millis(1_000_000);
+        for _ in 0..200 {
+            now = now + Duration::from_millis(2);
+            for _ in 0..4 {
+                overload.datagram(now, Duration::from_millis(30));
+                overload.decide(Class::Call, Duration::from_millis(30), true, now);
+            }
+            if leaves_some {
+                overload.datagrams_left(now);
+            }
+        }
+        assert_eq!(overload.is_limiting(), leaves_some);
+    }
+}
+
+#[test]
 fn calls_are_refused_first_and_emergency_calls_last() {
     let (mut overload, now) = limiting();
     let classes = [
