@@ -10,6 +10,8 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     line: String,
+    /// Where the name ends, and where the colon is.
+    name_len: usize,
     colon: usize,
 }
 
@@ -17,19 +19,22 @@ impl Header {
     pub fn new(name: &str, value: impl fmt::Display) -> Header {
         Header {
             line: format!("{name}: {value}"),
+            name_len: name.trim_end().len(),
             colon: name.len(),
         }
     }
 
-    fn read(line: &str) -> Result<Header, String> {
+    fn read(line: String) -> Result<Header, String> {
         let colon = line
             .find(':')
             .ok_or_else(|| format!("header line without a colon: {line:?}"))?;
-        if line[..colon].trim_end().is_empty() || line.starts_with([' ', '\t']) {
+        let name_len = line[..colon].trim_end().len();
+        if name_len == 0 || line.starts_with([' ', '\t']) {
             return Err(format!("header line without a name: {line:?}"));
         }
         Ok(Header {
-            line: line.to_owned(),
+            line,
+            name_len,
             colon,
         })
     }
@@ -40,7 +45,7 @@ impl Header {
     }
 
     pub fn name(&self) -> &str {
-        self.line[..self.colon].trim_end()
+        &self.line[..self.name_len]
     }
 
     /// What follows the colon, without white space around it.
@@ -49,30 +54,36 @@ impl Header {
     }
 
     pub fn is(&self, name: &str) -> bool {
-        full_name(self.name()).eq_ignore_ascii_case(full_name(name))
+        let own = self.name();
+        if own.len() == name.len() && own.len() > 1 {
+            return own.eq_ignore_ascii_case(name);
+        }
+        // Names of different lengths are the same where one is the compact form.
+        (own.len() == 1 || name.len() == 1) && full_name(own).eq_ignore_ascii_case(full_name(name))
     }
 }
 
 /// RFC 3261 §7.3.3 and the registry of compact forms: the long name of a one-letter name, anything else as it is.
 fn full_name(name: &str) -> &str {
-    match name.to_ascii_lowercase().as_str() {
-        "a" => "Accept-Contact",
-        "b" => "Referred-By",
-        "c" => "Content-Type",
-        "e" => "Content-Encoding",
-        "f" => "From",
-        "i" => "Call-ID",
-        "j" => "Reject-Contact",
-        "k" => "Supported",
-        "l" => "Content-Length",
-        "m" => "Contact",
-        "o" => "Event",
-        "r" => "Refer-To",
-        "s" => "Subject",
-        "t" => "To",
-        "u" => "Allow-Events",
-        "v" => "Via",
-        "x" => "Session-Expires",
+    let [letter] = name.as_bytes() else { return name };
+    match letter.to_ascii_lowercase() {
+        b'a' => "Accept-Contact",
+        b'b' => "Referred-By",
+        b'c' => "Content-Type",
+        b'e' => "Content-Encoding",
+        b'f' => "From",
+        b'i' => "Call-ID",
+        b'j' => "Reject-Contact",
+        b'k' => "Supported",
+        b'l' => "Content-Length",
+        b'm' => "Contact",
+        b'o' => "Event",
+        b'r' => "Refer-To",
+        b's' => "Subject",
+        b't' => "To",
+        b'u' => "Allow-Events",
+        b'v' => "Via",
+        b'x' => "Session-Expires",
         _ => name,
     }
 }
@@ -140,8 +151,8 @@ impl Message {
             }
         }
         let headers = texts
-            .iter()
-            .map(|t| Header::read(t))
+            .into_iter()
+            .map(Header::read)
             .collect::<Result<Vec<_>, _>>()?;
         let message = Message {
             start,
@@ -369,49 +380,54 @@ pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 /// Splits at commas that stand neither in quotes nor in angle brackets.
 pub fn split_commas(value: &str) -> Vec<&str> {
-    split_outside(value, ',')
+    outside(value, b',').collect()
 }
 
 /// The value of a parameter of the header, not of the URI inside its angle brackets; `""` for a flag.
 pub fn param<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    params(value)
-        .into_iter()
+    each_param(value)
         .find(|(n, _)| n.eq_ignore_ascii_case(name))
         .map(|(_, v)| v)
 }
 
 /// All parameters of the header in order, names as written.
 pub fn params(value: &str) -> Vec<(&str, &str)> {
-    let split = split_outside(value, ';').into_iter().skip(1);
-    split
-        .map(|p| match p.split_once('=') {
-            Some((name, value)) => (name.trim(), value.trim()),
-            None => (p, ""),
-        })
-        .collect()
+    each_param(value).collect()
 }
 
-fn split_outside(value: &str, separator: char) -> Vec<&str> {
-    let (mut parts, mut start, mut quoted, mut angle, mut escaped) = (Vec::new(), 0, false, false, false);
-    for (at, c) in value.char_indices() {
-        if escaped {
-            escaped = false;
-            continue;
-        }
-        match c {
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            '<' if !quoted => angle = true,
-            '>' if !quoted => angle = false,
-            c if c == separator && !quoted && !angle => {
-                parts.push(value[start..at].trim());
-                start = at + c.len_utf8();
+fn each_param(value: &str) -> impl Iterator<Item = (&str, &str)> {
+    outside(value, b';').skip(1).map(|p| match p.split_once('=') {
+        Some((name, value)) => (name.trim(), value.trim()),
+        None => (p, ""),
+    })
+}
+
+/// The parts between separators that stand neither in quotes nor in angle brackets, without white space around them. The
+/// separator, quotes and brackets are ASCII, so what is cut at them is whole text.
+fn outside(value: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut left = Some(value);
+    std::iter::from_fn(move || {
+        let rest = left.take()?;
+        let (mut quoted, mut angle, mut escaped) = (false, false, false);
+        for (at, byte) in rest.bytes().enumerate() {
+            if escaped {
+                escaped = false;
+                continue;
             }
-            _ => {}
+            match byte {
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b'<' if !quoted => angle = true,
+                b'>' if !quoted => angle = false,
+                byte if byte == separator && !quoted && !angle => {
+                    left = Some(&rest[at + 1..]);
+                    return Some(rest[..at].trim());
+                }
+                _ => {}
+            }
         }
-    }
-    parts.push(value[start..].trim());
-    parts
+        Some(rest.trim())
+    })
 }
 
 /// The URI of a From, To, Contact, Route or Refer-To value, with or without angle brackets.
