@@ -66,9 +66,14 @@ pub struct Counts {
     pub lost: u64,
     pub duplicated: u64,
     pub late: u64,
+    /// Datagrams that came before one which was sent earlier, the same way.
+    pub reordered: u64,
     pub damaged: u64,
     pub send_errors: u64,
     pub resets: u64,
+    /// Messages on streams that came in pieces, and those of which the end never came.
+    pub cut: u64,
+    pub torn: u64,
     pub refused: u64,
     pub slow: u64,
     pub crashes: u64,
@@ -81,9 +86,12 @@ impl Counts {
         self.lost += other.lost;
         self.duplicated += other.duplicated;
         self.late += other.late;
+        self.reordered += other.reordered;
         self.damaged += other.damaged;
         self.send_errors += other.send_errors;
         self.resets += other.resets;
+        self.cut += other.cut;
+        self.torn += other.torn;
         self.refused += other.refused;
         self.slow += other.slow;
         self.crashes += other.crashes;
@@ -92,10 +100,11 @@ impl Counts {
     pub fn faults(&self) -> u64 {
         self.lost
             + self.duplicated
-            + self.late
+            + self.reordered
             + self.damaged
             + self.send_errors
             + self.resets
+            + self.cut
             + self.refused
             + self.slow
             + self.crashes
@@ -206,6 +215,9 @@ pub struct Net {
     happenings: BTreeMap<u64, Happening>,
     serial: u64,
     phones: BTreeMap<IpAddr, usize>,
+    /// By party: when the last datagram to the server arrives, and the last from it.
+    up_at: Vec<Instant>,
+    down_at: Vec<Instant>,
     /// By shard: what has arrived and is not taken up.
     pub(super) inbox: Vec<VecDeque<Arrival>>,
     pub(super) is_woken: Vec<bool>,
@@ -229,6 +241,8 @@ impl Net {
             happenings: BTreeMap::new(),
             serial: 0,
             phones: (0..phones).map(|index| (phone_addr(index).ip(), index)).collect(),
+            up_at: vec![start; phones],
+            down_at: vec![start; phones],
             inbox: (0..shards).map(|_| VecDeque::new()).collect(),
             is_woken: vec![false; shards],
             streams: Vec::new(),
@@ -316,6 +330,7 @@ impl Net {
         }
         for _ in 0..self.copies() {
             let at = self.now + self.way();
+            note_order(&mut self.up_at[from], at, &mut self.counts);
             let shard = self.shard_for(peer);
             let load = if self.rng.permille(self.faults.damage) {
                 self.counts.damaged += 1;
@@ -356,6 +371,7 @@ impl Net {
         };
         for _ in 0..self.copies() {
             let at = self.now + self.way();
+            note_order(&mut self.down_at[phone], at, &mut self.counts);
             let packet = packet.clone();
             let link = Link::Udp;
             self.at(at, Happening::ToPhone { phone, link, packet });
@@ -414,6 +430,12 @@ impl Net {
         self.counts.late += 1;
         way + self.rng.millis(20, 500)
     }
+}
+
+/// A datagram arrives `at`, and the last before it on its way at `last`.
+fn note_order(last: &mut Instant, at: Instant, counts: &mut Counts) {
+    counts.reordered += u64::from(at < *last);
+    *last = at.max(*last);
 }
 
 /// Bytes changed, lost, added or repeated at a few places.

@@ -41,11 +41,19 @@ pub(super) struct Stream {
     up_at: Instant,
     down_at: Instant,
     /// Messages that wait for the connection.
-    waiting: Vec<(Rc<[u8]>, Option<TxOp>)>,
+    waiting: Vec<Outgoing>,
     /// Bytes that the phone has not read.
     unread: usize,
     in_flight: VecDeque<Option<TxOp>>,
     unheard: VecDeque<TxOp>,
+}
+
+/// What the server has handed over for a connection.
+struct Outgoing {
+    /// `None`: the answer to a keep-alive, which is no message (RFC 5626 §3.5.1).
+    packet: Option<Rc<Packet>>,
+    len: usize,
+    op: Option<TxOp>,
 }
 
 #[derive(Debug)]
@@ -123,6 +131,7 @@ impl Net {
         let is_reset = self.rng.permille(self.faults.reset);
         let keep = keep.or_else(|| is_reset.then(|| self.rng.below(bytes.len() + 1)));
         let end = keep.map_or(bytes.len(), |keep| keep.min(bytes.len()));
+        self.counts.torn += u64::from(end > 0 && end < bytes.len());
         let mut from = 0;
         while from < end {
             let most = end - from;
@@ -131,6 +140,7 @@ impl Net {
             } else {
                 most
             };
+            self.counts.cut += u64::from(from == 0 && len < end);
             let whole = if from + len == bytes.len() {
                 vec![packet.clone()]
             } else {
@@ -225,24 +235,27 @@ impl Net {
             }
             return;
         }
-        match stream.phase {
-            Phase::Connecting => stream.waiting.push((bytes.into(), op)),
-            Phase::Open | Phase::Closing | Phase::Gone => self.down(index, bytes, op),
-        }
-    }
-
-    fn down(&mut self, index: u32, bytes: &[u8], op: Option<TxOp>) {
-        self.counts.stream_messages += 1;
-        // RFC 5626 §3.5.1: the answer to a keep-alive is no message.
+        let (phase, peer) = (stream.phase, stream.peer);
         let packet = if bytes == b"\r\n" {
             None
         } else {
             self.read_out(bytes)
         };
+        // It is sent when it is handed over, however long the connection takes to open: the server's timers run from then on.
         if let Some(packet) = &packet {
-            let peer = self.streams[index as usize].peer;
             self.record(What::Sent, Transport::Tcp, peer, Some(index), packet);
         }
+        let len = bytes.len();
+        let outgoing = Outgoing { packet, len, op };
+        match phase {
+            Phase::Connecting => self.streams[index as usize].waiting.push(outgoing),
+            Phase::Open | Phase::Closing | Phase::Gone => self.down(index, outgoing),
+        }
+    }
+
+    fn down(&mut self, index: u32, outgoing: Outgoing) {
+        self.counts.stream_messages += 1;
+        let Outgoing { packet, len, op } = outgoing;
         let mut delay = self.delay();
         if self.rng.permille(self.faults.slow_reader) {
             self.counts.slow += 1;
@@ -251,11 +264,10 @@ impl Net {
         let is_reset = self.rng.permille(self.faults.reset);
         let now = self.now;
         let stream = &mut self.streams[index as usize];
-        stream.unread += bytes.len();
+        stream.unread += len;
         stream.in_flight.push_back(op);
         stream.down_at = (now + delay).max(stream.down_at);
         let at = stream.down_at;
-        let len = bytes.len();
         let step = if is_reset {
             StreamStep::Reset
         } else {
@@ -297,11 +309,17 @@ impl Net {
         stream.phase = Phase::Gone;
         let unheard = std::mem::take(&mut stream.unheard).into_iter();
         let in_flight = std::mem::take(&mut stream.in_flight).into_iter().flatten();
-        let waiting = std::mem::take(&mut stream.waiting)
-            .into_iter()
-            .filter_map(|(_, op)| op);
+        let waiting = std::mem::take(&mut stream.waiting);
+        let peer = stream.peer;
         let sent = unheard.chain(in_flight).map(|op| (op, true));
-        let ops: Vec<(TxOp, bool)> = sent.chain(waiting.map(|op| (op, false))).collect();
+        let unsent = waiting
+            .iter()
+            .filter_map(|outgoing| outgoing.op)
+            .map(|op| (op, false));
+        let ops: Vec<(TxOp, bool)> = sent.chain(unsent).collect();
+        for packet in waiting.iter().filter_map(|outgoing| outgoing.packet.as_ref()) {
+            self.record(What::LostOut, Transport::Tcp, peer, Some(index), packet);
+        }
         match phase {
             Phase::Connecting | Phase::Open => {
                 for (op, was_sent) in ops {
@@ -346,8 +364,8 @@ impl Net {
                 stream.phase = Phase::Open;
                 let waiting = std::mem::take(&mut stream.waiting);
                 self.inbox[shard].push_back(Arrival::Opened { stream: index });
-                for (bytes, op) in waiting {
-                    self.down(index, &bytes, op);
+                for outgoing in waiting {
+                    self.down(index, outgoing);
                 }
             }
             StreamStep::Refused if phase == Phase::Connecting => {

@@ -13,7 +13,7 @@ use super::packet::Packet;
 pub enum What {
     /// The server has received it.
     Received,
-    /// The server has sent it.
+    /// The server has sent it: has handed it over, for a connection that may have to be opened first.
     Sent,
     /// It was lost on its way to the server.
     LostIn,

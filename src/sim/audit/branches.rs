@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::super::exchange::Dialled;
 use super::super::trace::{Step, What};
 use super::forward::end_of_search;
-use super::ledger::{Asked, Ledger, Served, is_udp};
-use super::{CONNECT, EARLY, Found, SLACK, TIMEOUT, slack};
+use super::ledger::{Asked, Ledger, Served};
+use super::{EARLY, Found, SLACK, TIMEOUT};
 
 /// RFC 3261 §16.6 step 11: more than three minutes.
 const TIMER_C: Duration = Duration::from_secs(180);
@@ -25,7 +25,7 @@ fn invites<'l, 't>(ledger: &'l Ledger<'t>) -> impl Iterator<Item = &'l Served<'t
 /// Whether a response that has come on a branch went back by then. One that is the best of several may be another's copy.
 fn goes_back(served: &Served<'_>, came: &Step) -> bool {
     served.answers.iter().any(|step| {
-        let due = came.at + slack(step);
+        let due = came.at + SLACK;
         step.packet.id == came.packet.id
             && step.packet.to_tag == came.packet.to_tag
             && step.at >= came.at
@@ -155,7 +155,7 @@ pub fn other_success_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         let Some(first) = successes.min_by_key(|step| step.at) else {
             continue;
         };
-        let due = first.at + slack(served.first());
+        let due = first.at + SLACK;
         let is_answered = served.finals().any(|step| step.at <= due);
         if !is_answered && !goes_back(served, first) && ledger.has_lived_to(served.life, due) {
             found.at(first, || "does not go back".to_owned());
@@ -291,7 +291,7 @@ fn cancelled_after(ledger: &Ledger<'_>, found: &mut Found<'_>, wanted: impl Fn(&
                 continue;
             };
             let from = rings.at.max(end.at);
-            let due = from + slack(child.first());
+            let due = from + SLACK;
             let is_over = child.first_final().is_some_and(|last| last.at <= due);
             let is_cancelled = child.cancels.first().is_some_and(|cancel| cancel.at <= due);
             if !is_over
@@ -321,7 +321,7 @@ pub fn a_cancel_is_answered_at_once(ledger: &Ledger<'_>, found: &mut Found<'_>) 
             let Some(own) = ledger.served_by(served.life, &cancel.packet) else {
                 continue;
             };
-            let due = cancel.at + slack(cancel);
+            let due = cancel.at + SLACK;
             let is_forgotten = served.finals().next().is_some_and(|last| cancel.at >= last.at);
             let is_answered = own.finals().any(|step| step.at <= due);
             if own.first().at > served.first().at
@@ -386,9 +386,18 @@ pub fn a_branch_is_cancelled_for_a_reason(ledger: &Ledger<'_>, found: &mut Found
                 .rfind(|step| !step.packet.is_final() && step.at <= cancel.at);
             let is_ended = end.is_some_and(|end| end.at <= cancel.at);
             let is_timer_c = rings.is_some_and(|rings| cancel.at.since(rings.at) >= TIMER_C);
-            // It may have had to wait for its connection.
-            let early = if is_udp(child.first()) { EARLY } else { CONNECT };
-            let is_turn = turn.is_some_and(|turn| cancel.at.since(child.first().at) + early >= turn);
+            // RFC 3261 §18.1.1: what could not be sent over TCP goes out over UDP, in the same turn.
+            let place = |other: &Asked<'_>| {
+                let first = other.first();
+                (first.packet.message.uri().map(str::to_owned), first.peer.ip())
+            };
+            let begun = (ledger.children(served))
+                .filter(|other| place(other) == place(child))
+                .map(|other| other.first().at)
+                .min();
+            let is_turn = turn
+                .zip(begun)
+                .is_some_and(|(turn, begun)| cancel.at.since(begun) + EARLY >= turn);
             if !is_ended && !is_timer_c && !is_turn {
                 found.at(cancel, || "nothing asks for it".to_owned());
             }

@@ -37,7 +37,7 @@ fn repeated_at(
         match repetitions.next() {
             Some(step) => {
                 let after = step.at.since(before.at);
-                if !is_on_time(step, interval, after) {
+                if !is_on_time(interval, after) {
                     found.at(step, || {
                         format!("repeated after {after:?} instead of {interval:?}")
                     });

@@ -10,7 +10,7 @@ use super::super::net::SERVER;
 use super::super::passage;
 use super::super::trace::{Step, What};
 use super::ledger::{Asked, Ledger, Served};
-use super::{CONNECT, EARLY, Found, SLACK, TIMEOUT, slack};
+use super::{EARLY, Found, SLACK, TIMEOUT};
 use crate::config::route::Fork;
 
 /// RFC 5393 §5.3.3: what a request has that says nothing.
@@ -300,7 +300,7 @@ pub fn nothing_is_tried_after_the_end(ledger: &Ledger<'_>, found: &mut Found<'_>
             continue;
         };
         for child in ledger.children(served) {
-            if child.first().at > end.at + slack(child.first()) {
+            if child.first().at > end.at + SLACK {
                 found.at(child.first(), || format!("after {}", end.packet.message.title()));
             }
         }
@@ -369,7 +369,7 @@ pub fn ack_of_a_success_is_passed_on(ledger: &Ledger<'_>, found: &mut Found<'_>)
         if !is_ack || !has_route || hops(step) == Some(0) {
             continue;
         }
-        let due = step.at + SLACK + CONNECT;
+        let due = step.at + SLACK;
         let mut is_known = false;
         let mut is_passed = false;
         for other in ledger.of_call(*life, &packet.call_id) {
@@ -400,7 +400,7 @@ pub fn stateless_requests_are_passed_as_often_as_they_come(ledger: &Ledger<'_>, 
         }
         let is_refused = served.finals().any(|step| step.packet.id.is_none());
         let last = served.got[served.got.len() - 1];
-        let is_whole = ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + CONNECT);
+        let is_whole = ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + SLACK);
         let is_missing = sent < served.got.len() && is_whole && !is_refused;
         if sent > served.got.len() || is_missing {
             found.at(served.first(), || {

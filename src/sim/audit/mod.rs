@@ -22,7 +22,6 @@ use std::time::Duration;
 use super::book::Finding;
 use super::exchange::Exchange;
 use super::trace::{Step, Trace};
-use crate::wire::Transport;
 use ledger::Ledger;
 
 /// The timers of RFC 3261 table 4, as they are by default.
@@ -31,8 +30,6 @@ const T2: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(32);
 /// How late a timer may run, and how long a message may be under way between two shards.
 const SLACK: Duration = Duration::from_millis(20);
-/// The longest that opening a connection takes.
-const CONNECT: Duration = Duration::from_millis(200);
 /// How much longer one message may be under way between two shards than the next.
 const EARLY: Duration = Duration::from_millis(1);
 
@@ -203,22 +200,10 @@ pub fn audit(trace: &Trace, terms: Terms) -> Vec<Finding> {
     findings
 }
 
-/// How late what is sent with `step` may be: a connection may have to be opened for it first.
-fn slack(step: &Step) -> Duration {
-    match step.transport {
-        Transport::Udp => SLACK,
-        Transport::Tcp => SLACK + CONNECT,
-    }
-}
-
 /// Whether `step`, `after` its forerunner, came when it was due: `interval` behind it. The forerunner may have had the longer
-/// way out: by another shard, or over a connection that had to be opened.
-fn is_on_time(step: &Step, interval: Duration, after: Duration) -> bool {
-    let early = match step.transport {
-        Transport::Udp => EARLY,
-        Transport::Tcp => CONNECT,
-    };
-    after + early >= interval && after <= interval + slack(step)
+/// way out, by another shard.
+fn is_on_time(interval: Duration, after: Duration) -> bool {
+    after + EARLY >= interval && after <= interval + SLACK
 }
 
 /// The intervals of Timers E and G: T1, doubling up to T2.

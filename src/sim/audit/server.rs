@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::trace::{Step, What};
 use super::ledger::{Ledger, Served, is_udp};
-use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2, slack};
+use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2};
 
 /// How long an INVITE may wait for its first response.
 const TRYING_WITHIN: Duration = Duration::from_millis(200);
@@ -96,7 +96,7 @@ fn on_schedule(ledger: &Ledger<'_>, served: &Served<'_>, end: Option<&Step>, fou
     for step in repeated(served) {
         let after = step.at.since(first.at);
         // What is sent at the end of its time is that of another rule.
-        if !schedule_to_t2().any(|at| is_on_time(step, at, after)) && after <= TIMEOUT {
+        if !schedule_to_t2().any(|at| is_on_time(at, after)) && after <= TIMEOUT {
             found.at(step, || format!("repeated after {after:?}"));
             return;
         }
@@ -105,13 +105,13 @@ fn on_schedule(ledger: &Ledger<'_>, served: &Served<'_>, end: Option<&Step>, fou
         return;
     }
     for at in schedule_to_t2() {
-        let late = first.at + at + slack(first);
+        let late = first.at + at + SLACK;
         if end.is_some_and(|ack| ack.at < late) || !ledger.has_lived_to(served.life, late) {
             return;
         }
         let is_sent = served
             .finals()
-            .any(|step| is_on_time(step, at, step.at.since(first.at)));
+            .any(|step| is_on_time(at, step.at.since(first.at)));
         if !is_sent {
             found.at(first, || {
                 format!("not repeated {at:?} later, and not acknowledged")
@@ -283,7 +283,7 @@ pub fn cancel_ends_its_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         if !is_first {
             continue;
         }
-        let due = cancel.at + slack(cancel);
+        let due = cancel.at + SLACK;
         let is_answered = served.finals().next().is_some_and(|step| step.at <= due);
         if !is_answered && ledger.has_lived_to(served.life, due) {
             found.at(cancel, || "its INVITE has no final response".to_owned());

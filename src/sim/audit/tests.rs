@@ -15,6 +15,7 @@ use super::super::plan::{Mix, Weather};
 use super::super::run;
 use super::super::trace::{Line, Step, Trace, What};
 use super::*;
+use crate::wire::Transport;
 
 /// Seeds whose traces hold, between them, all that the breaches below need: losses, both transports, subscriptions.
 const SEEDS: std::ops::Range<u64> = 1..40;
