@@ -199,6 +199,31 @@ fn each_2xx_that_comes_again_gets_its_own_ack() {
     world.end();
 }
 
+/// RFC 3261 §9.1: once its INVITE has a final response a CANCEL has nothing left to do. An ACK that can't be sent ends the
+/// transaction of the INVITE (§17.1.4), through which the answer to the CANCEL would be found: it went out again for 64*T1.
+#[test]
+fn a_cancel_ends_with_its_invite() {
+    let mut world = with_bob(1);
+    let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite_a);
+    world.response(ALICE, 100);
+    let invite_b = world.request(BOB, "INVITE");
+    world.udp(BOB, &answer(&invite_b, 180, "Ringing", "b1", BOB));
+    world.response(ALICE, 180);
+    world.udp(ALICE, &cancel(&invite_a));
+    world.response(ALICE, 200);
+    world.response(ALICE, 487);
+    let cancel_b = world.request(BOB, "CANCEL");
+    world.refuses_datagrams = true;
+    world.udp(BOB, &answer(&invite_b, 487, "Request Terminated", "b1", BOB));
+    world.refuses_datagrams = false;
+    world.udp(BOB, &answer(&cancel_b, 200, "OK", "b1", BOB));
+    world.advance(40_000);
+    assert!(world.take_request(BOB, "CANCEL").is_none());
+    world.forget_waiting();
+    world.end();
+}
+
 /// RFC 3261 §7: whoever ends lines with LF alone is understood, and what is passed on ends them with CRLF, as every recipient
 /// takes it.
 #[test]

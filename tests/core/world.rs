@@ -41,6 +41,8 @@ pub struct World {
     pub age: Duration,
     /// What goes over TCP to somebody who has no connection does not arrive.
     pub refuses_connections: bool,
+    /// The kernel takes no datagram of a request.
+    pub refuses_datagrams: bool,
 }
 
 /// Whether a flow is a connection that is no more, and there is nobody to connect to in its place.
@@ -68,6 +70,7 @@ impl World {
             pongs: 0,
             age: Duration::ZERO,
             refuses_connections: false,
+            refuses_datagrams: false,
         }
     }
 
@@ -147,8 +150,12 @@ impl World {
                     flow,
                     buf,
                     op: Some(op),
-                }) if flow.transport == Transport::Tcp
-                    && (self.refuses_connections && flow.conn.is_none() || is_gone(&self.gone, &flow)) =>
+                }) if match flow.transport {
+                    Transport::Udp => self.refuses_datagrams,
+                    Transport::Tcp => {
+                        self.refuses_connections && flow.conn.is_none() || is_gone(&self.gone, &flow)
+                    }
+                } =>
                 {
                     out.pool.release(buf);
                     failed.push(op);

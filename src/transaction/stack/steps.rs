@@ -101,9 +101,13 @@ impl Stack {
         }
     }
 
-    /// Ends a transaction at once, whatever its state.
+    /// Ends a transaction at once, whatever its state. The CANCEL of an INVITE ends with it: its answer is found through the
+    /// INVITE alone, and RFC 3261 §9.1 has nothing left for it to do.
     pub fn abandon(&mut self, id: TxId, out: &mut Effects) {
         let Some(tx) = self.txs.remove(id) else { return };
+        if let Some(cancel) = tx.cancel {
+            self.abandon(cancel, out);
+        }
         self.recorded
             .histograms
             .record(Timed::Transaction, out.received_at.since(tx.begun_at));
