@@ -9,6 +9,9 @@ use bench_harness::sip::Message;
 use messages::*;
 use world::World;
 
+/// Neither phone: a proxy between.
+const CAROL: &str = "127.0.0.7:5072";
+
 /// Alice calls Bob, who has two phones; both ring.
 fn two_phones_ring(shards: usize) -> (World, Message, Message, Message) {
     let mut world = with_bob(shards);
@@ -196,6 +199,83 @@ fn each_2xx_that_comes_again_gets_its_own_ack() {
         assert_eq!(ack.cseq().0, ok.cseq().0);
         world.silent();
     }
+    world.end();
+}
+
+/// RFC 3261 §13.2.2.4: a 2xx is acknowledged each time that it comes, for 64*T1, also when the call is over: its ACK may have been
+/// lost, and whoever has not got it repeats itself all that time.
+#[test]
+fn a_2xx_that_comes_again_is_acknowledged_when_its_call_is_over() {
+    for shards in [1, 2, 4] {
+        let mut world = with_bob(shards);
+        let standing = call(&mut world, "c1");
+        let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
+        let reinvite =
+            in_dialog("INVITE", 33303, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+        world.udp(ALICE, &reinvite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        let again = answer(&there, 200, "OK", "", BOB);
+        world.udp(BOB, &again);
+        world.response(ALICE, 200);
+        world.udp(ALICE, &in_dialog("ACK", 33303, ALICE, a, ok_a));
+        let before = world.request(BOB, "ACK");
+        world.udp(ALICE, &in_dialog("BYE", 33304, ALICE, a, ok_a));
+        let bye = world.request(BOB, "BYE");
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        assert_eq!(world.calls(), 0);
+        for ok in [&standing.ok_b, &again, &again] {
+            world.udp(BOB, ok);
+            let ack = world.request(BOB, "ACK");
+            assert_eq!(ack.cseq(), (ok.cseq().0, "ACK"));
+            for name in ["From", "To", "Call-ID"] {
+                assert_eq!(ack.text(name), ok.text(name));
+            }
+            assert_eq!(ack.uri(), before.uri());
+            assert_ne!(
+                ack.branch(),
+                before.branch(),
+                "§17.1.1.3: a transaction of its own"
+            );
+        }
+        // A dialog that nobody would end is not made by an ACK either.
+        let to = again.text("To").replace(";tag=", ";tag=another");
+        world.udp(BOB, &again.clone().setting("To", to));
+        world.silent();
+        // RFC 6026 §7.2: Timer M.
+        world.advance(33_000);
+        world.udp(BOB, &again);
+        world.silent();
+        world.end();
+    }
+}
+
+/// The same toward who called, by the route that the 2xx names.
+#[test]
+fn a_2xx_of_the_caller_that_comes_again_is_acknowledged_by_its_route() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    let reinvite = in_dialog_from_callee("INVITE", 500, BOB, &standing.invite_b, &standing.ok_b)
+        .with("Contact", format!("<sip:bob@{BOB}>"));
+    world.udp(BOB, &reinvite);
+    world.response(BOB, 100);
+    let there = world.request(ALICE, "INVITE");
+    let ok = answer(&there, 200, "OK", "", ALICE).with("Record-Route", format!("<sip:{CAROL};lr>"));
+    world.udp(ALICE, &ok);
+    world.response(BOB, 200);
+    let ack = in_dialog_from_callee("ACK", 500, BOB, &standing.invite_b, &standing.ok_b);
+    world.udp(BOB, &ack);
+    world.request(ALICE, "ACK");
+    let bye = in_dialog_from_callee("BYE", 501, BOB, &standing.invite_b, &standing.ok_b);
+    world.udp(BOB, &bye);
+    let bye = world.request(ALICE, "BYE");
+    world.udp(ALICE, &answer(&bye, 200, "OK", "", ALICE));
+    world.response(BOB, 200);
+    world.udp(ALICE, &ok);
+    let ack = world.request(CAROL, "ACK");
+    assert_eq!(ack.text("Route"), format!("<sip:{CAROL};lr>"));
+    assert_eq!(ack.cseq(), (ok.cseq().0, "ACK"));
     world.end();
 }
 

@@ -1,16 +1,22 @@
 //! Responses on their way back: RFC 3261 §13.2.2. [`learn`](super::learn) takes in what they say of the dialog,
 //! [`pass_back`](super::pass_back) sends them on, [`best`](super::best) chooses among failures.
 
+use crate::dialog::{Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::metrics::{DropReason, Timed};
+use crate::msg::build::Writer;
 use crate::msg::method::Method;
+use crate::msg::name::Name;
+use crate::msg::name_addr;
 use crate::msg::request::Response;
 use crate::record::EndReason;
 use crate::time::Instant;
-use crate::transaction::{Notice, Stack};
+use crate::transaction::{Notice, Stack, TxId};
 use crate::wire::Effects;
 
 use super::best::own_failure;
 use super::call::{BranchPhase, Phase};
+use super::in_dialog::next_hop_flow;
+use super::write::{FORWARD_SLACK, put_own_request};
 use super::{B2bua, BranchId, CallId, ExchangeId, LegId};
 
 /// RFC 3326: why a phone that rang stops ringing.
@@ -295,6 +301,52 @@ impl B2bua {
         match self.add_twin(stack, leg_id, call_id, cseq, flow, response, out) {
             Some(other) => self.acknowledge_and_hang_up_leg(stack, other, cseq, now, out),
             None => stack.metrics.dropped(DropReason::StrayOk),
+        }
+    }
+
+    /// A 2xx has come again whose call is over: RFC 3261 §13.2.2.4 has each of them acknowledged, whatever became of the dialog,
+    /// or the phone repeats it for half a minute. All that the ACK needs stands in the 2xx.
+    pub fn acknowledge_after_end(stack: &mut Stack, tx: TxId, response: &Response<'_>, out: &mut Effects) {
+        let target = name_addr::first_uri(response.msg, Name::Contact).map(target_of);
+        let (Some(flow), Some(target), true) =
+            (stack.flow_of(tx), target, stack.is_of_ended_call(tx, response))
+        else {
+            stack.metrics.dropped(DropReason::StrayOk);
+            return;
+        };
+        let mut routes = [0; ROUTES_BYTES_MAX];
+        let mut w = Writer::new(&mut routes);
+        let fits = put_route_set(&response.msg, true, &mut w);
+        let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
+        let parts = Parts {
+            call_id: response.call_id,
+            local: response.from.raw,
+            local_tag: response.from_tag.unwrap_or(b""),
+            remote: response.to.raw,
+            remote_tag: response.to_tag.unwrap_or(b""),
+            target,
+            routes: &routes[..routes_len],
+        };
+        let flow = next_hop_flow(stack, &parts, flow, flow);
+        let branch = stack.stateless_token();
+        let Some(mut draft) = out.pool.draft(response.msg.len() + routes_len + FORWARD_SLACK) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return;
+        };
+        let mut w = Writer::new(&mut draft.bytes);
+        let cseq = response.cseq.number;
+        put_own_request(&mut w, stack, Method::Ack, &parts, b"", cseq, flow, branch);
+        match w.written() {
+            Some(written) => {
+                let buf = out.pool.commit(draft, written);
+                stack.metrics.retransmissions_absorbed.inc();
+                stack.metrics.retransmissions_sent.inc();
+                out.send(flow, buf, None);
+            }
+            None => {
+                out.pool.discard(draft);
+                stack.metrics.dropped(DropReason::TooLarge);
+            }
         }
     }
 

@@ -413,10 +413,16 @@ fn flow_toward(stack: &Stack, leg: &Leg, target: &[u8], like: Flow, pool: &Pool)
         target,
         ..leg.dialog.parts(pool)
     };
+    next_hop_flow(stack, &parts, like, leg.flow)
+}
+
+/// Over what a request goes to a dialog's next hop. `like`: what its phone used last; `known`: what holds where the URI leads
+/// nowhere.
+pub(super) fn next_hop_flow(stack: &Stack, parts: &Parts<'_>, like: Flow, known: Flow) -> Flow {
     match Uri::parse(parts.next_hop()) {
         Ok(uri) if wants_flow(&uri) => like,
-        Ok(uri) => route(&stack.cfg, &uri, Some(like)).unwrap_or(leg.flow),
-        Err(_) => leg.flow,
+        Ok(uri) => route(&stack.cfg, &uri, Some(like)).unwrap_or(known),
+        Err(_) => known,
     }
 }
 

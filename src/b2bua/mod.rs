@@ -249,9 +249,22 @@ impl B2bua {
         }
     }
 
+    /// A branch that was answered with a 2xx goes before that can no longer come again: its transaction remembers of which
+    /// dialog it is.
+    fn leave_to_transaction(&self, stack: &mut Stack, id: BranchId, out: &Effects) {
+        if let Some(branch) = self.branches.get(id)
+            && branch.phase == BranchPhase::Accepted
+            && let Some(leg) = self.legs.get(branch.leg)
+        {
+            let dialog = &leg.dialog;
+            stack.outlives_call(branch.tx, dialog.call_id(&out.pool), dialog.remote_tag(&out.pool));
+        }
+    }
+
     /// Forgets an exchange with its branches and buffers; its transactions end by themselves.
     fn remove_exchange(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
         while let Some(branch) = self.exchanges.get(id).and_then(|exchange| exchange.first_branch) {
+            self.leave_to_transaction(stack, branch, out);
             self.remove_branch(stack, branch);
         }
         let Some(exchange) = self.exchanges.remove(id) else {

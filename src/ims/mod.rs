@@ -396,12 +396,15 @@ impl Ims {
     pub fn on_response(
         &mut self,
         stack: &mut Stack,
-        user: User,
+        (user, tx): (User, TxId),
         response: &Response<'_>,
         now: Instant,
         out: &mut Effects,
     ) {
         match user {
+            User::None if response.cseq.method == Method::Invite && (200..300).contains(&response.status) => {
+                B2bua::acknowledge_after_end(stack, tx, response, out);
+            }
             User::None | User::Exchange { .. } | User::ProxyBranch { .. } | User::ProxyContext { .. } => {}
             User::Ping { slot, generation } => {
                 ping::on_answer(stack, slot, generation, Outcome::Status(response.status), now);

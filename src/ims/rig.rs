@@ -141,9 +141,9 @@ impl Rig {
             .branch
             .and_then(|branch| self.stack.key.parse_branch(branch))
             .expect("ours");
-        if let Some((user, _)) = self.stack.on_response(token, &response, self.now, &mut self.out) {
+        if let Some(told) = self.stack.on_response(token, &response, self.now, &mut self.out) {
             self.ims
-                .on_response(&mut self.stack, user, &response, self.now, &mut self.out);
+                .on_response(&mut self.stack, told, &response, self.now, &mut self.out);
         }
         self.sent()
     }

@@ -212,7 +212,7 @@ impl Shard {
                 let id = BranchId::new(slot, generation);
                 self.proxy.on_response(&mut self.stack, id, response, now, out);
             }
-            Some((user, _)) => self.ims.on_response(&mut self.stack, user, response, now, out),
+            Some(told) => self.ims.on_response(&mut self.stack, told, response, now, out),
             None => {}
         }
     }

@@ -209,7 +209,8 @@ pub struct Transaction {
     flow: Flow,
     /// Where a request really came from, whatever its Via says.
     source: SocketAddr,
-    /// How requests find a server transaction.
+    /// How requests find a server transaction. Of an INVITE client transaction that has outlived the call: the dialog whose
+    /// 2xx it still acknowledges.
     key: Option<Key>,
     /// What is sent again: the request or ACK of a client, the last response of a server.
     kept: Option<BufId>,

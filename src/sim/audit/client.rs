@@ -257,16 +257,15 @@ pub fn success_is_acknowledged_each_time(ledger: &Ledger<'_>, found: &mut Found<
                 .iter()
                 .filter(|ack| ack.packet.to_tag == success.packet.to_tag);
             let is_known = own.clone().any(|ack| ack.at < success.at);
-            // RFC 6026 §7.2: Timer M. And a call that is over answers nothing more.
-            let is_late = success.at.since(first.at) > T1 * 4;
+            // RFC 6026 §7.2: Timer M.
+            let is_late = success.at.since(first.at) + SLACK > TIMEOUT;
             let due = success.at + SLACK;
-            if is_known && !is_late && !own.any(|ack| ack.at >= success.at && ack.at <= due) {
-                let is_over = ledger
-                    .of_call(asked.life, &success.packet.call_id)
-                    .any(|step| step.packet.method == "BYE" && step.at <= success.at);
-                if !is_over && ledger.has_lived_to(asked.life, due) {
-                    found.at(success, || "came again and was not acknowledged again".to_owned());
-                }
+            if is_known
+                && !is_late
+                && !own.any(|ack| ack.at >= success.at && ack.at <= due)
+                && ledger.has_lived_to(asked.life, due)
+            {
+                found.at(success, || "came again and was not acknowledged again".to_owned());
             }
         }
     }

@@ -212,6 +212,24 @@ impl Stack {
         }
     }
 
+    /// The call of an INVITE is over before its transaction is: a 2xx that comes again in this dialog is still to be
+    /// acknowledged (RFC 3261 §13.2.2.4, RFC 6026 §7.2: until Timer M).
+    pub fn outlives_call(&mut self, id: TxId, call_id: &[u8], remote_tag: &[u8]) {
+        let key = self.keyer.dialog(call_id, remote_tag);
+        if let Some(tx) = self.txs.get_mut(id)
+            && tx.machine == Machine::Ict(ict::State::Accepted)
+        {
+            tx.key = Some(key);
+        }
+    }
+
+    /// Whether this 2xx, which has come again, is of the dialog that [`Stack::outlives_call`] named.
+    pub fn is_of_ended_call(&self, id: TxId, response: &Response<'_>) -> bool {
+        let tag = response.to_tag.unwrap_or(b"");
+        let key = self.txs.get(id).and_then(|tx| tx.key);
+        key.is_some_and(|key| key == self.keyer.dialog(response.call_id, tag))
+    }
+
     /// The ACK of RFC 3261 §17.1.1.3 or the CANCEL of §9.1 for the INVITE in `invite`: its Request-URI, its only Via, Route,
     /// From, Call-ID, CSeq number and Max-Forwards; its To unless `to_line` is given.
     fn write_from_invite(

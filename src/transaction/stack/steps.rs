@@ -118,7 +118,10 @@ impl Stack {
             self.wheel.cancel(timer);
         }
         if let Some(key) = tx.key {
-            self.by_key.remove(key, id.slot);
+            match tx.machine {
+                Machine::Ist(_) | Machine::Nist(_) => self.by_key.remove(key, id.slot),
+                Machine::Ict(_) | Machine::Nict(_) => {}
+            }
         }
     }
 
