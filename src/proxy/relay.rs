@@ -240,6 +240,50 @@ impl Proxy {
         response: &Response<'_>,
         out: &mut Effects,
     ) {
+        let transport = match token.kind {
+            TokenKind::RelayUdp => Transport::Udp,
+            TokenKind::RelayTcp
+            | TokenKind::Transaction
+            | TokenKind::Leg
+            | TokenKind::Subscription
+            | TokenKind::Stateless
+            | TokenKind::RecordRoute => Transport::Tcp,
+        };
+        let (like, conn) = match transport {
+            Transport::Udp => (u16::try_from(token.slot).ok().map(ListenerId), None),
+            Transport::Tcp => {
+                let conn = ConnId {
+                    shard: token.shard,
+                    slot: token.slot,
+                    generation: token.generation,
+                };
+                (None, Some(conn))
+            }
+        };
+        self.send_back(stack, response, Some(transport), like, conn, out);
+    }
+
+    /// A 2xx to an INVITE whose server transaction is over: it was refused, and the refusal acknowledged, or answered long ago.
+    /// RFC 3261 §16.7 step 9: it goes back as it would without state, by the Via below ours.
+    pub(super) fn send_success_back(
+        &mut self,
+        stack: &mut Stack,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) {
+        self.send_back(stack, response, None, None, None, out);
+    }
+
+    /// Sends a response to where the Via below ours says, over `transport`, or over that of the Via.
+    fn send_back(
+        &mut self,
+        stack: &mut Stack,
+        response: &Response<'_>,
+        transport: Option<Transport>,
+        like: Option<ListenerId>,
+        conn: Option<ConnId>,
+        out: &mut Effects,
+    ) {
         let next = response.msg.elements(Name::Via).nth(1).map(Via::parse);
         let Some(Ok(via)) = next else {
             stack.metrics.dropped(DropReason::StrayResponse);
@@ -249,30 +293,18 @@ impl Proxy {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };
-        let (transport, port) = match token.kind {
-            TokenKind::RelayUdp => (Transport::Udp, via.rport.flatten().or(via.port)),
-            TokenKind::RelayTcp
-            | TokenKind::Transaction
-            | TokenKind::Leg
-            | TokenKind::Subscription
-            | TokenKind::Stateless
-            | TokenKind::RecordRoute => (Transport::Tcp, via.port),
-        };
-        let like = match transport {
-            Transport::Udp => u16::try_from(token.slot).ok().map(ListenerId),
-            Transport::Tcp => None,
+        let transport = transport.unwrap_or(if via.transport.eq_ignore_ascii_case(b"TCP") {
+            Transport::Tcp
+        } else {
+            Transport::Udp
+        });
+        let port = match transport {
+            Transport::Udp => via.rport.flatten().or(via.port),
+            Transport::Tcp => via.port,
         };
         let Some(listener) = listener_for(&stack.cfg, transport, ip, like) else {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
-        };
-        let conn = match transport {
-            Transport::Udp => None,
-            Transport::Tcp => Some(ConnId {
-                shard: token.shard,
-                slot: token.slot,
-                generation: token.generation,
-            }),
         };
         edit_relayed(&mut self.edits, response, stack.load);
         let Some(mut draft) = out.pool.draft(response.msg.len() + SLACK) else {

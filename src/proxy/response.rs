@@ -86,16 +86,18 @@ impl Proxy {
                         stack.trunks.call_answered(context.trunk_call, callee_tag);
                     }
                 }
-                let buf = self.write_back(stack, response, None, out);
                 if method == Method::Invite {
                     if let Some(branch) = self.branches.get_mut(id) {
                         branch.phase = BranchPhase::Accepted;
                     }
                     // §16.7 step 5: every 2xx to INVITE goes back, whatever went before it.
-                    if let Some(buf) = buf {
+                    if stack.flow_of(server).is_none() {
+                        self.send_success_back(stack, response, out);
+                    } else if let Some(buf) = self.write_back(stack, response, None, out) {
                         stack.forward_success(server, response.status, buf, now, out);
                     }
                 } else {
+                    let buf = self.write_back(stack, response, None, out);
                     self.remove_branch(stack, id, out);
                     match buf {
                         Some(buf) if !is_answered => {

@@ -618,3 +618,35 @@ fn trunks_change_while_calls_go_on_and_what_is_known_of_a_destination_stays() {
         world.end();
     });
 }
+
+/// RFC 3261 §16.7 step 9: a 2xx goes back also when the server transaction of its INVITE is over, as it would without state. Whoever
+/// has answered would repeat it for half a minute, in a call that nobody ends.
+#[test]
+fn an_answer_goes_back_when_its_server_transaction_is_over() {
+    let table = format!(
+        "[[trunk]]\nname = \"carrier\"\ndestinations = [\"sip:{BOB}\", \"sip:{CAROL} priority=2\"]\nanswer_timeout_ms = 300\n\
+         [[route]]\naction = \"proxy\"\nto = [\"trunk:carrier\"]\n"
+    );
+    for shards in [1, 2, 4] {
+        let mut world = world(shards, &table);
+        let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        let there = world.request(BOB, "INVITE");
+        world.udp(ALICE, &cancel(&invite));
+        world.response(ALICE, 200);
+        world.advance(400);
+        let refused = world.response(ALICE, 487);
+        world.udp(ALICE, &ack_of(&invite, &refused));
+        // Timer I.
+        world.advance(6_000);
+        world.forget_waiting();
+        for _ in 0..2 {
+            world.udp(BOB, &reply(&there, 200, "b1", BOB));
+            assert_eq!(world.response(ALICE, 200).get_all("Via").len(), 1);
+        }
+        world.advance(40_000);
+        world.forget_waiting();
+        ends_empty(world);
+    }
+}

@@ -123,16 +123,8 @@ pub fn each_success_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             for came in child.answers.iter().filter(|step| step.packet.is_success()) {
                 // RFC 6026 §7.2: Timer M.
                 let is_late = came.at + SLACK >= first.at + TIMEOUT || was_given_up(child, first);
-                // RFC 6026 §7.1: Timer L; a refused INVITE over TCP is remembered no longer than its ACK takes.
-                let is_forgotten = served.finals().next().is_some_and(|last| {
-                    last.at + TIMEOUT <= came.at + SLACK || (last.packet.is_failure() && last.at < came.at)
-                });
-                let due = came.at + slack(served.first());
-                if !is_late
-                    && !is_forgotten
-                    && !goes_back(served, came)
-                    && ledger.has_lived_to(served.life, due)
-                {
+                let due = came.at + SLACK;
+                if !is_late && !goes_back(served, came) && ledger.has_lived_to(served.life, due) {
                     found.at(came, || "does not go back".to_owned());
                 }
             }
