@@ -3,14 +3,21 @@
 //! Each seed is a run of its own: a server of 1, 2 or 4 shards, phones, and weather. One that finds something is printed with
 //! what was found, the ladder of its calls, and how to replay it. The exit code is 1 if any did.
 
+// How fast it goes is told by the clock on the wall.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ringway::sim::{Counts, Mix, Outcome, Service, Totals, run};
+
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Places calls over a seeded network and judges what came of it.
 #[derive(Parser)]
@@ -67,8 +74,9 @@ fn service(text: &str) -> Result<Service, String> {
     }
 }
 
-#[derive(Default)]
 struct Sum {
+    /// When it last said how far it is.
+    told: Instant,
     seeds: u64,
     failed: Vec<u64>,
     totals: Totals,
@@ -77,21 +85,42 @@ struct Sum {
 }
 
 impl Sum {
-    fn line(&self) -> String {
+    /// `since`: when it began, by the clock on the wall.
+    fn line(&self, since: Instant) -> String {
         let (totals, counts) = (&self.totals, &self.counts);
+        let seconds = since.elapsed().as_secs_f64().max(1e-3);
         format!(
-            "{} seeds, {} calls ({} answered, {} cancelled, {} glares), {} messages, {} h simulated, {} faults",
+            "{} seeds, {} calls ({} answered, {} cancelled, {} glares), {} messages, {} faults, {} h simulated; \
+             {} s, {:.0} calls/s, {} seeds found something",
             self.seeds,
             totals.calls,
             totals.answered,
             totals.cancelled,
             totals.glares,
             counts.datagrams + counts.stream_messages,
-            self.simulated.as_secs() / 3_600,
             counts.faults(),
+            self.simulated.as_secs() / 3_600,
+            seconds.round(),
+            totals.calls as f64 / seconds,
+            self.failed.len(),
+        )
+    }
+
+    /// What happened how often, by kind, and the seeds that found something.
+    fn summary(&self, since: Instant) -> String {
+        format!(
+            "{}\nwhat phones did: {:#?}\nwhat the network did: {:#?}\nseeds that found something: {:?}",
+            self.line(since),
+            self.totals,
+            self.counts,
+            self.failed
         )
     }
 }
+
+/// How often it says how far it is, to a terminal and to anything else.
+const PROGRESS_TERMINAL: Duration = Duration::from_millis(500);
+const PROGRESS: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -105,7 +134,20 @@ fn main() -> ExitCode {
     };
     let is_single = args.seeds.end - args.seeds.start == 1;
     let next = AtomicU64::new(args.seeds.start);
-    let sum = Mutex::new(Sum::default());
+    let since = Instant::now();
+    let (progress, line_end) = if std::io::stderr().is_terminal() {
+        (PROGRESS_TERMINAL, '\r')
+    } else {
+        (PROGRESS, '\n')
+    };
+    let sum = Mutex::new(Sum {
+        told: since,
+        seeds: 0,
+        failed: Vec::new(),
+        totals: Totals::default(),
+        counts: Counts::default(),
+        simulated: Duration::ZERO,
+    });
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.max(1) {
             scope.spawn(|| {
@@ -131,10 +173,9 @@ fn main() -> ExitCode {
                     if sum.failed.len() >= args.failures {
                         next.store(args.seeds.end, Ordering::Relaxed);
                     }
-                    let is_terminal = std::io::stderr().is_terminal();
-                    if sum.seeds.is_multiple_of(if is_terminal { 50 } else { 5_000 }) {
-                        let end = if is_terminal { '\r' } else { '\n' };
-                        eprint!("{}{end}", sum.line());
+                    if sum.told.elapsed() >= progress {
+                        sum.told = Instant::now();
+                        eprint!("{}{line_end}", sum.line(since));
                         _ = std::io::stderr().flush();
                     }
                 }
@@ -142,13 +183,12 @@ fn main() -> ExitCode {
         }
     });
     let sum = sum.into_inner().expect("no thread panics with it");
-    println!("{}", sum.line());
-    println!("{:?}", sum.counts);
+    println!("{}", sum.summary(since));
     if sum.failed.is_empty() {
-        return ExitCode::SUCCESS;
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    println!("seeds that found something: {:?}", sum.failed);
-    ExitCode::FAILURE
 }
 
 fn tell(outcome: &Outcome, with_ladder: bool) {

@@ -28,6 +28,30 @@ const KEPT: &[(u64, &str)] = &[
         342,
         "a PRACK that crossed a refusal went on with the caller's number in its RAck",
     ),
+    (
+        1_000_643,
+        "a 2xx to a re-INVITE whose ACK was lost was not acknowledged again when the call was over",
+    ),
+    (
+        1_001_410,
+        "a SUBSCRIBE that found no room first and was accepted when it came again counted as refused",
+    ),
+    (
+        1_001_571,
+        "a CANCEL was repeated for 64*T1 when the ACK of its INVITE could not be sent",
+    ),
+    (
+        1_001_764,
+        "the ACK of the caller's 2xx was lost, and not sent again when the call was over",
+    ),
+    (
+        1_001_861,
+        "a 2xx for a connection that was refused counted from when the next one was open",
+    ),
+    (
+        2_000_319,
+        "a phone took the NOTIFY of a server that had begun anew for one of the dialog before",
+    ),
 ];
 
 /// The same, where the server is a proxy.
@@ -40,6 +64,39 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
     (
         2_072,
         "an INVITE whose connection failed went out over UDP when its turn was over",
+    ),
+    (
+        2_516,
+        "a CANCEL that came before its INVITE was looked up in DNS, and refused when it had long had its 200",
+    ),
+    (2_589, "the same where the server had crashed in between"),
+    (
+        2_000_121,
+        "without state an INVITE behind its own CANCEL counted as another request under one branch",
+    ),
+    (
+        2_000_154,
+        "a 2xx to an INVITE that had been refused was lost when its server transaction was over",
+    ),
+    (
+        2_000_579,
+        "what came long after Timer B counted among what a proxy has to choose from",
+    ),
+    (
+        2_000_821,
+        "a turn that began over TCP, and went on over UDP, counted from when it went on",
+    ),
+    (
+        2_000_923,
+        "a 180 that came while a CANCEL was on its way between shards was waited for",
+    ),
+    (
+        2_001_788,
+        "an INVITE said again after Timer L, by a phone that had heard its answer late, counted as known",
+    ),
+    (
+        2_000_009,
+        "a 487 that was overtaken by the 2xx of another place counted as a second answer",
     ),
 ];
 

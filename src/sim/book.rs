@@ -32,8 +32,34 @@ pub struct Totals {
     pub cancelled: u64,
     pub refused: u64,
     pub hung_up: u64,
-    pub glares: u64,
     pub messages: u64,
+    pub registrations: u64,
+    pub subscriptions: u64,
+    /// Re-INVITEs that met another.
+    pub glares: u64,
+    /// A BYE that met a BYE.
+    pub crossed_byes: u64,
+    /// A 2xx that met the CANCEL of its INVITE, on purpose or not.
+    pub answers_after_cancel: u64,
+    /// CANCELs sent before anything had come back.
+    pub early_cancels: u64,
+    /// CANCELs that the callee takes no notice of.
+    pub ignored_cancels: u64,
+    /// INVITEs that a phone says nothing more to.
+    pub never_answered: u64,
+    /// Final responses after another.
+    pub answered_twice: u64,
+    /// 2xx that their caller never acknowledges, late, or twice.
+    pub never_acknowledged: u64,
+    pub late_acks: u64,
+    pub double_acks: u64,
+    /// 2xx from another place than the first.
+    pub other_answers: u64,
+    pub wrong_tags: u64,
+    /// Requests of a call that is long over.
+    pub stale: u64,
+    /// Messages that a phone without ears did not hear.
+    pub unheard: u64,
 }
 
 impl Totals {
@@ -43,8 +69,23 @@ impl Totals {
         self.cancelled += other.cancelled;
         self.refused += other.refused;
         self.hung_up += other.hung_up;
-        self.glares += other.glares;
         self.messages += other.messages;
+        self.registrations += other.registrations;
+        self.subscriptions += other.subscriptions;
+        self.glares += other.glares;
+        self.crossed_byes += other.crossed_byes;
+        self.answers_after_cancel += other.answers_after_cancel;
+        self.early_cancels += other.early_cancels;
+        self.ignored_cancels += other.ignored_cancels;
+        self.never_answered += other.never_answered;
+        self.answered_twice += other.answered_twice;
+        self.never_acknowledged += other.never_acknowledged;
+        self.late_acks += other.late_acks;
+        self.double_acks += other.double_acks;
+        self.other_answers += other.other_answers;
+        self.wrong_tags += other.wrong_tags;
+        self.stale += other.stale;
+        self.unheard += other.unheard;
     }
 }
 

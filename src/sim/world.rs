@@ -43,6 +43,8 @@ const WIND_DOWN: Duration = Duration::from_secs(120);
 const QUIET: Duration = Duration::from_secs(900);
 /// OPTIONS to the destinations of a trunk that may be on their way or remembered at a time: one a second, for T4 each.
 const PINGS_MAX: usize = GATEWAYS * 7;
+/// Calls, and transactions, that a shard has room for where nothing is scarce.
+const ROOM: usize = 16_384;
 /// The loss up to which eleven transmissions of a message may be trusted, per mille.
 const FAIR_LOSS: u32 = 50;
 
@@ -488,6 +490,9 @@ fn config(weather: &Weather) -> Config {
     cfg.registrar.expires_default_s = EXPIRES_MAX_S;
     cfg.reg_event.expires_max_s = EXPIRES_MAX_S;
     cfg.reg_event.expires_default_s = EXPIRES_MAX_S;
+    // More than a run ever has. The tables are made for their limits, and each run makes new ones.
+    cfg.limits.calls_max = ROOM * shards;
+    cfg.limits.transactions_max = ROOM * shards;
     if weather.is_scarce {
         cfg.limits.calls_max = 4 * shards;
         cfg.limits.transactions_max = 40 * shards;

@@ -82,8 +82,9 @@ pub fn provisional_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
                 let late = came.at + SLACK;
                 let is_over = served.finals().next().is_some_and(|last| last.at <= late)
                     || child.first_final().is_some_and(|last| last.at <= came.at)
-                    // Whoever hung up hears no more of how it rings.
-                    || child.cancels.first().is_some_and(|cancel| cancel.at <= came.at)
+                    // Whoever hung up hears no more of how it rings. The CANCEL may have been decided on, at another shard than the
+                    // one that heard it ring, before that was known there.
+                    || child.cancels.first().is_some_and(|cancel| cancel.at <= late)
                     || was_given_up(child, came);
                 if is_ringing
                     && !is_over
@@ -177,9 +178,10 @@ fn refused<'l, 't>(
     served: &'l Served<'t>,
 ) -> Option<(&'t Step, impl Iterator<Item = &'t Step> + Clone + use<'l, 't>)> {
     let last = served.finals().next().filter(|last| last.packet.is_failure())?;
+    // What comes when its branch has long been given up is nobody's.
     let came = ledger
         .children(served)
-        .filter_map(|child| child.first_final())
+        .filter_map(|child| child.first_final().filter(|step| !was_given_up(child, step)))
         .filter(move |step| step.at <= last.at && step.packet.is_failure());
     Some((last, came))
 }

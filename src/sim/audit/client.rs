@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::super::packet::Packet;
 use super::super::trace::{Step, What};
 use super::ledger::{Asked, Ledger, is_udp};
 use super::{Found, SLACK, T1, TIMEOUT, doubling_to_t2, is_on_time};
@@ -305,7 +306,9 @@ pub fn branch_names_one_request(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         let packet = &step.packet;
         let owner = owners.entry((life, &packet.branch)).or_insert(step);
         let (own, first) = (packet, &owner.packet);
-        let is_kin = own.method == first.method || matches!(own.method.as_str(), "CANCEL" | "ACK");
+        // Without state a CANCEL may go on before its INVITE: they have one branch whichever is first.
+        let is_of_invite = |packet: &Packet| matches!(packet.method.as_str(), "INVITE" | "CANCEL" | "ACK");
+        let is_kin = own.method == first.method || is_of_invite(own) && is_of_invite(first);
         if !is_kin || own.call_id != first.call_id || own.cseq != first.cseq {
             found.at(step, || format!("under the branch of {}", first.message.title()));
         }

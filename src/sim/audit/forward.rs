@@ -264,12 +264,11 @@ pub fn places_in_turn_wait_for_one_another(ledger: &Ledger<'_>, found: &mut Foun
         let Some(rule) = exchange.rule(dialled) else {
             continue;
         };
+        // A destination of a trunk may keep silent so long, and whoever it redirects to may ring as long as anybody.
+        let ring = Duration::from_secs(u64::from(rule.ring_s));
         let (is_serial, patience) = match dialled {
-            Dialled::Trunk => (true, exchange.answer_timeout),
-            _ => (
-                rule.fork == Fork::Serial,
-                Duration::from_secs(u64::from(rule.ring_s)),
-            ),
+            Dialled::Trunk => (true, exchange.answer_timeout.min(ring)),
+            _ => (rule.fork == Fork::Serial, ring),
         };
         if !is_serial {
             continue;

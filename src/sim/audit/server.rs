@@ -36,6 +36,12 @@ pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>
         if first.packet.status == Some(503) {
             continue;
         }
+        // So may a CANCEL that overtook its INVITE.
+        let invite = ledger.served_as(served.life, &first.packet.branch, "INVITE");
+        let is_overtaken = served.is("CANCEL") && invite.is_some_and(|invite| invite.first().at > first.at);
+        if is_overtaken && first.packet.status == Some(481) {
+            continue;
+        }
         if let Some(other) = finals.find(|step| step.packet.bytes != first.packet.bytes) {
             found.at(other, || format!("after {}", first.packet.message.title()));
         }

@@ -79,7 +79,7 @@ impl Phone {
             Verdict::Answer | Verdict::Refuse(..) => {
                 self.after(plan.verdict_after, Due::Leg(leg, Act::Answer), cx);
             }
-            Verdict::Never => {}
+            Verdict::Never => cx.book.totals.never_answered += 1,
         }
     }
 
@@ -184,6 +184,7 @@ impl Phone {
             return;
         };
         cx.book.excuse(self.legs[leg].call);
+        cx.book.totals.answered_twice += 1;
         let tag = self.word("c");
         let side = &self.legs[leg];
         let (key, invite) = (side.invite_key.clone(), side.invite.clone());
@@ -249,7 +250,7 @@ impl Phone {
                 self.end_leg(leg);
             }
             OnCancel::AnswerAllTheSame => self.pick_up(leg, cx),
-            OnCancel::Ignore => {}
+            OnCancel::Ignore => cx.book.totals.ignored_cancels += 1,
         }
     }
 

@@ -131,6 +131,7 @@ impl Phone {
             return;
         }
         let (invite, over) = (client.packet.clone(), client.over);
+        cx.book.totals.early_cancels += u64::from(!client.has_provisional);
         self.legs[leg].is_cancelled = true;
         cx.book.cancelled(self.legs[leg].call);
         let message = &invite.message;
@@ -209,6 +210,7 @@ impl Phone {
             routes.retain(|route| !route.contains(&phone_addr(self.index).to_string()));
         }
         let side = &mut self.legs[leg];
+        cx.book.totals.answers_after_cancel += u64::from(side.is_cancelled);
         side.standing = Standing::Up;
         side.remote = packet.message.text("To").to_owned();
         side.remote_tag.clone_from(&packet.to_tag);
@@ -227,12 +229,16 @@ impl Phone {
         }
         match acknowledge {
             Acknowledge::Prompt => self.acknowledge(leg, cx),
-            Acknowledge::Late(after) => self.after(after, Due::Leg(leg, Act::Ack), cx),
+            Acknowledge::Late(after) => {
+                cx.book.totals.late_acks += 1;
+                self.after(after, Due::Leg(leg, Act::Ack), cx);
+            }
             Acknowledge::Twice => {
+                cx.book.totals.double_acks += 1;
                 self.acknowledge(leg, cx);
                 self.after(Duration::from_millis(700), Due::Leg(leg, Act::Ack), cx);
             }
-            Acknowledge::Never => {}
+            Acknowledge::Never => cx.book.totals.never_acknowledged += 1,
         }
         for (after, act) in acts {
             self.after(after, Due::Leg(leg, act), cx);
@@ -250,6 +256,7 @@ impl Phone {
         if is_known {
             return;
         }
+        cx.book.totals.other_answers += 1;
         let mut twin = side.clone();
         twin.is_twin = true;
         twin.caller.acknowledge = Acknowledge::Prompt;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::sim::packet::Packet;
+use crate::sim::trace::What;
 
 use super::caller::sdp;
 use super::{Act, Cx, Due, Over, Phone, Purpose, Role, Standing, uri_in};
@@ -44,6 +45,7 @@ impl Phone {
                 self.ask_in(leg, message, cx);
             }
             (Act::WrongTag, Standing::Up) => {
+                cx.book.totals.wrong_tags += 1;
                 let tag = self.word("nobody");
                 let uri = self.legs[leg].target.clone();
                 let bye = self.request_in(leg, "BYE", cx);
@@ -51,7 +53,10 @@ impl Phone {
                 let over = self.legs[leg].over;
                 self.ask(bye.setting("To", to), over, Purpose::Rude, cx);
             }
-            (Act::Stale, Standing::Ended) => self.say_it_again(leg, cx),
+            (Act::Stale, Standing::Ended) => {
+                cx.book.totals.stale += 1;
+                self.say_it_again(leg, cx);
+            }
             // The call has moved on: what was planned no longer fits.
             (
                 Act::Ring
@@ -121,13 +126,20 @@ impl Phone {
         let Some(client) = self.clients.get(&self.legs[leg].invite_key) else {
             return false;
         };
-        match &client.last {
+        // Its timers run from the first that left, which need not be the first that was heard.
+        let answered_at = (cx.net.trace.steps())
+            .find(|step| {
+                step.what == What::Sent
+                    && step.packet.is_final()
+                    && step.packet.method == "INVITE"
+                    && step.packet.branch == client.packet.branch
+            })
+            .map(|step| step.at);
+        match (&client.last, answered_at) {
             _ if cx.net.counts.crashes > 0 => false,
-            Some(last) if last.is_success() => cx.net.now.since(client.answered_at) < Duration::from_secs(25),
-            Some(_) => {
-                client.over == Over::Udp && cx.net.now.since(client.answered_at) < Duration::from_secs(4)
-            }
-            None => false,
+            (Some(last), Some(at)) if last.is_success() => cx.net.now.since(at) < Duration::from_secs(25),
+            (Some(_), Some(at)) => client.over == Over::Udp && cx.net.now.since(at) < Duration::from_secs(4),
+            (None, _) | (_, None) => false,
         }
     }
 
@@ -182,6 +194,13 @@ impl Phone {
     }
 
     fn on_bye(&mut self, leg: usize, key: &str, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
+        let has_crossed = self.clients.values().any(|client| {
+            client.purpose == Purpose::InCall(leg)
+                && client.packet.is_request("BYE")
+                && client.last.is_none()
+                && !client.has_timed_out
+        });
+        cx.book.totals.crossed_byes += u64::from(has_crossed);
         let response = self.answer(packet, 200, "OK", "");
         self.respond(key, response, cx);
         let side = &mut self.legs[leg];

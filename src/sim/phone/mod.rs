@@ -284,6 +284,7 @@ impl Phone {
         };
         let is_deaf = (from..until).contains(&cx.net.now.since(cx.book.start));
         if is_deaf {
+            cx.book.totals.unheard += 1;
             cx.book.excuse_call_of(packet);
         }
         is_deaf

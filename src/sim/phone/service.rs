@@ -111,6 +111,7 @@ impl Phone {
             }
             (0, Some(_)) => {}
             (_, Some(granted)) => {
+                cx.book.totals.registrations += 1;
                 if granted > asked {
                     cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                         format!(
@@ -168,12 +169,17 @@ impl Phone {
         self.ask(subscribe, over, Purpose::Subscribe, cx);
     }
 
-    pub(super) fn on_subscribed(&mut self, packet: &Rc<Packet>, _cx: &mut Cx<'_>) {
+    pub(super) fn on_subscribed(&mut self, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
         if let Some(subscription) = &mut self.registration.subscription
             && packet.is_success()
             && subscription.call_id == packet.call_id
         {
-            subscription.remote_tag = Some(packet.to_tag.clone());
+            // A server that has begun anew makes another dialog of a SUBSCRIBE that comes again.
+            if subscription.remote_tag.as_ref() != Some(&packet.to_tag) {
+                subscription.remote_tag = Some(packet.to_tag.clone());
+                subscription.version = None;
+            }
+            cx.book.totals.subscriptions += 1;
         }
     }
 
@@ -193,6 +199,10 @@ impl Phone {
             self.respond(key, response, cx);
             return;
         };
+        // RFC 6665 §4.4.1: the NOTIFY makes the dialog where it comes first.
+        if subscription.remote_tag.is_none() {
+            subscription.remote_tag = Some(packet.from_tag.clone());
+        }
         let message = &packet.message;
         subscription.is_over = message.text("Subscription-State").starts_with("terminated");
         let body = String::from_utf8_lossy(&message.body);

@@ -20,7 +20,6 @@ pub struct Client {
     pub purpose: Purpose,
     interval: Duration,
     pub sent_at: Instant,
-    pub answered_at: Instant,
     until: Instant,
     pub has_provisional: bool,
     pub last: Option<Rc<Packet>>,
@@ -54,7 +53,6 @@ impl Phone {
             purpose,
             interval: T1,
             sent_at: cx.net.now,
-            answered_at: cx.net.now,
             until: cx.net.now + TIMEOUT,
             has_provisional: false,
             last: None,
@@ -178,9 +176,16 @@ impl Phone {
             // A CANCEL that comes before its INVITE goes on without one, and is answered by the proxy once that has come.
             let is_early_cancel = cx.book.is_proxied() && packet.method == "CANCEL";
             let is_another_answer = cx.book.is_proxied() && packet.is_success() && packet.method == "INVITE";
+            // One that left before the 2xx of another place may come behind it, and RFC 6026 §7.2 absorbs it. In which order
+            // they left is audited where they did.
+            let is_overtaken = cx.book.is_proxied()
+                && packet.method == "INVITE"
+                && first.is_success()
+                && packet.is_failure();
             if (first.status != packet.status || first.to_tag != packet.to_tag)
                 && !is_stateless
                 && !is_another_answer
+                && !is_overtaken
                 && !is_early_cancel
                 && !cx.book.is_stateless(&request)
                 && cx.net.counts.crashes == 0
@@ -202,7 +207,6 @@ impl Phone {
             return;
         }
         client.last = Some(packet.clone());
-        client.answered_at = cx.net.now;
         if packet.method == "INVITE" && packet.is_failure() {
             // RFC 3261 §17.1.1.3.
             let mut ack = Message::request("ACK", request.message.uri().unwrap_or_default());
