@@ -50,6 +50,13 @@ impl Shard {
                     // A keep-alive has none.
                     let call_id = marks.call(&message[..len]);
                     tap.look_at_sent(call_id, flow.peer);
+                    // A trace that began in the middle of the call knows the caller's leg alone.
+                    if tap.traces_of(call_id).is_none()
+                        && let Some(leg) = self.stack.key.parse(call_id)
+                        && let Some(caller) = self.ims.calls.caller_call_id(leg, &out.pool)
+                    {
+                        tap.link(caller, call_id);
+                    }
                     let captured = Captured {
                         at: now,
                         transport: flow.transport,

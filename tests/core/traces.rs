@@ -100,6 +100,32 @@ fn a_trace_of_one_call_sees_both_legs_and_nothing_else() {
 }
 
 #[test]
+fn a_trace_that_begins_in_the_middle_of_a_call_sees_both_legs_too() {
+    let mut world = with_bob(1);
+    let standing = call(&mut world, "c1");
+    trace(&mut world, Filter::CallId("c1".into()));
+    world.udp(
+        ALICE,
+        &in_dialog("BYE", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+    );
+    let bye = world.request(BOB, "BYE");
+    world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+    let seen = captured(&mut world);
+    for (from, to, title) in [
+        (ALICE, SERVER, "BYE"),
+        (SERVER, BOB, "BYE"),
+        (BOB, SERVER, "200"),
+        (SERVER, ALICE, "200"),
+    ] {
+        let is_there = seen
+            .iter()
+            .any(|m| (&*m.0, &*m.1) == (from, to) && m.2.starts_with(title));
+        assert!(is_there, "{title} from {from} to {to}: {seen:?}");
+    }
+    assert!(seen.iter().all(|m| m.3 == "c1"), "one call: {seen:?}");
+}
+
+#[test]
 fn what_no_trace_asks_for_is_not_told_and_what_does_not_fit_is_counted() {
     let mut world = with_bob(1);
     trace(&mut world, Filter::CallId("c1".into()));

@@ -148,7 +148,9 @@ function drawLadder(of) {
   }
   const ip = (peer) => peer.slice(0, peer.lastIndexOf(":"));
   const left = of.rungs[0].peer;
-  const isLeft = (peer) => ip(peer) === ip(left);
+  // A phone may speak from several ports; phones of one machine have nothing else to be told apart by.
+  const areApart = of.rungs.some((one) => ip(one.peer) !== ip(left));
+  const isLeft = (peer) => (areApart ? ip(peer) === ip(left) : peer === left);
   const height = TOP + of.rungs.length * STEP + 8;
   const right = [...new Set(of.rungs.map((one) => one.peer).filter((peer) => !isLeft(peer)))];
   const heads = [
