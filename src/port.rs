@@ -69,8 +69,9 @@ pub enum Ask {
         request: RequestId,
         empty: Box<Recorded>,
     },
-    /// Tell what matches, in this slot, in place of what was traced in it before.
+    /// Tell what matches from now on, in this slot, in place of what was traced in it before. A question: [`Tell::Done`].
     Trace {
+        request: RequestId,
         slot: TraceSlot,
         filter: Box<Filter>,
     },
@@ -138,9 +139,12 @@ impl Ask {
             | Ask::Stop
             | Ask::Config { .. }
             | Ask::Resolved(_)
-            | Ask::Trace { .. }
             | Ask::EndTrace { .. } => false,
-            Ask::Recorded { .. } | Ask::List { .. } | Ask::Unregister { .. } | Ask::HangUp { .. } => true,
+            Ask::Recorded { .. }
+            | Ask::Trace { .. }
+            | Ask::List { .. }
+            | Ask::Unregister { .. }
+            | Ask::HangUp { .. } => true,
         }
     }
 

@@ -243,8 +243,11 @@ impl Job {
                 metrics,
                 to,
             } => {
-                if let Some(trace) = Trace::begin(ports, &filter) {
-                    let _ = to.send(watch::show(trace, &wanted, now, metrics));
+                if let Some((trace, begun)) = Trace::begin(ports, &filter) {
+                    tokio::task::spawn_local(async move {
+                        begun.everywhere().await;
+                        let _ = to.send(watch::show(trace, &wanted, now, metrics));
+                    });
                 }
             }
             Job::Order(order) => return Some(order),

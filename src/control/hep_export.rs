@@ -48,7 +48,7 @@ impl HepExport {
         let filter = Filter::Sample {
             per_myriad: cfg.sample_percent * 100,
         };
-        let trace =
+        let (trace, _) =
             Trace::begin(ports, &filter).ok_or_else(|| io::Error::other("the shards can't be asked"))?;
         Ok(Some(HepExport {
             trace,

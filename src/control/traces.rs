@@ -4,11 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::capture::{Captured, Filter, TRACES_MAX, TraceSet, TraceSlot};
 use crate::control::ports::Ports;
-use crate::port::Ask;
+use crate::port::{Ask, Tell};
 
 /// Messages of one trace that may wait to be taken.
 const WAITING_MAX: usize = 8_192;
@@ -86,8 +86,9 @@ impl Traces {
 }
 
 impl Trace {
-    /// Begins to trace in all shards. `None`: there are [`TRACES_MAX`] traces, or a shard has too much to do.
-    pub fn begin(ports: &Rc<Ports>, filter: &Filter) -> Option<Trace> {
+    /// Begins to trace in all shards, each from when it has read that it is to. `None`: there are [`TRACES_MAX`] traces, or a shard has
+    /// too much to do.
+    pub fn begin(ports: &Rc<Ports>, filter: &Filter) -> Option<(Trace, Begun)> {
         let (message_in, message_out) = mpsc::channel(WAITING_MAX);
         let dropped = Rc::new(Cell::new(0));
         let taker = Taker {
@@ -100,11 +101,14 @@ impl Trace {
             messages: message_out,
             dropped,
         };
-        let is_begun = ports.order(|| Ask::Trace {
+        let ask = |request| Ask::Trace {
+            request,
             slot: trace.slot,
             filter: Box::new(filter.clone()),
-        });
-        is_begun.then_some(trace)
+        };
+        let begun = ports.shards().map(|shard| ports.question(shard, ask, b""));
+        let begun = begun.collect::<Option<_>>()?;
+        Some((trace, Begun(begun)))
     }
 
     /// The next message. `None`: the server stops.
@@ -115,6 +119,19 @@ impl Trace {
     /// Messages that came faster than they were taken.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
+    }
+}
+
+/// Answers of the shards that a trace has begun.
+pub struct Begun(Vec<oneshot::Receiver<Tell>>);
+
+impl Begun {
+    /// Waits for all of them: from then on nothing that matches is missed.
+    pub async fn everywhere(self) {
+        for answer in self.0 {
+            // A shard that ends has nothing more to be traced.
+            let _ = answer.await;
+        }
     }
 }
 

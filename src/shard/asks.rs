@@ -39,10 +39,15 @@ impl Shard {
             }
             Ask::HangUpAll => self.ims.calls.hang_up_all(&mut self.stack, now, out),
             Ask::Stop => self.is_stopping = true,
-            Ask::Trace { slot, filter } => {
+            Ask::Trace {
+                request,
+                slot,
+                filter,
+            } => {
                 let [keys @ .., _, _, _, _] = self.keys.tables;
                 let tap = self.stack.tap.get_or_insert_with(|| Box::new(Tap::new(keys)));
                 tap.begin(slot, *filter);
+                out.tell(Tell::Done { request, count: 0 }, b"");
             }
             Ask::EndTrace { slot } => {
                 if self.stack.tap.as_mut().is_some_and(|tap| tap.end(slot)) {

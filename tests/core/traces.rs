@@ -3,7 +3,7 @@
 use bench_harness::sip::Message;
 use ringway::capture::{Filter, TraceSet, TraceSlot};
 use ringway::metrics::TellKind;
-use ringway::port::{Ask, Tell};
+use ringway::port::{Ask, RequestId, Tell};
 
 use crate::messages::*;
 use crate::world::{SERVER, World};
@@ -11,8 +11,24 @@ use crate::world::{SERVER, World};
 const SLOT: TraceSlot = TraceSlot(0);
 
 fn trace(world: &mut World, filter: Filter) {
-    let filter = Box::new(filter);
-    world.ask(0, Ask::Trace { slot: SLOT, filter }, b"");
+    let ask = Ask::Trace {
+        request: RequestId(7),
+        slot: SLOT,
+        filter: Box::new(filter),
+    };
+    world.ask(0, ask, b"");
+    // From here on it sees everything, and says so.
+    let begun = world.told(0);
+    assert!(matches!(
+        begun,
+        Some((
+            Tell::Done {
+                request: RequestId(7),
+                ..
+            },
+            _
+        ))
+    ));
 }
 
 /// Each captured message: from, to, first line; and the Call-ID that all of them go by.
