@@ -261,6 +261,7 @@ impl Proxy {
             return;
         };
         let (context_id, device, breadth) = (branch.context, branch.device, branch.breadth);
+        let is_over = branch.is_cancelled || branch.is_given_up;
         let is_flow_failure = device > 0 && !branch.is_cancelled && candidate.is_of_flow();
         self.remove_branch(stack, id, out);
         let Some(context) = self.contexts.get_mut(context_id) else {
@@ -308,8 +309,9 @@ impl Proxy {
             if followed.is_none() {
                 self.keep(stack, context_id, &candidate, out);
             }
-            // Where others ring, what a redirection names waits with what is preferred as little as it is.
-            if !is_open || followed == Some(true) {
+            // Where others ring, what a redirection names waits with what is preferred as little as it is; and in any case where it is
+            // now their turn, since whoever redirects had none any more.
+            if !is_open || followed == Some(true) && !is_over {
                 self.send_next_group(stack, context_id, now, out);
                 self.conclude_if_nothing_is_open(stack, context_id, None, now, out);
             }

@@ -421,6 +421,36 @@ fn the_contacts_of_a_redirection_are_tried_by_their_q() {
     ends_empty(world);
 }
 
+/// RFC 3261 §16.6: who redirects when it is another's turn already brings nobody in before that is over.
+#[test]
+fn what_a_place_redirects_to_after_its_time_waits_for_who_rings_now() {
+    let to = "[\"<sip:a@127.0.0.3:5063>;q=1\", \"<sip:b@127.0.0.4:5064>;q=0.5\"]";
+    let mut world = world(1, &table(to, "recurse = true\nfork = \"by-q\""));
+    let invite = invites(&mut world);
+    let first = world.request(BOB, "INVITE");
+    world.udp(BOB, &reply(&first, 180, "b", BOB));
+    world.response(ALICE, 180);
+    world.advance(10_000);
+    let cancel = world.request(BOB, "CANCEL");
+    world.udp(BOB, &reply(&cancel, 200, "b", BOB));
+    let dave = "127.0.0.4:5064";
+    let second = world.request(dave, "INVITE");
+    world.udp(dave, &reply(&second, 180, "d", dave));
+    world.response(ALICE, 180);
+    let moved = reply(&first, 302, "b", BOB).setting("Contact", "<sip:c@127.0.0.5:5065>".to_owned());
+    world.udp(BOB, &moved);
+    world.request(BOB, "ACK");
+    world.silent();
+    world.udp(dave, &reply(&second, 486, "d", dave));
+    world.request(dave, "ACK");
+    let third = world.request(CAROL, "INVITE");
+    world.udp(CAROL, &reply(&third, 486, "c", CAROL));
+    world.request(CAROL, "ACK");
+    let failure = world.response(ALICE, 486);
+    world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
 /// RFC 3261 §16.5: a place stands in the target set once, so two that redirect to one another are tried once each.
 #[test]
 fn two_that_redirect_to_one_another_are_tried_once_each() {
