@@ -98,6 +98,14 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
         2_000_009,
         "a 487 that was overtaken by the 2xx of another place counted as a second answer",
     ),
+    (
+        3_001_139,
+        "a place that redirected after its time brought in another beside who rang then",
+    ),
+    (
+        3_001_490,
+        "a CANCEL that found no place left again when another place answered",
+    ),
 ];
 
 #[track_caller]

@@ -525,7 +525,7 @@ impl Proxy {
             return;
         }
         self.give_up_silent(stack, id, now);
-        self.cancel_branches(stack, id, b"", now, out);
+        self.cancel_branches(stack, id, b"", false, now, out);
         self.send_next_group(stack, id, now, out);
         self.conclude_if_nothing_is_open(stack, id, None, now, out);
     }

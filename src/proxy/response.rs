@@ -109,7 +109,7 @@ impl Proxy {
                     }
                 }
                 // §16.7 step 10.
-                self.cancel_branches(stack, context_id, b"", now, out);
+                self.cancel_branches(stack, context_id, b"", false, now, out);
                 self.settle(stack, context_id, Some(response.status), out);
             }
             // RFC 3263 §4.3.
@@ -198,7 +198,7 @@ impl Proxy {
         if context.is_answered {
             return;
         }
-        context.is_cancelled = true;
+        let is_again = std::mem::replace(&mut context.is_cancelled, true);
         if let Some(targets) = context.targets.take() {
             out.pool.release(targets);
         }
@@ -209,16 +209,17 @@ impl Proxy {
             w.put(cancel.msg.line_bytes(line));
         }
         let lines = w.finish().unwrap_or(0);
-        self.cancel_branches(stack, id, &reasons[..lines], now, out);
+        self.cancel_branches(stack, id, &reasons[..lines], is_again, now, out);
         self.conclude_if_nothing_is_open(stack, id, None, now, out);
     }
 
-    /// Cancels every branch that waits for a final response to INVITE.
+    /// Cancels every branch that waits for a final response to INVITE. `is_again`: because the caller's CANCEL has come again.
     pub(super) fn cancel_branches(
         &mut self,
         stack: &mut Stack,
         id: ContextId,
         reasons: &[u8],
+        is_again: bool,
         now: Instant,
         out: &mut Effects,
     ) {
@@ -239,7 +240,10 @@ impl Proxy {
                 (BranchPhase::Sent, Some(_)) => branch.is_cancelled = true,
                 (BranchPhase::Provisional, Some(tx)) => {
                     branch.is_cancelled = true;
-                    stack.cancel_invite(tx, reasons, now, out);
+                    match is_again {
+                        false => stack.cancel_invite(tx, reasons, now, out),
+                        true => stack.cancel_invite_again(tx, reasons, now, out),
+                    }
                 }
                 (BranchPhase::Accepted, Some(_)) => {}
             }
@@ -292,7 +296,7 @@ impl Proxy {
             if let Some(targets) = context.targets.take() {
                 out.pool.release(targets);
             }
-            self.cancel_branches(stack, context_id, b"", now, out);
+            self.cancel_branches(stack, context_id, b"", false, now, out);
         }
         let followed = match &candidate {
             Candidate::Received(response) if (300..400).contains(&status) => {

@@ -202,6 +202,16 @@ impl Machine {
 
 pub type TxId = Id<Transaction>;
 
+/// Whether an INVITE client transaction has had its CANCEL sent: RFC 3261 §9.1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cancel {
+    NotSent,
+    /// By this transaction. It shares the branch, so its response is found through the INVITE's.
+    By(TxId),
+    /// Without one, for want of room: it is repeated when whoever wanted it does so again.
+    Alone,
+}
+
 /// One transaction.
 pub struct Transaction {
     machine: Machine,
@@ -214,8 +224,8 @@ pub struct Transaction {
     key: Option<Key>,
     /// What is sent again: the request or ACK of a client, the last response of a server.
     kept: Option<BufId>,
-    /// The CANCEL of an INVITE client transaction: it shares the branch, so its response is found through here.
-    cancel: Option<TxId>,
+    /// The CANCEL of an INVITE client transaction.
+    cancel: Cancel,
     timer: Option<TimerId>,
     /// When `timer` fires: at or before the earlier of the two below.
     timer_at: Instant,

@@ -252,7 +252,11 @@ fn a_cancel_of_nothing_goes_on_or_is_told_so() {
 }
 
 fn with_places(transactions_max: usize) -> World {
-    let tables = tables_of(TO_BOB);
+    with_places_for(TO_BOB, transactions_max)
+}
+
+fn with_places_for(table: &str, transactions_max: usize) -> World {
+    let tables = tables_of(table);
     World::with(1, |cfg| {
         cfg.routes = tables.routes;
         cfg.limits.transactions_max = transactions_max;
@@ -281,6 +285,36 @@ fn a_cancel_takes_effect_at_the_limit_of_transactions() {
     world.request(BOB, "ACK");
     let failure = world.response(ALICE, 487);
     world.udp(ALICE, &ack_of(&invite, &failure));
+    ends_empty(world);
+}
+
+/// RFC 3261 §9.1: a CANCEL that had no place of its own is not sent anew for every reason that there is to cancel.
+#[test]
+fn a_cancel_that_left_alone_is_repeated_for_the_caller_only() {
+    let both = "[[route]]\naction = \"proxy\"\nring_s = 1\nfork = \"by-q\"\nto = [\"<sip:bob@127.0.0.3:5063>;q=1\", \
+                \"<sip:carol@127.0.0.5:5065>;q=1\", \"<sip:dave@127.0.0.4:5064>;q=0.5\"]\n";
+    let mut world = with_places_for(both, 3);
+    let invite = invite("alice", ALICE, "sip:bob@one.att.net", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let [one, two] = [BOB, CAROL].map(|at| {
+        let there = world.request(at, "INVITE");
+        world.udp(at, &reply(&there, 180, "b1", at));
+        world.response(ALICE, 180);
+        there
+    });
+    world.advance(1_500);
+    for (at, there) in [(BOB, &one), (CAROL, &two)] {
+        let cancel = world.request(at, "CANCEL");
+        assert_eq!(cancel.top_via(), there.top_via());
+    }
+    world.udp(CAROL, &reply(&two, 200, "b1", CAROL));
+    let ok = world.response(ALICE, 200);
+    world.silent();
+    world.udp(BOB, &reply(&one, 487, "b1", BOB));
+    world.request(BOB, "ACK");
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(CAROL, "ACK");
     ends_empty(world);
 }
 

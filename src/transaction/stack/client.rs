@@ -13,7 +13,7 @@ use crate::token::{Token, TokenKind};
 use crate::wire::{Effects, Flow};
 
 use super::{RESPONSE_SLACK, Stack, op};
-use crate::transaction::{Machine, Notice, Output, Transaction, TxId, User, ict, nict};
+use crate::transaction::{Cancel, Machine, Notice, Output, Transaction, TxId, User, ict, nict};
 
 impl Stack {
     /// Makes a client transaction toward `flow`; nothing is sent before [`Stack::send_request`]. `None`: no room.
@@ -29,7 +29,7 @@ impl Stack {
             source: flow.peer,
             key: None,
             kept: None,
-            cancel: None,
+            cancel: Cancel::NotSent,
             timer: None,
             timer_at: Instant::FAR_FUTURE,
             retransmit_at: Instant::FAR_FUTURE,
@@ -115,22 +115,32 @@ impl Stack {
             | ict::State::Accepted
             | ict::State::Terminated => return,
         }
-        if self.txs.get(id).is_none_or(|tx| tx.cancel.is_some()) {
+        if self.txs.get(id).is_none_or(|tx| tx.cancel != Cancel::NotSent) {
             return;
         }
         let Some(buf) = self.write_from_invite(kept, Method::Cancel, None, reason_lines, out) else {
             return;
         };
         self.count_request(Method::Cancel, flow.transport);
-        let Some(cancel) = self.open_client(User::None, Method::Cancel, flow) else {
-            // It leaves all the same, once: how long what comes of it is awaited is the INVITE's own.
-            out.send(flow, buf, None);
-            return;
-        };
+        let by = self.open_client(User::None, Method::Cancel, flow);
         if let Some(tx) = self.txs.get_mut(id) {
-            tx.cancel = Some(cancel);
+            tx.cancel = by.map_or(Cancel::Alone, Cancel::By);
         }
-        self.send_request(cancel, buf, now, out);
+        match by {
+            Some(cancel) => self.send_request(cancel, buf, now, out),
+            // It leaves all the same: how long what comes of it is awaited is the INVITE's own.
+            None => out.send(flow, buf, None),
+        }
+    }
+
+    /// The CANCEL that [`Stack::cancel_invite`] followed has come again: ours leaves again if nothing else repeats it.
+    pub fn cancel_invite_again(&mut self, id: TxId, reason_lines: &[u8], now: Instant, out: &mut Effects) {
+        if let Some(tx) = self.txs.get_mut(id)
+            && tx.cancel == Cancel::Alone
+        {
+            tx.cancel = Cancel::NotSent;
+        }
+        self.cancel_invite(id, reason_lines, now, out);
     }
 
     /// A response whose top Via carries a branch of ours. `None`: it is dealt with.
@@ -155,7 +165,10 @@ impl Stack {
         let is_invite = response.cseq.method == Method::Invite;
         if let (Machine::Ict(_), false) = (tx.machine, is_invite) {
             // RFC 3261 §17.1.3: a CANCEL shares the branch; the CSeq method tells them apart.
-            let cancel = tx.cancel.filter(|_| response.cseq.method == Method::Cancel);
+            let cancel = match tx.cancel {
+                Cancel::By(cancel) if response.cseq.method == Method::Cancel => Some(cancel),
+                Cancel::By(_) | Cancel::NotSent | Cancel::Alone => None,
+            };
             match cancel.and_then(|cancel| self.txs.get(cancel).map(|tx| (cancel, tx))) {
                 Some((cancel, cancel_tx)) => (id, tx) = (cancel, cancel_tx),
                 None => {

@@ -13,7 +13,7 @@ use crate::wire::{Effects, Flow};
 
 use super::{Known, RESPONSE_SLACK, Stack, reply_flow};
 use crate::key_index::Key;
-use crate::transaction::{Machine, Transaction, TxId, User, ist, nist};
+use crate::transaction::{Cancel, Machine, Transaction, TxId, User, ist, nist};
 
 impl Stack {
     /// Deals with a request that belongs to a server transaction there is.
@@ -86,7 +86,7 @@ impl Stack {
             source: flow.peer,
             key: Some(key),
             kept: None,
-            cancel: None,
+            cancel: Cancel::NotSent,
             timer: None,
             timer_at: Instant::FAR_FUTURE,
             retransmit_at: Instant::FAR_FUTURE,

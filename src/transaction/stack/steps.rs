@@ -11,7 +11,7 @@ use crate::wire::{Effects, TxOp};
 
 use super::{Stack, op};
 use crate::transaction::{
-    End, Machine, Notice, Output, Retransmit, Step, TxId, UserEvent, ict, ist, nict, nist,
+    Cancel, End, Machine, Notice, Output, Retransmit, Step, TxId, UserEvent, ict, ist, nict, nist,
 };
 
 impl Stack {
@@ -105,7 +105,7 @@ impl Stack {
     /// INVITE alone, and RFC 3261 §9.1 has nothing left for it to do.
     pub fn abandon(&mut self, id: TxId, out: &mut Effects) {
         let Some(tx) = self.txs.remove(id) else { return };
-        if let Some(cancel) = tx.cancel {
+        if let Cancel::By(cancel) = tx.cancel {
             self.abandon(cancel, out);
         }
         self.recorded
