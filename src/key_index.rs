@@ -26,12 +26,15 @@ struct Link {
 /// Chains, at most: 16 MiB of heads, which the system provides as they are used.
 const CHAINS_MAX: usize = 1 << 22;
 
+fn chains_for(slots_max: usize) -> usize {
+    slots_max.clamp(64, CHAINS_MAX).next_power_of_two()
+}
+
 impl KeyIndex {
     /// For about `slots_max` slots; more make the chains longer.
     pub fn new(slots_max: usize) -> KeyIndex {
-        let chains = slots_max.clamp(64, CHAINS_MAX).next_power_of_two();
         KeyIndex {
-            heads: vec![0; chains].into_boxed_slice(),
+            heads: vec![0; chains_for(slots_max)].into_boxed_slice(),
             links: Vec::new(),
             slots_max,
         }
@@ -41,12 +44,12 @@ impl KeyIndex {
     /// limits that an operator raises.
     pub fn set_slots(&mut self, slots_max: usize) {
         self.slots_max = slots_max;
-        let fresh = KeyIndex::new(slots_max);
-        if fresh.heads.len() <= self.heads.len() {
+        let chains = chains_for(slots_max);
+        if chains <= self.heads.len() {
             return;
         }
-        let old = std::mem::replace(&mut self.heads, fresh.heads);
-        for head in old {
+        let more = vec![0; chains].into_boxed_slice();
+        for head in std::mem::replace(&mut self.heads, more) {
             // The chain from its end, so that what came last comes first again.
             let mut slots = Vec::new();
             let mut at = head;

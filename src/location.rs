@@ -130,11 +130,17 @@ pub struct Location {
     pub(crate) plan: Plan,
 }
 
+/// Subscribers of one shard, and contacts of each.
+fn limits_of(cfg: &Config) -> (usize, usize) {
+    let aors_max = cfg.limits.aors_max.div_ceil(cfg.shards);
+    let contacts_max = cfg.limits.contacts_per_aor_max.min(usize::from(u16::MAX));
+    (aors_max, contacts_max)
+}
+
 impl Location {
     /// The share of one shard of the limits in `cfg`.
     pub fn new(cfg: &Config) -> Location {
-        let aors_max = cfg.limits.aors_max.div_ceil(cfg.shards);
-        let contacts_max = cfg.limits.contacts_per_aor_max.min(usize::from(u16::MAX));
+        let (aors_max, contacts_max) = limits_of(cfg);
         Location {
             subscribers: Slots::new(aors_max),
             bindings: Slots::new(aors_max.saturating_mul(contacts_max)),
@@ -152,12 +158,12 @@ impl Location {
 
     /// The limits in `cfg` from now on; what is beyond them stays until it goes.
     pub fn configure(&mut self, cfg: &Config) {
-        let fresh = Location::new(cfg);
-        self.by_aor.set_slots(fresh.subscribers.limit());
-        self.subscribers.set_limit(fresh.subscribers.limit());
-        self.bindings.set_limit(fresh.bindings.limit());
-        self.contacts_max = fresh.contacts_max;
-        self.offline_memory = fresh.offline_memory;
+        let (aors_max, contacts_max) = limits_of(cfg);
+        self.subscribers.set_limit(aors_max);
+        self.by_aor.set_slots(aors_max);
+        self.bindings.set_limit(aors_max.saturating_mul(contacts_max));
+        self.contacts_max = contacts_max;
+        self.offline_memory = cfg.registrar.offline_memory;
     }
 
     /// Subscribers, offline ones included.
