@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
@@ -58,6 +59,7 @@ pub enum Question {
     /// List the registrations, or those of one subscriber
     Registrations {
         /// sip:USER@DOMAIN, USER@DOMAIN, or USER of the first domain served
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         aor: Option<String>,
         #[command(flatten)]
         way: Way,
@@ -67,6 +69,7 @@ pub enum Question {
     /// Show one call with its legs
     Call {
         /// The Call-ID of either leg
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         call_id: String,
         #[command(flatten)]
         way: Way,
@@ -86,6 +89,7 @@ pub enum Question {
     /// Show the trunks: which destinations are up, since when and why, and their calls
     Trunks {
         /// One of them alone
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: Option<String>,
         #[command(flatten)]
         way: Way,
@@ -93,6 +97,7 @@ pub enum Question {
     /// Show percentiles of the time in the server of one kind of message, or of another time; without a kind those of all
     Histogram {
         /// A method (INVITE), a status class (2xx), ringing, answer, transaction, turn or mailbox
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         kind: Option<String>,
         /// Print an HdrHistogram log, version 2
         #[arg(long, requires = "kind", conflicts_with = "json")]
@@ -133,6 +138,7 @@ pub enum Question {
     /// Remove all bindings of a subscriber
     Unregister {
         /// sip:USER@DOMAIN, USER@DOMAIN, or USER of the first domain served
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         aor: String,
         #[command(flatten)]
         way: Way,
@@ -140,6 +146,7 @@ pub enum Question {
     /// End a call: a BYE to both sides
     Hangup {
         /// The Call-ID of either leg
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         call_id: String,
         #[command(flatten)]
         way: Way,
@@ -159,7 +166,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 #[group(required = true, multiple = false)]
 pub struct TraceOf {
     /// Whom: sip:USER@DOMAIN, or USER of any domain, in From, To, Request-URI or identities
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     aor: Option<String>,
     /// Which call: the Call-ID of either leg
     #[arg(long, value_name = "CALL-ID")]

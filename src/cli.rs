@@ -401,6 +401,23 @@ mod tests {
     use super::*;
     use crate::config::{Config, Listener, LogFormat, Origin};
 
+    #[test]
+    fn what_is_asked_for_by_an_empty_name_is_a_mistake_in_the_command() {
+        for command in [
+            "call",
+            "hangup",
+            "unregister",
+            "registrations",
+            "trunks",
+            "histogram",
+        ] {
+            let named = CommandLine::try_parse_from(["ringway", command, "x"]);
+            assert!(named.is_ok(), "{command}");
+            let unnamed = CommandLine::try_parse_from(["ringway", command, ""]);
+            assert!(unnamed.is_err(), "{command}");
+        }
+    }
+
     fn machine() -> Machine {
         Machine {
             cpus: vec![0, 1, 2, 3],
