@@ -593,6 +593,14 @@ fn the_end_of_a_connection_does_not_come_before_the_answer_over_another() {
         world.advance(400);
         world.tcp(BOB, &reply(&there, 200, "b1", BOB));
         world.response(ALICE, 200);
+        world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m3"));
+        let there = world.request(BOB, "MESSAGE");
+        world.ends_unheard(BOB);
+        world.tcp(BOB, &reply(&there, 100, "b1", BOB));
+        // It has read this one too, and has its 32 seconds.
+        world.advance(10_000);
+        world.tcp(BOB, &reply(&there, 200, "b1", BOB));
+        world.response(ALICE, 200);
         // Nothing comes: a round trip later it is as if it could not be sent.
         for (method, id) in [("INVITE", "c2"), ("MESSAGE", "m2")] {
             let silent = ask(method, "sip:bob@example.com", id);

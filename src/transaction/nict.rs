@@ -35,10 +35,16 @@ pub fn step(state: State, input: Input) -> Step<State> {
         // §17.1.2.2: Timer E doubles up to T2; after a provisional it is T2.
         (Trying, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::DoubleToT2),
         (Proceeding, Input::Retransmit) => stay.send(Output::Kept).retransmit(Retransmit::AtT2),
-        (Trying | Unheard | Proceeding, Input::Provisional) => stay
+        (Trying | Proceeding, Input::Provisional) => stay
             .to(Proceeding)
             .notify(Notice::Message)
             .retransmit(Retransmit::AtT2),
+        // The request has arrived after all: the round trip is over, and Timer F bounds the rest.
+        (Unheard, Input::Provisional) => stay
+            .to(Proceeding)
+            .notify(Notice::Message)
+            .retransmit(Retransmit::AtT2)
+            .end(End::Timeout),
         (Trying | Unheard | Proceeding, Input::Final) => stay
             .to(Completed)
             .notify(Notice::Message)
@@ -220,5 +226,7 @@ mod tests {
         }
         assert_eq!(step(Trying, I::Final).end, End::TimerK);
         assert_eq!(step(Trying, I::Unheard).end, End::RoundTrip);
+        assert_eq!(step(Unheard, I::Provisional).end, End::Timeout);
+        assert_eq!(step(Trying, I::Provisional).end, End::Keep);
     }
 }
