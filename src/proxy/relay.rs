@@ -19,7 +19,7 @@ use crate::pool::BufId;
 use crate::slots::Id;
 use crate::token::{Token, TokenKind};
 use crate::transaction::Stack;
-use crate::transaction::destination::listener_for;
+use crate::transaction::destination::{is_one_host, listener_for};
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport};
 
 use super::forward::next_route;
@@ -302,7 +302,11 @@ impl Proxy {
             Transport::Udp => via.rport.flatten().or(via.port),
             Transport::Tcp => via.port,
         };
-        let Some(listener) = listener_for(&stack.cfg, transport, ip, like) else {
+        let peer = SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT));
+        // The Via is as the sender of the response has it: a group of hosts, or none, never asked us anything.
+        let listener = listener_for(&stack.cfg, transport, ip, like)
+            .filter(|_| peer.port() != 0 && is_one_host(ip.to_canonical()));
+        let Some(listener) = listener else {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };
@@ -315,7 +319,6 @@ impl Proxy {
             Ok(len) => {
                 let buf = out.pool.commit(draft, len);
                 stack.count_response(response.status, transport);
-                let peer = SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT));
                 let flow = Flow {
                     transport,
                     listener,

@@ -41,6 +41,33 @@ fn a_response_with_no_way_back_is_not_passed_on() {
     }
 }
 
+/// RFC 3261 §18.2.2: a response goes to the one who asked. The Via below ours is what the server has sent back, and it may say anything.
+#[test]
+fn without_state_no_response_goes_to_many_hosts_or_to_none() {
+    let mut world = world(1, &format!("{TO_BOB}mode = \"stateless\"\n"));
+    let asked = ask("MESSAGE", "sip:bob@example.com", "m1");
+    world.udp(ALICE, &asked);
+    let there = world.request(BOB, "MESSAGE");
+    let places = [
+        "224.0.0.1:5060",
+        "255.255.255.255:5060",
+        "0.0.0.0:5060",
+        "127.0.0.9:0",
+        "127.0.0.9;received=239.1.2.3",
+        "127.0.0.9;rport=0",
+    ];
+    for place in places {
+        let mut response = reply(&there, 200, "b1", BOB).removing("Via");
+        response.insert("Via", there.top_via());
+        response.insert("Via", format!("SIP/2.0/UDP {place};branch=z9hG4bKx"));
+        world.udp(BOB, &response);
+        world.silent();
+    }
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}
+
 #[test]
 fn responses_to_nothing_are_dropped() {
     let mut world = world(1, TO_BOB);
