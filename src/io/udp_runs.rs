@@ -340,7 +340,9 @@ impl Refusals {
             // UDP_SEGMENT after all.
             Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
         );
-        is_refusal && self.peers.len() < REFUSED_PEERS_MAX && self.peers.insert(peer)
+        // A Via may name port 0, to which the kernel sends nothing, and says EINVAL: it is of no way out of here.
+        let is_place = peer.port() != 0;
+        is_refusal && is_place && self.peers.len() < REFUSED_PEERS_MAX && self.peers.insert(peer)
     }
 
     fn allow(&self, peer: &SocketAddr) -> bool {

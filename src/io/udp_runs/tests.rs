@@ -173,3 +173,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_nowhere_does_not_keep_others_from_being_sent_runs() {
+    let mut refusals = Refusals::default();
+    let error = io::Error::from_raw_os_error(libc::EINVAL);
+    for index in 0..REFUSED_PEERS_MAX as u32 {
+        let ip = std::net::Ipv4Addr::from(0x0a00_0000 + index);
+        assert!(!refusals.note((ip, 0).into(), &error));
+    }
+    assert!(refusals.allow(&([192, 0, 2, 1], 5060).into()));
+    let narrow = ([192, 0, 2, 2], 5060).into();
+    assert!(refusals.note(narrow, &error) && !refusals.allow(&narrow));
+}
