@@ -336,17 +336,11 @@ impl B2bua {
         let mut w = Writer::new(&mut draft.bytes);
         let cseq = response.cseq.number;
         put_own_request(&mut w, stack, Method::Ack, &parts, b"", cseq, flow, branch);
-        match w.written() {
-            Some(written) => {
-                let buf = out.pool.commit(draft, written);
-                stack.metrics.retransmissions_absorbed.inc();
-                stack.metrics.retransmissions_sent.inc();
-                out.send(flow, buf, None);
-            }
-            None => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-            }
+        let written = w.written();
+        if let Some(buf) = stack.keep_written(draft, written, &mut out.pool) {
+            stack.metrics.retransmissions_absorbed.inc();
+            stack.metrics.retransmissions_sent.inc();
+            out.send(flow, buf, None);
         }
     }
 

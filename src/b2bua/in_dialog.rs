@@ -2,7 +2,6 @@
 
 use crate::dialog::{Change, Parts, target_of};
 use crate::location::gruu;
-use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr;
@@ -243,7 +242,7 @@ impl B2bua {
             Side::Callee => b"",
         };
         let mut draft = out.pool.draft(len)?;
-        match self.write_forward(
+        let written = self.write_forward(
             stack,
             request,
             to,
@@ -256,14 +255,8 @@ impl B2bua {
             },
             &out.pool,
             &mut draft.bytes,
-        ) {
-            Some(written) => Some(out.pool.commit(draft, written)),
-            None => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-                None
-            }
-        }
+        );
+        stack.keep_written(draft, written, &mut out.pool)
     }
 
     /// The number that the INVITE with `cseq` on leg `from` has on leg `to`.

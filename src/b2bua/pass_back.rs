@@ -1,6 +1,5 @@
 //! How a response goes back on the server transaction of its request.
 
-use crate::metrics::DropReason;
 use crate::msg::request::Response;
 use crate::msg::scan::{Message, scan};
 use crate::pool::BufId;
@@ -90,21 +89,15 @@ impl B2bua {
     ) -> Option<BufId> {
         let len = response.msg.len() + asked.len() + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
-        match write_response(
+        let written = write_response(
             stack,
             response,
             &asked.lines(&out.pool),
             flow,
             granted,
             &mut draft.bytes,
-        ) {
-            Some(written) => Some(out.pool.commit(draft, written)),
-            None => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-                None
-            }
-        }
+        );
+        stack.keep_written(draft, written, &mut out.pool)
     }
 
     /// Sends back a response that was kept while other phones rang.

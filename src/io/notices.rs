@@ -5,32 +5,17 @@ use std::collections::VecDeque;
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Event, Flow, TxOp};
 
-enum Notice {
-    Opened {
-        flow: Flow,
-    },
-    Closed {
-        conn: ConnId,
-        reason: CloseReason,
-    },
-    SendFailed {
-        op: TxOp,
-        reason: CloseReason,
-        was_sent: bool,
-    },
-}
-
 /// What a turn or a flush found out about connections and messages.
 #[derive(Default)]
-pub(super) struct Notices(VecDeque<Notice>);
+pub(super) struct Notices(VecDeque<Event<'static>>);
 
 impl Notices {
     pub(super) fn opened(&mut self, flow: Flow) {
-        self.0.push_back(Notice::Opened { flow });
+        self.0.push_back(Event::Opened { flow });
     }
 
     pub(super) fn closed(&mut self, conn: ConnId, reason: CloseReason) {
-        self.0.push_back(Notice::Closed { conn, reason });
+        self.0.push_back(Event::Closed { conn, reason });
     }
 
     /// Nobody waits for a message without an `op`.
@@ -45,7 +30,7 @@ impl Notices {
 
     fn failed(&mut self, op: Option<TxOp>, reason: CloseReason, was_sent: bool) {
         if let Some(op) = op {
-            self.0.push_back(Notice::SendFailed { op, reason, was_sent });
+            self.0.push_back(Event::SendFailed { op, reason, was_sent });
         }
     }
 
@@ -54,12 +39,7 @@ impl Notices {
     }
 
     pub(super) fn deliver(&mut self, sink: &mut dyn FnMut(Event<'_>, Instant), now: Instant) {
-        while let Some(notice) = self.0.pop_front() {
-            let event = match notice {
-                Notice::Opened { flow } => Event::Opened { flow },
-                Notice::Closed { conn, reason } => Event::Closed { conn, reason },
-                Notice::SendFailed { op, reason, was_sent } => Event::SendFailed { op, reason, was_sent },
-            };
+        while let Some(event) = self.0.pop_front() {
             sink(event, now);
         }
     }

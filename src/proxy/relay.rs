@@ -315,22 +315,16 @@ impl Proxy {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;
         };
-        match self.edits.apply_message(response.msg, &mut draft.bytes) {
-            Ok(len) => {
-                let buf = out.pool.commit(draft, len);
-                stack.count_response(response.status, transport);
-                let flow = Flow {
-                    transport,
-                    listener,
-                    peer,
-                    conn,
-                };
-                out.send(flow, buf, None);
-            }
-            Err(_) => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-            }
+        let written = self.edits.apply_message(response.msg, &mut draft.bytes);
+        if let Some(buf) = stack.keep_written(draft, written.ok(), &mut out.pool) {
+            stack.count_response(response.status, transport);
+            let flow = Flow {
+                transport,
+                listener,
+                peer,
+                conn,
+            };
+            out.send(flow, buf, None);
         }
     }
 }

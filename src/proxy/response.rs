@@ -436,14 +436,8 @@ impl Proxy {
             stack.metrics.dropped(DropReason::NoBuffer);
             return None;
         };
-        match self.edits.apply_message(response.msg, &mut draft.bytes) {
-            Ok(len) => Some(out.pool.commit(draft, len)),
-            Err(_) => {
-                out.pool.discard(draft);
-                stack.metrics.dropped(DropReason::TooLarge);
-                None
-            }
-        }
+        let written = self.edits.apply_message(response.msg, &mut draft.bytes);
+        stack.keep_written(draft, written.ok(), &mut out.pool)
     }
 
     /// The best failure, which was kept, with the challenges of all.

@@ -171,17 +171,9 @@ fn destination_of(proxy: &Proxy, stack: &Stack, tx: TxId) -> Option<DestinationI
 
 /// A Via line of ours, with `params` behind its branch: §16.6 step 8.
 pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, params: &[u8], w: &mut Writer<'_>) {
-    w.put(VIA_NAME)
-        .put(b"SIP/2.0/")
-        .put(flow.transport.name().as_bytes())
-        .put(b" ")
-        .put(stack.advertised(flow).as_bytes())
-        .put(b";branch=")
-        .put(&stack.key.branch(token))
-        .put(b".")
-        .put(&digest_text(digest))
-        .put(params)
-        .crlf();
+    w.put(VIA_NAME);
+    stack.put_via_value(flow, token, w);
+    w.put(b".").put(&digest_text(digest)).put(params).crlf();
 }
 
 /// RFC 3327 §5.2: the way to us for requests to whom is registered, with the flow that leads on from here (RFC 5626 §5.1).

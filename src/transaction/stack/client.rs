@@ -53,15 +53,19 @@ impl Stack {
 
     /// A Via line of ours for a message that goes over `flow`.
     pub fn put_via_line(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        w.put(b"Via: ")
-            .padding()
-            .put(b"SIP/2.0/")
+        w.put(b"Via: ").padding();
+        self.put_via_value(flow, token, w);
+        w.crlf();
+    }
+
+    /// The value of such a line; the branch, which is its end, may go on.
+    pub fn put_via_value(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
+        w.put(b"SIP/2.0/")
             .put(flow.transport.name().as_bytes())
             .put(b" ")
             .put(self.advertised(flow).as_bytes())
             .put(b";branch=")
-            .put(&self.key.branch(token))
-            .crlf();
+            .put(&self.key.branch(token));
     }
 
     /// What stands for us in a Via or Contact on `flow`: `host:port`.

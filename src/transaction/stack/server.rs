@@ -7,7 +7,7 @@ use crate::msg::build::{self, WayBack, Writer};
 use crate::msg::method::Method;
 use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
-use crate::pool::{BufId, Pool, Stay};
+use crate::pool::{BufId, Draft, Pool, Stay, Written};
 use crate::time::Instant;
 use crate::wire::{Effects, Flow};
 
@@ -257,14 +257,23 @@ impl Stack {
         };
         let mut w = Writer::new(&mut draft.bytes);
         f(&mut w, &out.pool);
-        match w.written().filter(|written| written.len > 0) {
-            Some(written) => Some(out.pool.commit(draft, written)),
-            None => {
-                out.pool.discard(draft);
-                self.metrics.dropped(DropReason::TooLarge);
-                None
-            }
+        let written = w.written().filter(|written| written.len > 0);
+        self.keep_written(draft, written, &mut out.pool)
+    }
+
+    /// Keeps a draft with what was written. `None`, where it did not fit: the message is dropped and counted.
+    pub fn keep_written(
+        &self,
+        draft: Draft,
+        written: Option<impl Into<Written>>,
+        pool: &mut Pool,
+    ) -> Option<BufId> {
+        if let Some(written) = written {
+            return Some(pool.commit(draft, written));
         }
+        pool.discard(draft);
+        self.metrics.dropped(DropReason::TooLarge);
+        None
     }
 
     /// Sends a response that the user has written; its reference goes to the transaction.
