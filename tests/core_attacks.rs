@@ -194,8 +194,7 @@ fn a_bye_before_the_answer_ends_one_early_dialog_and_not_the_other_phones() {
 fn a_reinvite_is_told_at_once_that_it_is_under_way() {
     let mut world = with_bob(1);
     let standing = call(&mut world, "c1");
-    let reinvite = in_dialog("INVITE", 33303, ALICE, &standing.invite_a, &standing.ok_a)
-        .with("Contact", format!("<sip:alice@{ALICE}>"));
+    let reinvite = reinvite(33303, &standing);
     world.udp(ALICE, &reinvite);
     let trying = world.response(ALICE, 100);
     assert_eq!(trying.text("CSeq"), "33303 INVITE");
@@ -213,8 +212,7 @@ fn a_reinvite_is_told_at_once_that_it_is_under_way() {
 fn a_reinvite_that_was_cancelled_and_accepted_ends_the_call_on_both_sides() {
     let mut world = with_bob(1);
     let standing = call(&mut world, "c1");
-    let reinvite = in_dialog("INVITE", 33303, ALICE, &standing.invite_a, &standing.ok_a)
-        .with("Contact", format!("<sip:alice@{ALICE}>"));
+    let reinvite = reinvite(33303, &standing);
     world.udp(ALICE, &reinvite);
     world.response(ALICE, 100);
     let there = world.request(BOB, "INVITE");

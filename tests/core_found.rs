@@ -112,8 +112,7 @@ fn the_ack_of_a_reinvite_goes_through_after_the_bye() {
         let mut world = with_bob(shards);
         let standing = call(&mut world, "c1");
         let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
-        let reinvite = in_dialog("INVITE", 33303, ALICE, a, ok_a)
-            .with("Contact", format!("<sip:alice@{ALICE}>"))
+        let reinvite = reinvite(33303, &standing)
             .removing("Content-Length")
             .with_body("application/sdp", "v=0\r\n");
         world.udp(ALICE, &reinvite);
@@ -139,7 +138,7 @@ fn a_call_that_ended_does_not_wait_for_ever_for_an_ack() {
     let mut world = with_bob(1);
     let standing = call(&mut world, "c1");
     let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
-    let reinvite = in_dialog("INVITE", 33303, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+    let reinvite = reinvite(33303, &standing);
     world.udp(ALICE, &reinvite);
     world.response(ALICE, 100);
     let there = world.request(BOB, "INVITE");
@@ -178,8 +177,7 @@ fn each_2xx_that_comes_again_gets_its_own_ack() {
     let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
     let mut oks = vec![standing.ok_b.clone()];
     for number in 33303..33306 {
-        let reinvite =
-            in_dialog("INVITE", number, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+        let reinvite = reinvite(number, &standing);
         world.udp(ALICE, &reinvite);
         world.response(ALICE, 100);
         let there = world.request(BOB, "INVITE");
@@ -210,8 +208,7 @@ fn a_2xx_that_comes_again_is_acknowledged_when_its_call_is_over() {
         let mut world = with_bob(shards);
         let standing = call(&mut world, "c1");
         let (a, ok_a) = (&standing.invite_a, &standing.ok_a);
-        let reinvite =
-            in_dialog("INVITE", 33303, ALICE, a, ok_a).with("Contact", format!("<sip:alice@{ALICE}>"));
+        let reinvite = reinvite(33303, &standing);
         world.udp(ALICE, &reinvite);
         world.response(ALICE, 100);
         let there = world.request(BOB, "INVITE");

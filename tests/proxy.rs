@@ -142,6 +142,16 @@ pub fn ack_of(invite: &Message, failure: &Message) -> Message {
         .with("Content-Length", 0)
 }
 
+/// BOB takes the CANCEL and ends his INVITE with 487, which the caller hears.
+#[track_caller]
+pub fn takes_the_cancel(world: &mut World, cancel: &Message, there: &Message, invite: &Message) {
+    world.udp(BOB, &reply(cancel, 200, "b1", BOB));
+    world.udp(BOB, &reply(there, 487, "b1", BOB));
+    world.request(BOB, "ACK");
+    let failure = world.response(ALICE, 487);
+    world.udp(ALICE, &ack_of(invite, &failure));
+}
+
 #[track_caller]
 pub fn ends_empty(mut world: World) {
     world.advance(100_000);
@@ -291,11 +301,7 @@ fn a_call_is_cancelled() {
         assert_eq!(cancel_b.get_all("Via"), there.get_all("Via")[..1]);
         assert_eq!(cancel_b.uri(), there.uri());
         world.response(ALICE, 180);
-        world.udp(BOB, &reply(&cancel_b, 200, "b1", BOB));
-        world.udp(BOB, &reply(&there, 487, "b1", BOB));
-        world.request(BOB, "ACK");
-        let terminated = world.response(ALICE, 487);
-        world.udp(ALICE, &ack_of(&invite, &terminated));
+        takes_the_cancel(&mut world, &cancel_b, &there, &invite);
         ends_empty(world);
     });
 }
@@ -371,11 +377,7 @@ fn ringing_ends_with_timer_c() {
     world.silent();
     world.advance(1_100);
     let cancel = world.request(BOB, "CANCEL");
-    world.udp(BOB, &reply(&cancel, 200, "b1", BOB));
-    world.udp(BOB, &reply(&there, 487, "b1", BOB));
-    world.request(BOB, "ACK");
-    let failure = world.response(ALICE, 487);
-    world.udp(ALICE, &ack_of(&invite, &failure));
+    takes_the_cancel(&mut world, &cancel, &there, &invite);
     ends_empty(world);
 }
 

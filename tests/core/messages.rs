@@ -111,6 +111,12 @@ pub fn in_dialog(method: &str, cseq: u32, at: &str, invite: &Message, response: 
         .with("Content-Length", 0)
 }
 
+/// ALICE's re-INVITE, which says that she is where she was.
+pub fn reinvite(cseq: u32, standing: &Standing) -> Message {
+    in_dialog("INVITE", cseq, ALICE, &standing.invite_a, &standing.ok_a)
+        .with("Contact", format!("<sip:alice@{ALICE}>"))
+}
+
 /// RFC 3261 §9.1.
 pub fn cancel(invite: &Message) -> Message {
     Message::request("CANCEL", invite.uri().expect("a request"))

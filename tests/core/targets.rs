@@ -15,6 +15,15 @@ fn moves_to(method: &str, cseq: u32, at: &str, standing: &Standing) -> Message {
         .with("Contact", format!("<sip:alice@{at}>"))
 }
 
+/// BOB accepts ALICE's UPDATE, by which she is at `at`.
+#[track_caller]
+fn updates_to(world: &mut World, at: &str, cseq: u32, standing: &Standing) {
+    world.udp(ALICE, &moves_to("UPDATE", cseq, at, standing));
+    let there = world.request(BOB, "UPDATE");
+    world.udp(BOB, &answer(&there, 200, "OK", "", BOB));
+    world.response(ALICE, 200);
+}
+
 /// A request of BOB's finds ALICE here, and nowhere else.
 #[track_caller]
 fn alice_is_at(world: &mut World, at: &str, cseq: u32, standing: &Standing) {
@@ -90,20 +99,14 @@ fn a_refresh_moves_its_sender_when_it_is_accepted() {
         world.response(ALICE, 100);
         let there = world.request(BOB, "INVITE");
         // An UPDATE meanwhile is accepted first, and was sent later.
-        world.udp(ALICE, &moves_to("UPDATE", 33304, AWAY_TOO, &standing));
-        let update = world.request(BOB, "UPDATE");
-        world.udp(BOB, &answer(&update, 200, "OK", "", BOB));
-        world.response(ALICE, 200);
+        updates_to(&mut world, AWAY_TOO, 33304, &standing);
         alice_is_at(&mut world, AWAY_TOO, 1, &standing);
         world.udp(BOB, &answer(&there, 200, "OK", "", BOB));
         let ok = world.response(ALICE, 200);
         world.udp(ALICE, &in_dialog("ACK", 33303, ALICE, &standing.invite_a, &ok));
         world.request(BOB, "ACK");
         alice_is_at(&mut world, AWAY_TOO, 2, &standing);
-        world.udp(ALICE, &moves_to("UPDATE", 33305, AWAY, &standing));
-        let update = world.request(BOB, "UPDATE");
-        world.udp(BOB, &answer(&update, 200, "OK", "", BOB));
-        world.response(ALICE, 200);
+        updates_to(&mut world, AWAY, 33305, &standing);
         alice_is_at(&mut world, AWAY, 3, &standing);
         ends(world);
     });

@@ -5,7 +5,7 @@ use ringway::metrics::DropReason;
 
 use crate::messages::*;
 use crate::world::{SERVER, World};
-use crate::{CAROL, TO_BOB, ack_of, ask, ends_empty, reply, tables_of, within, world};
+use crate::{CAROL, TO_BOB, ack_of, ask, ends_empty, reply, tables_of, takes_the_cancel, within, world};
 
 fn begins(world: &mut World) -> (Message, Message) {
     let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
@@ -307,11 +307,7 @@ fn a_cancel_takes_effect_at_the_limit_of_transactions() {
     world.udp(ALICE, &cancel(&invite));
     assert_eq!(world.response(ALICE, 200).text("To"), first.text("To"));
     world.request(BOB, "CANCEL");
-    world.udp(BOB, &reply(&cancelled, 200, "b1", BOB));
-    world.udp(BOB, &reply(&there, 487, "b1", BOB));
-    world.request(BOB, "ACK");
-    let failure = world.response(ALICE, 487);
-    world.udp(ALICE, &ack_of(&invite, &failure));
+    takes_the_cancel(&mut world, &cancelled, &there, &invite);
     ends_empty(world);
 }
 
