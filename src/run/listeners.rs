@@ -21,6 +21,8 @@ pub struct Listeners {
     entries: Vec<Entry>,
     /// What reaches those that are bound to all addresses: [`Config::local_addresses`].
     local_addresses: Vec<IpAddr>,
+    /// They could be looked at the last time.
+    are_known: bool,
     /// One for each shard.
     changes: Vec<Arc<Changes>>,
 }
@@ -44,6 +46,7 @@ impl Listeners {
         let mut listeners = Listeners {
             entries: entries.collect(),
             local_addresses: Vec::new(),
+            are_known: true,
             changes: (0..shards).map(|_| Arc::default()).collect(),
         };
         listeners.look_at_addresses();
@@ -66,9 +69,13 @@ impl Listeners {
         let mut now = Vec::new();
         if v4 || v6 {
             match local_addresses() {
-                Ok(all) => now = all,
+                Ok(all) => (now, self.are_known) = (all, true),
                 Err(error) => {
-                    tracing::debug!(%error, "the addresses of this machine are not known");
+                    // Once, not each time that it is tried again.
+                    if std::mem::replace(&mut self.are_known, false) {
+                        let lost = "a Route or URI with an address of this machine is not taken for ours";
+                        tracing::warn!(%error, lost, "the addresses of this machine can't be looked at");
+                    }
                     return false;
                 }
             }
