@@ -2,7 +2,7 @@
 //!
 //! `SIM_SEEDS=from..to cargo test --test sim` runs others; `cargo run --release --example sim` runs them by the thousand.
 
-use ringway::sim::{Mix, Service, run};
+use ringway::sim::{Counts, Mix, Service, Totals, run};
 
 /// Seeds that have found something, with what that was. They find nothing any more.
 const KEPT: &[(u64, &str)] = &[
@@ -106,6 +106,26 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
         3_001_490,
         "a CANCEL that found no place left again when another place answered",
     ),
+    (
+        3_001_209,
+        "a phone that got a BYE no longer repeated its 2xx to a re-INVITE, which was lost",
+    ),
+    (
+        3_001_489,
+        "a CANCEL was told that there is no INVITE while there was no room for that, and counted as the end of it",
+    ),
+    (
+        2_011_558,
+        "a 180 that the final response overtook on its way from another shard was waited for",
+    ),
+    (
+        4_004_292,
+        "a CANCEL without a transaction went out for each copy of the caller's and counted as one that is repeated",
+    ),
+    (
+        4_004_447,
+        "a 503 for want of room came behind the answer that its repetition had got",
+    ),
 ];
 
 #[track_caller]
@@ -173,6 +193,26 @@ fn what_was_found_once_is_not_found_again() {
         };
         finds_nothing(*seed, &mix, what);
     }
+}
+
+/// Whatever can happen in a run happens now and then: a rule about what never does would prove nothing.
+#[test]
+fn every_kind_of_event_is_among_what_happens() {
+    let (mut totals, mut counts) = (Totals::default(), Counts::default());
+    for seed in 20_000..20_060 {
+        let outcome = run(seed, &Mix::default());
+        totals.add(&outcome.totals);
+        counts.add(&outcome.counts);
+    }
+    let unseen = |kinds: &[(&'static str, u64)]| -> Vec<&'static str> {
+        kinds
+            .iter()
+            .filter(|kind| kind.1 == 0)
+            .map(|kind| kind.0)
+            .collect()
+    };
+    let all: Vec<_> = totals.kinds().chain(counts.kinds()).collect();
+    assert!(unseen(&all).is_empty(), "never seen: {:?}", unseen(&all));
 }
 
 /// A run follows from its seed alone.

@@ -15,6 +15,7 @@ use super::passage;
 use super::phone::{Phone, Purpose, Role, Standing};
 use super::plan::{Acknowledge, Verdict};
 use super::rng::Rng;
+use super::tally::tally;
 
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -24,68 +25,60 @@ pub struct Finding {
     pub tags: Vec<String>,
 }
 
-/// What a run was made of.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Totals {
-    pub calls: u64,
-    pub answered: u64,
-    pub cancelled: u64,
-    pub refused: u64,
-    pub hung_up: u64,
-    pub messages: u64,
-    pub registrations: u64,
-    pub subscriptions: u64,
-    /// Re-INVITEs that met another.
-    pub glares: u64,
-    /// A BYE that met a BYE.
-    pub crossed_byes: u64,
-    /// A 2xx that met the CANCEL of its INVITE, on purpose or not.
-    pub answers_after_cancel: u64,
-    /// CANCELs sent before anything had come back.
-    pub early_cancels: u64,
-    /// CANCELs that the callee takes no notice of.
-    pub ignored_cancels: u64,
-    /// INVITEs that a phone says nothing more to.
-    pub never_answered: u64,
-    /// Final responses after another.
-    pub answered_twice: u64,
-    /// 2xx that their caller never acknowledges, late, or twice.
-    pub never_acknowledged: u64,
-    pub late_acks: u64,
-    pub double_acks: u64,
-    /// 2xx from another place than the first.
-    pub other_answers: u64,
-    pub wrong_tags: u64,
-    /// Requests of a call that is long over.
-    pub stale: u64,
-    /// Messages that a phone without ears did not hear.
-    pub unheard: u64,
-}
-
-impl Totals {
-    pub fn add(&mut self, other: &Totals) {
-        self.calls += other.calls;
-        self.answered += other.answered;
-        self.cancelled += other.cancelled;
-        self.refused += other.refused;
-        self.hung_up += other.hung_up;
-        self.messages += other.messages;
-        self.registrations += other.registrations;
-        self.subscriptions += other.subscriptions;
-        self.glares += other.glares;
-        self.crossed_byes += other.crossed_byes;
-        self.answers_after_cancel += other.answers_after_cancel;
-        self.early_cancels += other.early_cancels;
-        self.ignored_cancels += other.ignored_cancels;
-        self.never_answered += other.never_answered;
-        self.answered_twice += other.answered_twice;
-        self.never_acknowledged += other.never_acknowledged;
-        self.late_acks += other.late_acks;
-        self.double_acks += other.double_acks;
-        self.other_answers += other.other_answers;
-        self.wrong_tags += other.wrong_tags;
-        self.stale += other.stale;
-        self.unheard += other.unheard;
+tally! {
+    /// What a run was made of.
+    pub struct Totals {
+        calls,
+        answered,
+        cancelled,
+        refused,
+        hung_up,
+        messages,
+        registrations,
+        unregistrations,
+        subscriptions,
+        notifies,
+        options,
+        texts,
+        reinvites,
+        updates,
+        infos,
+        texts_in_calls,
+        /// PRACKs that a callee got.
+        pracks,
+        /// 302 of a callee.
+        redirections,
+        /// 401 and 407.
+        challenges,
+        /// 503 of a callee.
+        overloads,
+        /// 6xx.
+        declines,
+        /// Re-INVITEs that met another.
+        glares,
+        /// A BYE that met a BYE.
+        crossed_byes,
+        /// A 2xx that met the CANCEL of its INVITE, on purpose or not.
+        answers_after_cancel,
+        /// CANCELs sent before anything had come back.
+        early_cancels,
+        /// CANCELs that the callee takes no notice of.
+        ignored_cancels,
+        /// INVITEs that a phone says nothing more to.
+        never_answered,
+        /// Final responses after another.
+        answered_twice,
+        /// 2xx that their caller never acknowledges, late, or twice.
+        never_acknowledged,
+        late_acks,
+        double_acks,
+        /// 2xx from another place than the first.
+        other_answers,
+        wrong_tags,
+        /// Requests of a call that is long over.
+        stale,
+        /// Messages that a phone without ears did not hear.
+        unheard,
     }
 }
 

@@ -20,6 +20,7 @@ pub fn reflect(index: usize, packet: &Packet, net: &mut Net) {
         let Ok(hops @ 1..) = message.text("Max-Forwards").parse::<u32>() else {
             return;
         };
+        net.counts.mirrored += 1;
         message.set("Max-Forwards", hops - 1);
         // The branch of the server's own names the transaction, so that an ACK and a CANCEL have that of their INVITE.
         let branch = packet.branch.replacen("z9hG4bK", "z9hG4bKmirror", 1);

@@ -21,6 +21,7 @@ mod plan;
 mod reactor;
 mod rng;
 mod streams;
+mod tally;
 pub mod trace;
 mod world;
 

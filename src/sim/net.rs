@@ -13,6 +13,7 @@ use crate::wire::{ListenerId, Transport, TxOp};
 use super::packet::Packet;
 use super::rng::Rng;
 use super::streams::Stream;
+use super::tally::tally;
 use super::trace::{Line, Step, Trace, What};
 
 /// The server's one address, for both transports.
@@ -58,45 +59,32 @@ impl Faults {
     }
 }
 
-/// How often each fault struck.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Counts {
-    pub datagrams: u64,
-    pub stream_messages: u64,
-    pub lost: u64,
-    pub duplicated: u64,
-    pub late: u64,
-    /// Datagrams that came before one which was sent earlier, the same way.
-    pub reordered: u64,
-    pub damaged: u64,
-    pub send_errors: u64,
-    pub resets: u64,
-    /// Messages on streams that came in pieces, and those of which the end never came.
-    pub cut: u64,
-    pub torn: u64,
-    pub refused: u64,
-    pub slow: u64,
-    pub crashes: u64,
+tally! {
+    /// How often each fault struck.
+    pub struct Counts {
+        datagrams,
+        stream_messages,
+        lost,
+        duplicated,
+        late,
+        /// Datagrams that came before one which was sent earlier, the same way.
+        reordered,
+        damaged,
+        send_errors,
+        resets,
+        /// Messages on streams that came in pieces, and those of which the end never came.
+        cut,
+        torn,
+        refused,
+        slow,
+        crashes,
+        reloads,
+        /// Requests that came back to the server by way of another element.
+        mirrored,
+    }
 }
 
 impl Counts {
-    pub fn add(&mut self, other: &Counts) {
-        self.datagrams += other.datagrams;
-        self.stream_messages += other.stream_messages;
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.late += other.late;
-        self.reordered += other.reordered;
-        self.damaged += other.damaged;
-        self.send_errors += other.send_errors;
-        self.resets += other.resets;
-        self.cut += other.cut;
-        self.torn += other.torn;
-        self.refused += other.refused;
-        self.slow += other.slow;
-        self.crashes += other.crashes;
-    }
-
     pub fn faults(&self) -> u64 {
         self.lost
             + self.duplicated

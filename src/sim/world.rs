@@ -251,9 +251,11 @@ impl World {
     /// The configuration is read again, and is as it was.
     fn reload(&mut self) {
         self.config_id = self.config_id.next();
-        self.net
-            .borrow_mut()
-            .note(|| "the configuration is read again".to_owned());
+        {
+            let mut net = self.net.borrow_mut();
+            net.counts.reloads += 1;
+            net.note(|| "the configuration is read again".to_owned());
+        }
         for place in &mut self.server {
             let ask = Ask::Config {
                 id: self.config_id,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::exchange::Dialled;
 use super::super::trace::{Step, What};
 use super::forward::end_of_search;
-use super::ledger::{Asked, Ledger, Served};
+use super::ledger::{Asked, Ledger, Served, has_no_room};
 use super::{EARLY, Found, SLACK, TIMEOUT};
 
 /// RFC 3261 §16.6 step 11: more than three minutes.
@@ -81,7 +81,8 @@ pub fn provisional_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
                     .is_some_and(|status| (101..200).contains(&status));
                 let late = came.at + SLACK;
                 let is_over = served.finals().next().is_some_and(|last| last.at <= late)
-                    || child.first_final().is_some_and(|last| last.at <= came.at)
+                    // What ended the branch may have overtaken it on the way from another shard.
+                    || child.first_final().is_some_and(|last| last.at <= came.at + EARLY)
                     // Whoever hung up hears no more of how it rings. The CANCEL may have been decided on, at another shard than the
                     // one that heard it ring, before that was known there.
                     || child.cancels.first().is_some_and(|cancel| cancel.at <= late)
@@ -159,14 +160,11 @@ pub fn other_success_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 /// At most one final response goes back that is no 2xx, and none behind a 2xx.
 pub fn one_failure_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in forwarded(ledger) {
-        let mut finals = served.finals();
+        // What had no room was refused without a trace of it.
+        let mut finals = served.finals().skip_while(|step| has_no_room(step));
         let Some(first) = finals.next() else { continue };
         let another = |step: &&Step| step.packet.is_failure() && step.packet.bytes != first.packet.bytes;
-        // What had no room was refused without a trace of it.
-        let is_stateless = first.packet.status == Some(503) && first.packet.id.is_none();
-        if let Some(other) = finals.find(another)
-            && !is_stateless
-        {
+        if let Some(other) = finals.find(another) {
             found.at(other, || format!("behind {}", first.packet.message.title()));
         }
     }
@@ -307,23 +305,13 @@ pub fn a_cancel_is_answered_at_once(ledger: &Ledger<'_>, found: &mut Found<'_>) 
         return;
     }
     for served in invites(ledger) {
-        for cancel in served
-            .cancels
-            .iter()
-            .filter(|cancel| cancel.at > served.first().at)
-        {
-            let Some(own) = ledger.served_by(served.life, &cancel.packet) else {
-                continue;
-            };
+        let Some(begun) = served.begun() else { continue };
+        for cancel in served.cancels.iter().filter(|cancel| cancel.at >= begun) {
             let due = cancel.at + SLACK;
             let is_forgotten = served.finals().next().is_some_and(|last| cancel.at >= last.at);
-            let is_answered = own.finals().any(|step| step.at <= due);
-            if own.first().at > served.first().at
-                && !is_answered
-                && !is_forgotten
-                && ledger.has_lived_to(served.life, due)
-            {
-                found.at(cancel, || "not answered".to_owned());
+            let is_taken = ledger.was_taken(served.life, cancel);
+            if !is_taken && !is_forgotten && ledger.has_lived_to(served.life, due) {
+                found.at(cancel, || "not answered with 200".to_owned());
             }
         }
     }

@@ -111,7 +111,7 @@ fn given_up(sent: &[&Step], found: &mut Found<'_>) {
 
 /// A reliable transport does the repeating itself.
 pub fn request_is_not_repeated_over_tcp(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for asked in &ledger.asked {
+    for asked in ledger.invites().chain(ledger.others()) {
         if let Some(again) = asked.sent[1..].iter().find(|step| !is_udp(step)) {
             found.at(again, || "sent again over TCP".to_owned());
         }

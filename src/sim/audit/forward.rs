@@ -306,13 +306,6 @@ pub fn nothing_is_tried_after_the_end(ledger: &Ledger<'_>, found: &mut Found<'_>
     }
 }
 
-/// A CANCEL for which there was no room has ended nothing.
-fn was_refused(ledger: &Ledger<'_>, life: usize, cancel: &Step) -> bool {
-    let own = ledger.served_as(life, &cancel.packet.branch, "CANCEL");
-    own.and_then(|own| own.finals().next())
-        .is_some_and(|last| last.packet.status == Some(503))
-}
-
 /// What ends the search for who will answer: the first of these.
 pub fn end_of_search<'t>(ledger: &Ledger<'t>, served: &Served<'t>) -> Option<&'t Step> {
     let ends = ledger.children(served).filter_map(|child| {
@@ -327,7 +320,8 @@ pub fn end_of_search<'t>(ledger: &Ledger<'t>, served: &Served<'t>) -> Option<&'t
         .iter()
         .copied()
         .filter(|cancel| served.is("INVITE") && cancel.at >= served.first().at)
-        .filter(|cancel| !was_refused(ledger, served.life, cancel));
+        // One that found no INVITE, or no room, has ended nothing.
+        .filter(|cancel| ledger.was_taken(served.life, cancel));
     ends.chain(cancels).min_by_key(|step| step.at)
 }
 

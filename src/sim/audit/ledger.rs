@@ -11,7 +11,7 @@ use bench_harness::sip;
 use super::super::exchange::Dialled;
 use super::super::packet::Packet;
 use super::super::trace::{Line, Step, Trace, What};
-use super::Terms;
+use super::{SLACK, Terms};
 
 /// A request of the server's own.
 #[derive(Default)]
@@ -76,6 +76,13 @@ impl<'t> Served<'t> {
 
     pub fn finals(&self) -> impl Iterator<Item = &'t Step> + '_ {
         self.answers.iter().copied().filter(|step| step.packet.is_final())
+    }
+
+    /// When it was first known to be taken in: it had an answer other than that there is no room, after which nothing is
+    /// known of it.
+    pub fn begun(&self) -> Option<Instant> {
+        let answer = self.answers.iter().find(|step| !has_no_room(step))?;
+        Some(answer.at)
     }
 
     /// Whether a proxy has passed it on.
@@ -241,6 +248,17 @@ impl<'t> Ledger<'t> {
         Some(&self.served[*index])
     }
 
+    /// Whether a CANCEL has ended its INVITE: it was answered with a 200 of the server's own.
+    pub fn was_taken(&self, life: usize, cancel: &Step) -> bool {
+        let own = self.served_as(life, &cancel.packet.branch, "CANCEL");
+        own.is_some_and(|own| {
+            own.finals().any(|step| {
+                let is_its_answer = step.at >= cancel.at && step.at <= cancel.at + SLACK;
+                is_its_answer && step.packet.is_success() && step.packet.id.is_none()
+            })
+        })
+    }
+
     /// The request that was forwarded under a branch of ours.
     pub fn parent_of(&self, life: usize, branch: &str, method: &str) -> Option<&Served<'t>> {
         let index = self.by_client_key.get(&(life, branch, method))?;
@@ -287,7 +305,22 @@ impl<'t> Ledger<'t> {
     pub fn others(&self) -> impl Iterator<Item = &Asked<'t>> {
         self.asked
             .iter()
-            .filter(|asked| !asked.is("INVITE") && !asked.is_stateless)
+            .filter(|asked| !asked.is("INVITE") && self.has_transaction(asked))
+    }
+
+    /// Whether a request has a client transaction. A CANCEL that finds no place for one goes out once for each time that the
+    /// caller's comes, as it does without state (RFC 3261 §16.11).
+    pub fn has_transaction(&self, asked: &Asked<'_>) -> bool {
+        if asked.is_stateless || self.terms.is_whole || !asked.is("CANCEL") {
+            return !asked.is_stateless;
+        }
+        let first = asked.first();
+        let parent = self.parent_of(asked.life, &first.packet.branch, "INVITE");
+        let of_caller = parent.map_or(&[][..], |served| &served.cancels);
+        let is_passed_on =
+            |step: &&Step| (of_caller.iter()).any(|came| step.at >= came.at && step.at <= came.at + SLACK);
+        let mut again = asked.sent[1..].iter().peekable();
+        again.peek().is_none() || !again.all(is_passed_on)
     }
 
     /// The requests that have a server transaction.
@@ -299,6 +332,11 @@ impl<'t> Ledger<'t> {
     pub fn children<'l>(&'l self, served: &'l Served<'t>) -> impl Iterator<Item = &'l Asked<'t>> + Clone {
         served.children.iter().map(|index| &self.asked[*index])
     }
+}
+
+/// Whether it says that there is no room: without a transaction, so that whoever asks again may be luckier.
+pub fn has_no_room(step: &Step) -> bool {
+    step.packet.status == Some(503) && step.packet.id.is_none()
 }
 
 /// The branch of the Via below ours.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::trace::{Step, What};
-use super::ledger::{Ledger, Served, is_udp};
+use super::ledger::{Ledger, Served, has_no_room, is_udp};
 use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2};
 
 /// How long an INVITE may wait for its first response.
@@ -30,31 +30,42 @@ pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>
     // Several 2xx to a forwarded INVITE are several callees'.
     let single = |served: &&Served<'_>| !(served.is_forwarded() && served.is("INVITE"));
     for served in ledger.stateful().filter(single) {
-        let mut finals = served.finals();
-        let Some(first) = finals.next() else { continue };
-        // What is refused without a transaction may have better luck when it comes again.
-        if first.packet.status == Some(503) {
-            continue;
-        }
-        // So may a CANCEL that overtook its INVITE.
-        let invite = ledger.served_as(served.life, &first.packet.branch, "INVITE");
-        let is_overtaken = served.is("CANCEL") && invite.is_some_and(|invite| invite.first().at > first.at);
-        if is_overtaken && first.packet.status == Some(481) {
-            continue;
-        }
-        if let Some(other) = finals.find(|step| step.packet.bytes != first.packet.bytes) {
-            found.at(other, || format!("after {}", first.packet.message.title()));
-        }
+        let known = served
+            .finals()
+            .skip_while(|step| is_passing(ledger, served, step));
+        one_of(known, found);
+    }
+    // A CANCEL that went on without a transaction has the answers of others too.
+    let passed_on = |served: &&Served<'_>| served.is("CANCEL") && served.is_stateless;
+    for served in ledger.served.iter().filter(passed_on) {
+        let own = served.finals().filter(|step| step.packet.id.is_none());
+        let known = own.skip_while(|step| is_passing(ledger, served, step));
+        one_of(known, found);
+    }
+}
+
+/// Whether the answer holds only until the same comes again: there was no room, or a CANCEL came before its INVITE was taken in
+/// (§8.2.7: without a transaction nothing is known of what was said).
+fn is_passing(ledger: &Ledger<'_>, served: &Served<'_>, step: &Step) -> bool {
+    let is_early = || {
+        let invite = ledger.served_as(served.life, &step.packet.branch, "INVITE");
+        let begun = invite.and_then(Served::begun);
+        begun.is_none_or(|begun| begun >= step.at)
+    };
+    has_no_room(step) || served.is("CANCEL") && step.packet.status == Some(481) && is_early()
+}
+
+/// All are the first once more.
+fn one_of<'t>(mut finals: impl Iterator<Item = &'t Step>, found: &mut Found<'_>) {
+    let Some(first) = finals.next() else { return };
+    if let Some(other) = finals.find(|step| step.packet.bytes != first.packet.bytes) {
+        found.at(other, || format!("after {}", first.packet.message.title()));
     }
 }
 
 pub fn nothing_provisional_after_the_final(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in ledger.stateful() {
-        let Some(first) = served
-            .finals()
-            .next()
-            .filter(|step| step.packet.status != Some(503))
-        else {
+        let Some(first) = served.finals().find(|step| !has_no_room(step)) else {
             continue;
         };
         let late = served

@@ -100,6 +100,14 @@ impl Phone {
         } else if status > 100 && status < 300 {
             response = response.with("Contact", format!("{};video", self.own_contact()));
         }
+        let totals = &mut cx.book.totals;
+        match status {
+            302 => totals.redirections += 1,
+            401 | 407 => totals.challenges += 1,
+            503 => totals.overloads += 1,
+            600.. => totals.declines += 1,
+            _ => {}
+        }
         let challenge = format!("Digest realm=\"phone {}\", nonce=\"{tag}\"", self.index);
         match status {
             401 => response = response.with("WWW-Authenticate", challenge),

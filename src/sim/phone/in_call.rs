@@ -26,12 +26,14 @@ impl Phone {
             (Act::Bye, Standing::Up) => self.hang_up(leg, cx),
             (Act::Reinvite, Standing::Up) => self.reinvite(leg, cx),
             (Act::Update, Standing::Up) => {
+                cx.book.totals.updates += 1;
                 let update = self
                     .request_in(leg, "UPDATE", cx)
                     .with("Contact", self.own_contact());
                 self.ask_in(leg, update, cx);
             }
             (Act::Info, Standing::Up) => {
+                cx.book.totals.infos += 1;
                 let info = self
                     .request_in(leg, "INFO", cx)
                     .with("Info-Package", "dtmf")
@@ -39,6 +41,7 @@ impl Phone {
                 self.ask_in(leg, info, cx);
             }
             (Act::Message, Standing::Up) => {
+                cx.book.totals.texts_in_calls += 1;
                 let message = self
                     .request_in(leg, "MESSAGE", cx)
                     .with_body("text/plain", "are you still there?");
@@ -95,6 +98,7 @@ impl Phone {
         if side.is_inviting || side.is_invited.is_some() || !side.is_confirmed {
             return;
         }
+        cx.book.totals.reinvites += 1;
         let contact = self.own_contact();
         let invite = self
             .request_in(leg, "INVITE", cx)
@@ -209,14 +213,13 @@ impl Phone {
             // Its 2xx is still to come.
             (Standing::Early, Role::Caller) => {}
             (Standing::Early, Role::Callee) | (Standing::Up | Standing::Ended, _) => {
-                let (invite, is_first) = (
-                    side.invite_key.clone(),
-                    side.role == Role::Callee && !side.is_twin,
-                );
-                // RFC 3261 §15.1.2: what waits is answered; nothing more is to be repeated.
-                for (key, server) in &mut self.servers {
-                    let is_its_own = server.leg == Some(leg) && server.packet.method == "INVITE";
-                    server.is_acknowledged |= is_its_own && (is_first || *key != invite);
+                // Whoever hangs up has heard the 2xx that began the call. That to a re-INVITE may still be lost, and goes out again until its
+                // ACK has come: RFC 3261 §13.3.1.4.
+                if side.role == Role::Callee
+                    && !side.is_twin
+                    && let Some(server) = self.servers.get_mut(&side.invite_key)
+                {
+                    server.is_acknowledged = true;
                 }
                 self.end_leg(leg);
             }
@@ -224,6 +227,7 @@ impl Phone {
     }
 
     fn on_prack(&mut self, leg: usize, key: &str, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
+        cx.book.totals.pracks += 1;
         let side = &mut self.legs[leg];
         let wanted = side
             .rseq

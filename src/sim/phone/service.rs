@@ -103,7 +103,10 @@ impl Phone {
             .find(|contact| sip::uri(contact).contains(&addr));
         let granted = own.and_then(|contact| sip::param(contact, "expires")?.parse().ok());
         match (asked, granted) {
-            (0, None) => self.registration.until = None,
+            (0, None) => {
+                cx.book.totals.unregistrations += 1;
+                self.registration.until = None;
+            }
             (0, Some(_)) if self.registration.cseq == request.cseq => {
                 cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                     format!("phone {} has unregistered and is still listed", self.index)
@@ -199,6 +202,7 @@ impl Phone {
             self.respond(key, response, cx);
             return;
         };
+        cx.book.totals.notifies += 1;
         // RFC 6665 §4.4.1: the NOTIFY makes the dialog where it comes first.
         if subscription.remote_tag.is_none() {
             subscription.remote_tag = Some(packet.from_tag.clone());
@@ -223,6 +227,7 @@ impl Phone {
     }
 
     pub(super) fn options(&mut self, cx: &mut Cx<'_>) {
+        cx.book.totals.options += 1;
         let over = self.over();
         let (tag, call_id) = (self.word("o"), self.word("opt"));
         let uri = if self.rng.one_in(2) {
@@ -241,6 +246,7 @@ impl Phone {
     }
 
     pub(super) fn send_message(&mut self, cx: &mut Cx<'_>) {
+        cx.book.totals.texts += 1;
         let over = self.over();
         let (tag, call_id) = (self.word("m"), self.word("msg"));
         let uri = format!("sip:{}@{DOMAIN}", cx.book.some_number(&mut self.rng));

@@ -170,11 +170,16 @@ impl Phone {
         }
         if let Some(first) = client.last.clone() {
             // A server that has crashed knows nothing of the first.
-            // What has no room is refused without a trace of it: the next of its kind may be luckier.
-            let is_stateless = first.status == Some(503) && first.id.is_none();
+            // What has no room is refused without a trace of it: the next of its kind may be luckier. Either may come first here; in which
+            // order they left is audited where they did.
+            let has_no_room = |answer: &Packet| answer.status == Some(503) && answer.id.is_none();
+            let is_stateless = has_no_room(&first) || has_no_room(packet);
             // Each place that a proxy has forked an INVITE to may answer it (RFC 3261 §16.7 step 5), whatever was said before.
-            // A CANCEL that comes before its INVITE goes on without one, and is answered by the proxy once that has come.
-            let is_early_cancel = cx.book.is_proxied() && packet.method == "CANCEL";
+            // A CANCEL that comes before its INVITE is told that there is none, by the server or by whom it goes on to, and is
+            // answered 200 once that has come.
+            let found_nothing = |answer: &Packet| answer.status == Some(481);
+            let is_early_cancel =
+                packet.method == "CANCEL" && (found_nothing(&first) || found_nothing(packet));
             let is_another_answer = cx.book.is_proxied() && packet.is_success() && packet.method == "INVITE";
             // One that left before the 2xx of another place may come behind it, and RFC 6026 §7.2 absorbs it. In which order
             // they left is audited where they did.
