@@ -350,7 +350,10 @@ fn measure_reactor(features: Features, load: Load, time: Duration) -> Measured {
                             let buf = effects.pool.put(bytes).expect("room in the pool");
                             effects.send(flow, buf, None);
                         }
-                        Event::Opened { .. } | Event::Closed { .. } | Event::SendFailed { .. } => {}
+                        Event::Opened { .. }
+                        | Event::Closed { .. }
+                        | Event::SendFailed { .. }
+                        | Event::AnswerNotSent { .. } => {}
                     })
                     .expect("a turn");
                 reactor.flush(&mut effects);

@@ -242,6 +242,8 @@ pub struct Metrics {
     pub connections_closed: Counter,
     /// Closed because the peer took nothing of what waited for it.
     pub connections_stalled: Counter,
+    /// Answers that were sent by another way because one had failed (RFC 3261 §18.2.2), once for each further way.
+    pub answers_rerouted: Counter,
     pub datagrams_in: Counter,
     pub datagrams_out: Counter,
     /// Receives of several datagrams of one peer at once (UDP_GRO), and the datagrams in them.

@@ -81,13 +81,26 @@ impl Flow {
     }
 }
 
-/// Who wants to hear that a message could not be sent: a slot and generation that mean something to the sender alone.
+/// Who wants to hear that a message could not be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct TxOp {
-    /// The shard that the sender lives in.
-    pub shard: ShardId,
-    pub slot: u32,
-    pub generation: u32,
+pub enum TxOp {
+    /// The transaction of a request: a slot and generation that mean something to the sender alone.
+    Request {
+        /// The shard that the sender lives in.
+        shard: ShardId,
+        slot: u32,
+        generation: u32,
+    },
+    /// Nobody in particular: an answer comes back itself ([`Event::AnswerNotSent`]), since all that says where else it may go stands in it.
+    Answer {
+        /// The ways that were tried before this one.
+        tried: u8,
+    },
+}
+
+impl TxOp {
+    /// An answer that leaves by the way that its request came.
+    pub const ANSWER: TxOp = TxOp::Answer { tried: 0 };
 }
 
 /// Why a TCP connection ended, or could not be had.
@@ -117,7 +130,7 @@ pub enum CloseReason {
 }
 
 /// What happened outside the core.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// One whole UDP datagram. It reached the machine at `received_at`: how long it waited for us is part of its time in the server.
     Datagram {
@@ -138,6 +151,14 @@ pub enum Event<'a> {
         op: TxOp,
         reason: CloseReason,
         was_sent: bool,
+    },
+    /// An answer that was to come back where it can't be sent ([`TxOp::Answer`]) could not leave by `flow`: the connection was not to be
+    /// had, or ended before all of it was sent, or the kernel knows of no way there.
+    AnswerNotSent {
+        flow: Flow,
+        bytes: &'a [u8],
+        tried: u8,
+        reason: CloseReason,
     },
 }
 

@@ -25,6 +25,8 @@ mod records;
 mod routes;
 #[path = "proxy/trunks.rs"]
 mod trunks;
+#[path = "proxy/way_back.rs"]
+mod way_back;
 
 use std::path::Path;
 

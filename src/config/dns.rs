@@ -24,6 +24,8 @@ pub struct Dns {
     pub ttl_max: Duration,
     pub negative_ttl_max: Duration,
     pub failure_ttl: Duration,
+    /// An answer that can't go back where its request came from goes where the sent-by of its Via leads.
+    pub response_failover: bool,
 }
 
 impl Default for Dns {
@@ -39,6 +41,7 @@ impl Default for Dns {
             ttl_max: Duration::from_secs(86_400),
             negative_ttl_max: Duration::from_secs(60),
             failure_ttl: Duration::from_secs(5),
+            response_failover: true,
         }
     }
 }

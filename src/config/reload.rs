@@ -17,7 +17,7 @@ pub fn takes_effect_at_once(key: &Key) -> bool {
     match (key.section, key.name) {
         ("limits", "mailbox_bytes") => false,
         ("timers" | "limits" | "overload" | "registrar" | "reg_event" | "session_timers", _) => true,
-        ("log", "level") => true,
+        ("log", "level") | ("dns", "response_failover") => true,
         (
             "",
             "listen"

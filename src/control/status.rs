@@ -234,6 +234,7 @@ pub const TOTALS: &[(&str, Pick)] = &[
     ("connections_opened", |m| &m.connections_opened),
     ("connections_closed", |m| &m.connections_closed),
     ("connections_stalled", |m| &m.connections_stalled),
+    ("answers_rerouted", |m| &m.answers_rerouted),
     ("mailbox_letters_sent", |m| &m.mailbox_sent),
     ("mailbox_letters_received", |m| &m.mailbox_received),
     ("datagrams_received", |m| &m.datagrams_in),

@@ -41,6 +41,8 @@ pub enum Asker {
     Held { slot: u32, generation: u32 },
     /// A request of the B2BUA for a subscriber.
     Exchange { slot: u32, generation: u32 },
+    /// An answer that can't go back where its request came from.
+    Answer { slot: u32, generation: u32 },
 }
 
 /// A look-up that waits for an answer.

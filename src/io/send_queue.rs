@@ -88,6 +88,8 @@ pub(super) struct SendQueue {
     /// Bytes ever queued and ever sent: positions in the stream.
     queued_total: u64,
     sent_total: u64,
+    /// Where the first of `messages` begins.
+    unsent_from: u64,
     /// The last requests that were sent since anything was heard from the peer, oldest first.
     unheard: [Option<TxOp>; UNHEARD_MAX],
 }
@@ -113,6 +115,7 @@ impl SendQueue {
             messages: VecDeque::new(),
             queued_total: 0,
             sent_total: 0,
+            unsent_from: 0,
             unheard: [None; UNHEARD_MAX],
         }
     }
@@ -188,7 +191,11 @@ impl SendQueue {
             .front()
             .is_some_and(|message| message.end <= self.sent_total)
         {
-            if let Some(Message { op: Some(op), .. }) = self.messages.pop_front() {
+            let Some(message) = self.messages.pop_front() else {
+                break;
+            };
+            self.unsent_from = message.end;
+            if let Some(op @ TxOp::Request { .. }) = message.op {
                 self.unheard.rotate_left(1);
                 self.unheard[UNHEARD_MAX - 1] = Some(op);
             }
@@ -207,9 +214,18 @@ impl SendQueue {
     }
 
     /// The next message that was not sent whole, after which it is forgotten. Bytes that the kernel may still read stay in place.
-    pub(super) fn take_failed(&mut self) -> Option<Option<TxOp>> {
+    pub(super) fn take_failed(&mut self) -> Option<(Option<TxOp>, &[u8])> {
         let message = self.messages.pop_front()?;
-        Some(message.op)
+        let from = std::mem::replace(&mut self.unsent_from, message.end);
+        // A message lies in one piece: what is gathered leaves as a whole.
+        let leaving_from = self.sent_total - self.sent as u64;
+        let gathering_from = leaving_from + self.leaving.len() as u64;
+        let (bytes, at) = match from.checked_sub(gathering_from) {
+            Some(at) => (&self.gathering, at),
+            None => (&self.leaving, from - leaving_from),
+        };
+        let (at, len) = (at as usize, (message.end - from) as usize);
+        Some((message.op, &bytes[at..at + len]))
     }
 
     /// Bytes came from the peer: it was alive, and what it was sent has most likely arrived.
@@ -240,7 +256,7 @@ mod tests {
     use super::*;
 
     fn op(slot: u32) -> Option<TxOp> {
-        Some(TxOp {
+        Some(TxOp::Request {
             shard: crate::wire::ShardId(0),
             slot,
             generation: 0,
@@ -272,7 +288,13 @@ mod tests {
             8 + EACH,
             "what is being sent is held until all of it is"
         );
-        assert_eq!(queue.take_failed(), Some(op(3)), "the only one not sent whole");
+        assert_eq!(queue.push(b"four", op(4), &mut store), Ok(()));
+        assert_eq!(
+            queue.take_failed(),
+            Some((op(3), &b"three"[..])),
+            "the first not sent whole, from its beginning on"
+        );
+        assert_eq!(queue.take_failed(), Some((op(4), &b"four"[..])));
         assert_eq!(queue.take_failed(), None);
         queue.release(&mut store);
         assert_eq!(store.bytes(), 0);

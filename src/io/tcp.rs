@@ -392,9 +392,10 @@ impl Tcp {
         for op in connection.queue.take_unheard() {
             cx.notices.unheard(op, reason);
         }
-        while let Some(op) = connection.queue.take_failed() {
+        let flow = connection.flow;
+        while let Some((op, bytes)) = connection.queue.take_failed() {
             self.metrics.dropped(DropReason::ConnectionLost);
-            cx.notices.send_failed(op, reason);
+            cx.notices.send_failed(op, flow, bytes, reason);
         }
         if let Some(conn) = connection.flow.conn {
             cx.notices.closed(conn, reason);

@@ -21,7 +21,7 @@ impl Tcp {
     pub(super) fn send(&mut self, flow: &Flow, bytes: &[u8], op: Option<TxOp>, cx: &mut Cx<'_>) {
         let slot = match self.route(flow, cx) {
             Ok(slot) => slot,
-            Err(reason) => return self.not_sent(op, reason, cx),
+            Err(reason) => return self.not_sent(op, *flow, bytes, reason, cx),
         };
         loop {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
@@ -40,19 +40,19 @@ impl Tcp {
                 // The peer reads too slowly. It costs this connection, nobody else.
                 Err(Full::Queue) => {
                     self.abort(slot, CloseReason::SendQueueFull, cx);
-                    return self.not_sent(op, CloseReason::SendQueueFull, cx);
+                    return self.not_sent(op, *flow, bytes, CloseReason::SendQueueFull, cx);
                 }
                 // Whoever has taken nothing for longest makes room.
                 Err(Full::Store) => match self.stalled.longest() {
                     Some((longest, _)) => {
                         self.give_up_stalled(longest, cx);
                         if longest == slot {
-                            return self.not_sent(op, CloseReason::SendStalled, cx);
+                            return self.not_sent(op, *flow, bytes, CloseReason::SendStalled, cx);
                         }
                     }
                     None => {
                         self.metrics.dropped(DropReason::SendQueuesFull);
-                        return cx.notices.send_failed(op, CloseReason::Limit);
+                        return cx.notices.send_failed(op, *flow, bytes, CloseReason::Limit);
                     }
                 },
             }
@@ -261,9 +261,9 @@ impl Tcp {
         }
     }
 
-    pub(super) fn not_sent(&mut self, op: Option<TxOp>, reason: CloseReason, cx: &mut Cx<'_>) {
+    fn not_sent(&mut self, op: Option<TxOp>, flow: Flow, bytes: &[u8], reason: CloseReason, cx: &mut Cx<'_>) {
         self.metrics.dropped(DropReason::ConnectionLost);
-        cx.notices.send_failed(op, reason);
+        cx.notices.send_failed(op, flow, bytes, reason);
     }
 }
 

@@ -147,7 +147,9 @@ impl Udp {
             ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
         }
         for datagram in &closed.held.datagrams {
-            not_sent(datagram.op, &self.metrics, notices);
+            let (flow, reason) = (flow_to(id, datagram.peer), CloseReason::ConnectFailed);
+            self.metrics.dropped(DropReason::SendError);
+            notices.send_failed(datagram.op, flow, &datagram.bytes, reason);
         }
         // One that was to send for others may go itself.
         self.successors.retain(|(_, by)| *by != id);
@@ -199,12 +201,7 @@ impl Udp {
                     datagrams += 1;
                     continue;
                 };
-                let flow = Flow {
-                    transport: Transport::Udp,
-                    listener: id,
-                    peer: received.peer,
-                    conn: None,
-                };
+                let flow = flow_to(id, received.peer);
                 let received_at = listener.arrival.received_at(received.stamp).min(now);
                 let before = datagrams;
                 for bytes in received.datagrams() {
@@ -276,7 +273,8 @@ impl Udp {
                 continue;
             };
             let held_before = !listener.held.datagrams.is_empty();
-            leave(listener, &mut self.out, pool, &self.metrics, notices);
+            let id = ListenerId(index as u16);
+            leave(id, listener, &mut self.out, pool, &self.metrics, notices);
             for outgoing in listener.queue.drain(..) {
                 pool.release(outgoing.buf);
             }
@@ -306,6 +304,7 @@ impl Udp {
         let Some(Some(listener)) = self.listeners.get_mut(tag.slot as usize) else {
             return;
         };
+        let id = ListenerId(tag.slot as u16);
         let fd = listener.socket.as_raw_fd();
         let held = &mut listener.held;
         let (out, metrics) = (&mut self.out, &self.metrics);
@@ -330,7 +329,11 @@ impl Udp {
                     })
                 },
                 |_, _, _| {},
-                |plan, single| not_sent(datagrams[index_of(plan, single)].op, metrics, notices),
+                |plan, single, error| {
+                    let datagram = &datagrams[index_of(plan, single)];
+                    let flow = flow_to(id, datagram.peer);
+                    refused(datagram.op, flow, &datagram.bytes, error, metrics, notices);
+                },
                 metrics,
             );
             for datagram in held.datagrams.drain(..done) {
@@ -369,7 +372,14 @@ impl UdpListener {
 
 /// Has what a listener queued leave through its own socket: in runs where several datagrams wait for one peer, in as few
 /// `sendmmsg` as there are batches; behind what is held already; held in turn when the send buffer is full.
-fn leave(listener: &mut UdpListener, out: &mut Out, pool: &Pool, metrics: &Metrics, notices: &mut Notices) {
+fn leave(
+    id: ListenerId,
+    listener: &mut UdpListener,
+    out: &mut Out,
+    pool: &Pool,
+    metrics: &Metrics,
+    notices: &mut Notices,
+) {
     let fd = listener.socket.as_raw_fd();
     for queued in listener.queue.chunks(PLAN_MAX) {
         let waiting = |index: usize| {
@@ -413,7 +423,11 @@ fn leave(listener: &mut UdpListener, out: &mut Out, pool: &Pool, metrics: &Metri
                         tracing::info!(%peer, %error, "no datagrams together to this peer from now on");
                     }
                 },
-                |plan, single| not_sent(of(plan, single).op, metrics, notices),
+                |plan, single, error| {
+                    let outgoing = of(plan, single);
+                    let (flow, bytes) = (flow_to(id, outgoing.peer), pool.get(outgoing.buf));
+                    refused(outgoing.op, flow, bytes, error, metrics, notices);
+                },
                 metrics,
             )
         } else {
@@ -422,13 +436,13 @@ fn leave(listener: &mut UdpListener, out: &mut Out, pool: &Pool, metrics: &Metri
         for &shipment in &out.plan.shipments[sent..] {
             for index in out.plan.datagrams(shipment) {
                 let outgoing = &queued[index];
-                if listener
-                    .held
-                    .push(outgoing.peer, pool.get(outgoing.buf), outgoing.op)
-                {
+                let bytes = pool.get(outgoing.buf);
+                if listener.held.push(outgoing.peer, bytes, outgoing.op) {
                     metrics.datagrams_held.inc();
                 } else {
-                    not_sent(outgoing.op, metrics, notices);
+                    let (flow, reason) = (flow_to(id, outgoing.peer), CloseReason::Limit);
+                    metrics.dropped(DropReason::SendError);
+                    notices.send_failed(outgoing.op, flow, bytes, reason);
                 }
             }
         }
@@ -457,7 +471,7 @@ fn send_all(
     plan: &mut Plan,
     mut send: impl FnMut(&Plan, &[Shipment]) -> io::Result<usize>,
     mut refused: impl FnMut(&Plan, Shipment, &io::Error),
-    mut failed: impl FnMut(&Plan, Shipment),
+    mut failed: impl FnMut(&Plan, Shipment, &io::Error),
     metrics: &Metrics,
 ) -> usize {
     let mut at = 0;
@@ -483,7 +497,7 @@ fn send_all(
                     plan.split(at);
                 }
                 _ => {
-                    failed(plan, plan.shipments[at]);
+                    failed(plan, plan.shipments[at], &error);
                     at += 1;
                 }
             },
@@ -492,9 +506,29 @@ fn send_all(
     at
 }
 
-fn not_sent(op: Option<TxOp>, metrics: &Metrics, notices: &mut Notices) {
+const fn flow_to(listener: ListenerId, peer: SocketAddr) -> Flow {
+    Flow {
+        transport: Transport::Udp,
+        listener,
+        peer,
+        conn: None,
+    }
+}
+
+/// The kernel did not take a datagram. Where that is for want of memory it says nothing of the peer: the datagram counts as one that the
+/// network has lost, and who sent it sends it again.
+fn refused(
+    op: Option<TxOp>,
+    flow: Flow,
+    bytes: &[u8],
+    error: &io::Error,
+    metrics: &Metrics,
+    notices: &mut Notices,
+) {
     metrics.dropped(DropReason::SendError);
-    notices.send_failed(op, CloseReason::Reset);
+    if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) {
+        notices.send_failed(op, flow, bytes, CloseReason::Reset);
+    }
 }
 
 fn await_room(ring: &mut Ring, index: usize, listener: &UdpListener) {
@@ -524,7 +558,7 @@ mod tests {
                 usize::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer))
             },
             |plan, run, _| refused.push(first(plan, run)),
-            |plan, single| failed.push(first(plan, single)),
+            |plan, single, _| failed.push(first(plan, single)),
             &metrics,
         );
         (done, calls, refused, failed, metrics.datagrams_out.get())

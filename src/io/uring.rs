@@ -404,9 +404,11 @@ impl Reactor for Uring {
                     Transport::Udp => {
                         if !self.udp.queue(flow.listener, flow.peer, buf, op) {
                             // It is closed, and there is none in its place.
-                            effects.pool.release(buf);
                             self.metrics.dropped(DropReason::SendError);
-                            cx.notices.send_failed(op, CloseReason::ConnectFailed);
+                            let bytes = effects.pool.get(buf);
+                            cx.notices
+                                .send_failed(op, flow, bytes, CloseReason::ConnectFailed);
+                            effects.pool.release(buf);
                         }
                     }
                     Transport::Tcp => {

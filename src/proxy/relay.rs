@@ -3,7 +3,7 @@
 //! The branch is worked out from what came, so that a retransmission, and the CANCEL of an INVITE, gets the same; and it says
 //! where answers go back, so that any shard can send them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::config::route::To;
 use crate::dns::plan::{Targets, Wanted};
@@ -20,7 +20,7 @@ use crate::slots::Id;
 use crate::token::{Token, TokenKind};
 use crate::transaction::Stack;
 use crate::transaction::destination::{is_one_host, listener_for};
-use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport};
+use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 
 use super::forward::next_route;
 use super::names::{Address, Way, unresolved, way};
@@ -289,10 +289,7 @@ impl Proxy {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };
-        let Some(ip) = via.received_ip().or_else(|| via.host_ip()) else {
-            stack.metrics.dropped(DropReason::StrayResponse);
-            return;
-        };
+        let ip = via.received_ip().or_else(|| via.host_ip());
         let transport = transport.unwrap_or(if via.transport.eq_ignore_ascii_case(b"TCP") {
             Transport::Tcp
         } else {
@@ -302,11 +299,25 @@ impl Proxy {
             Transport::Udp => via.rport.flatten().or(via.port),
             Transport::Tcp => via.port,
         };
-        let peer = SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT));
-        // The Via is as the sender of the response has it: a group of hosts, or none, never asked us anything.
-        let listener = listener_for(&stack.cfg, transport, ip, like)
-            .filter(|_| peer.port() != 0 && is_one_host(ip.to_canonical()));
-        let Some(listener) = listener else {
+        let flow = match ip.map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT))) {
+            // The Via is as the sender of the response has it: a group of hosts, or none, never asked us anything.
+            Some(peer) => listener_for(&stack.cfg, transport, peer.ip(), like)
+                .filter(|_| peer.port() != 0 && is_one_host(peer.ip().to_canonical()))
+                .map(|listener| Flow {
+                    transport,
+                    listener,
+                    peer,
+                    conn,
+                }),
+            // We had put a `received` there, which is gone: the connection is left, or the name.
+            None => Some(Flow {
+                transport,
+                listener: like.unwrap_or(ListenerId(0)),
+                peer: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+                conn,
+            }),
+        };
+        let Some(flow) = flow else {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };
@@ -318,13 +329,11 @@ impl Proxy {
         let written = self.edits.apply_message(response.msg, &mut draft.bytes);
         if let Some(buf) = stack.keep_written(draft, written.ok(), &mut out.pool) {
             stack.count_response(response.status, transport);
-            let flow = Flow {
-                transport,
-                listener,
-                peer,
-                conn,
-            };
-            out.send(flow, buf, None);
+            if ip.is_some() || conn.is_some() {
+                out.send(flow, buf, Some(TxOp::ANSWER));
+            } else {
+                stack.send_by_sent_by(flow, buf, out.received_at, out);
+            }
         }
     }
 }

@@ -40,10 +40,10 @@ use crate::time::Instant;
 use crate::timer::TimerKind;
 use crate::token::TokenKey;
 use crate::transaction::key::Keyer;
-use crate::transaction::{Stack, User, UserEvent};
+use crate::transaction::{Stack, TxId, User, UserEvent};
 use crate::trunk::board::Boards;
 use crate::trunk::ping;
-use crate::wire::{ConnId, Effect, Effects, Event, ShardId};
+use crate::wire::{ConnId, Effect, Effects, Event, ShardId, TxOp};
 
 use door::Memory;
 use feedback::Feedback;
@@ -254,14 +254,32 @@ impl Shard {
             }
             Event::Closed { conn, reason: _ } => self.on_closed(conn, out),
             Event::SendFailed { op, reason, was_sent } => {
-                if op.shard == self.stack.shard {
-                    if let Some(event) = self.stack.on_send_failed(op, was_sent, now, out) {
+                let TxOp::Request {
+                    shard,
+                    slot,
+                    generation,
+                } = op
+                else {
+                    return;
+                };
+                if shard == self.stack.shard {
+                    let id = TxId::new(slot, generation);
+                    if let Some(event) = self.stack.on_send_failed(id, was_sent, now, out) {
                         self.on_user_event(event, now, out);
                     }
                 } else {
                     let letter = Letter::SendFailed { op, reason, was_sent };
-                    self.post(op.shard, letter, b"");
+                    self.post(shard, letter, b"");
                 }
+            }
+            Event::AnswerNotSent {
+                flow,
+                bytes,
+                tried,
+                reason,
+            } => {
+                out.received_at = now;
+                self.stack.answer_not_sent(flow, bytes, tried, reason, now, out);
             }
         }
     }
@@ -541,6 +559,7 @@ impl Shard {
         let stack = &mut self.stack;
         stack.trunks.clear(&mut stack.wheel);
         stack.dns.clear(&mut stack.wheel);
+        stack.forget_unsent(out);
         self.ims.location.clear(&mut self.stack.wheel, &mut out.pool);
         self.stack.abandon_all(out);
         self.forget_streams(out);

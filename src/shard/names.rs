@@ -9,6 +9,7 @@ use crate::domain::Answer;
 use crate::port::Tell;
 use crate::proxy::{BranchId, HeldId};
 use crate::time::Instant;
+use crate::transaction::UnsentId;
 use crate::trunk::DestinationId;
 use crate::trunk::board::Boards;
 use crate::wire::Effects;
@@ -74,6 +75,10 @@ impl Shard {
                 Asker::Exchange { slot, generation } => {
                     let id = ExchangeId::new(slot, generation);
                     self.resolve_contacts(id, now, out);
+                }
+                Asker::Answer { slot, generation } => {
+                    let id = UnsentId::new(slot, generation);
+                    stack.answer_resolved(id, resolved, &targets, now, out);
                 }
             }
         }

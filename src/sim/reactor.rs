@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::io::reactor::Reactor;
 use crate::time::Instant;
-use crate::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ShardId, Transport};
+use crate::wire::{CloseReason, ConnId, Effect, Effects, Event, Flow, ShardId, Transport, TxOp};
 
 use super::net::{Arrival, Happening, Net, UDP};
 use super::trace::What;
@@ -138,6 +138,7 @@ impl Reactor for SimReactor {
         for index in 0..effects.len() {
             match effects.get(index) {
                 Some(Effect::Send { flow, buf, op }) => {
+                    let op = op.filter(|op| matches!(op, TxOp::Request { .. }));
                     match flow.transport {
                         Transport::Udp => {
                             if !net.send_datagram_out(flow.peer, effects.pool.get(buf))

@@ -10,6 +10,7 @@ pub mod key;
 pub mod nict;
 pub mod nist;
 mod stack;
+mod unsent;
 
 use std::net::SocketAddr;
 
@@ -21,6 +22,7 @@ use crate::timer::TimerId;
 use crate::wire::Flow;
 
 pub use stack::{Known, Stack, reply_flow, request_kind};
+pub use unsent::UnsentId;
 
 /// What a step sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -26,6 +26,7 @@ use crate::trunk::board::Board;
 use crate::wire::{Flow, ShardId, Transport, TxOp};
 
 use super::key::Keyer;
+use super::unsent::Unsent;
 use super::{Transaction, TxId};
 use crate::key_index::{Key, KeyIndex};
 
@@ -64,10 +65,11 @@ pub struct Stack {
     /// Host names.
     pub dns: Resolver,
     pub trunks: Trunks,
+    pub(super) unsent: Unsent,
     txs: Slots<Transaction>,
     by_key: KeyIndex,
     /// For a message of ours that is read again while a received one is still in the shard's own table.
-    scratch: Option<Box<Table>>,
+    pub(super) scratch: Option<Box<Table>>,
     stateless_serial: u64,
     /// What those are told who obey it (RFC 7339); `None`: nobody is told.
     pub load: Option<Load>,
@@ -108,6 +110,7 @@ impl Stack {
         Stack {
             dns: Resolver::new(&cfg, hasher.clone()),
             trunks: Trunks::new(&cfg, board, hasher.clone(), hasher.hash_one(shard)),
+            unsent: Unsent::new(cfg.dns.look_ups_max.div_ceil(shards)),
             txs: Slots::new(transactions_max),
             by_key: KeyIndex::new(transactions_max),
             cfg,
@@ -232,11 +235,9 @@ pub const fn request_kind(method: Method) -> MessageKind {
 
 /// Where the response to a request that came over `flow` goes: RFC 3261 §18.2.2 and RFC 3581 §4.
 ///
-/// Always back to the host that the request came from, whatever stands in sent-by: that is what `received` says, which §18.2.1 has us add
-/// wherever sent-by is a name. RFC 3263 §5 would have us look that name up, and try its other hosts, when the first can't be reached. Nothing
-/// is gained by it here: over UDP nobody tells that a response did not arrive, and the request comes again; over TCP the way back is the
-/// connection, then a new one to the same host and the port of sent-by, and another host behind the name could use the response only if it
-/// shared the client's transactions. Nor does `maddr` lead elsewhere: whoever writes one would have us answer somebody who never asked.
+/// First back to the host that the request came from, whatever stands in sent-by: that is what `received` says, which §18.2.1 has us add
+/// wherever sent-by is a name. When that fails, [`Stack::answer_not_sent`] goes on. `maddr` leads nowhere: whoever writes one would have
+/// us answer somebody who never asked.
 pub fn reply_flow(request: &Request<'_>, flow: Flow) -> Flow {
     let sent_by_port = request.via.port.unwrap_or(5060);
     let peer = match (flow.transport, request.via.rport) {
@@ -249,7 +250,7 @@ pub fn reply_flow(request: &Request<'_>, flow: Flow) -> Flow {
 }
 
 fn op(shard: ShardId, id: TxId) -> TxOp {
-    TxOp {
+    TxOp::Request {
         shard,
         slot: id.slot,
         generation: id.generation,

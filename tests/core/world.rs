@@ -43,6 +43,8 @@ pub struct World {
     pub refuses_connections: bool,
     /// The kernel takes no datagram of a request.
     pub refuses_datagrams: bool,
+    /// Nothing can be sent to these but on a connection that there is.
+    pub unreachable: Vec<SocketAddr>,
 }
 
 /// Whether a flow is a connection that is no more, and there is nobody to connect to in its place.
@@ -71,6 +73,7 @@ impl World {
             age: Duration::ZERO,
             refuses_connections: false,
             refuses_datagrams: false,
+            unreachable: Vec::new(),
         }
     }
 
@@ -151,17 +154,23 @@ impl World {
                     buf,
                     op: Some(op),
                 }) if match flow.transport {
-                    Transport::Udp => self.refuses_datagrams,
+                    Transport::Udp => {
+                        self.refuses_datagrams && matches!(op, TxOp::Request { .. })
+                            || self.unreachable.contains(&flow.peer)
+                    }
                     Transport::Tcp => {
-                        self.refuses_connections && flow.conn.is_none() || is_gone(&self.gone, &flow)
+                        self.refuses_connections && flow.conn.is_none()
+                            || is_gone(&self.gone, &flow)
+                            || flow.conn.is_none_or(|conn| self.gone.contains(&conn))
+                                && self.unreachable.contains(&flow.peer)
                     }
                 } =>
                 {
+                    failed.push((op, flow, out.pool.get(buf).to_vec()));
                     out.pool.release(buf);
-                    failed.push(op);
                 }
                 Some(Effect::Send { flow, buf, op }) => {
-                    if let (Transport::Tcp, Some(op)) = (flow.transport, op) {
+                    if let (Transport::Tcp, Some(op @ TxOp::Request { .. })) = (flow.transport, op) {
                         self.asked.insert(flow.peer, (usize::from(shard.id().0), op));
                     }
                     let bytes = out.pool.get(buf).to_vec();
@@ -188,12 +197,20 @@ impl World {
             }
         }
         out.clear();
-        for op in failed {
+        for (op, flow, bytes) in failed {
             let reason = CloseReason::ConnectFailed;
-            let event = Event::SendFailed {
-                op,
-                reason,
-                was_sent: false,
+            let event = match op {
+                TxOp::Request { .. } => Event::SendFailed {
+                    op,
+                    reason,
+                    was_sent: false,
+                },
+                TxOp::Answer { tried } => Event::AnswerNotSent {
+                    flow,
+                    bytes: &bytes,
+                    tried,
+                    reason,
+                },
             };
             shard.handle(event, now, out);
         }

@@ -20,9 +20,9 @@ const ANYWHERE: &str = "[[route]]\naction = \"proxy\"\nto = [\"request-uri\"]\n"
 
 /// DNS, as the control thread asks it.
 #[derive(Default)]
-struct Zone {
+pub struct Zone {
     answers: BTreeMap<(String, u8), Answer>,
-    asked: usize,
+    pub asked: usize,
 }
 
 fn name(text: &str) -> DomainName {
@@ -30,7 +30,7 @@ fn name(text: &str) -> DomainName {
 }
 
 impl Zone {
-    fn with(mut self, name: &str, records: &[Record]) -> Zone {
+    pub fn with(mut self, name: &str, records: &[Record]) -> Zone {
         let record_type = match records[0] {
             Record::A(_) => RecordType::A,
             Record::Aaaa(_) => RecordType::Aaaa,
@@ -45,11 +45,11 @@ impl Zone {
         self
     }
 
-    fn host(self, host: &str, last: u8) -> Zone {
+    pub fn host(self, host: &str, last: u8) -> Zone {
         self.with(host, &[Record::A([127, 0, 0, last].into())])
     }
 
-    fn service(self, service: &str, hosts: &[(u16, u16, &str)]) -> Zone {
+    pub fn service(self, service: &str, hosts: &[(u16, u16, &str)]) -> Zone {
         let records: Vec<Record> = hosts
             .iter()
             .map(|(priority, port, host)| {
@@ -82,11 +82,11 @@ impl Zone {
     }
 
     /// Answers whatever the shards ask, and what follows from that.
-    fn serve(&mut self, world: &mut World, shards: usize) {
+    pub fn serve(&mut self, world: &mut World, shards: usize) {
         self.answer(world, shards, |zone, question| zone.of(question));
     }
 
-    fn answer(&mut self, world: &mut World, shards: usize, of: impl Fn(&Zone, &Question) -> Answer) {
+    pub fn answer(&mut self, world: &mut World, shards: usize, of: impl Fn(&Zone, &Question) -> Answer) {
         loop {
             let before = self.asked;
             for shard in 0..shards {

@@ -55,6 +55,12 @@ pub enum Seen {
         reason: CloseReason,
         was_sent: bool,
     },
+    AnswerNotSent {
+        flow: Flow,
+        bytes: Vec<u8>,
+        tried: u8,
+        reason: CloseReason,
+    },
     /// A turn that came back with nothing.
     Nothing,
     /// What came on connections in a turn had waited for so long.
@@ -80,6 +86,17 @@ impl From<&Event<'_>> for Seen {
             },
             Event::Closed { conn, reason } => Seen::Closed { conn, reason },
             Event::SendFailed { op, reason, was_sent } => Seen::SendFailed { op, reason, was_sent },
+            Event::AnswerNotSent {
+                flow,
+                bytes,
+                tried,
+                reason,
+            } => Seen::AnswerNotSent {
+                flow,
+                bytes: bytes.to_vec(),
+                tried,
+                reason,
+            },
         }
     }
 }
@@ -101,7 +118,10 @@ pub fn echo(event: &Event<'_>, out: &mut Effects) {
             let buf = out.pool.put(bytes).expect("room in the pool");
             out.send(flow, buf, None);
         }
-        Event::Opened { .. } | Event::Closed { .. } | Event::SendFailed { .. } => {}
+        Event::Opened { .. }
+        | Event::Closed { .. }
+        | Event::SendFailed { .. }
+        | Event::AnswerNotSent { .. } => {}
     }
 }
 
@@ -255,6 +275,19 @@ impl Server {
         })
     }
 
+    /// An answer that has come back: where it was to go, what it says, how often it was tried before, and why.
+    pub fn answer_back(&self, shard: usize) -> (Flow, Vec<u8>, u8, CloseReason) {
+        self.wait_for(shard, |seen| match seen {
+            Seen::AnswerNotSent {
+                flow,
+                bytes,
+                tried,
+                reason,
+            } => Some((*flow, bytes.clone(), *tried, *reason)),
+            _ => None,
+        })
+    }
+
     /// One that its peer may have read.
     pub fn unheard(&self, shard: usize) -> (TxOp, CloseReason) {
         self.wait_for(shard, |seen| match seen {
@@ -400,7 +433,7 @@ pub fn flow_to(transport: Transport, peer: SocketAddr) -> Flow {
 }
 
 pub fn op(slot: u32) -> TxOp {
-    TxOp {
+    TxOp::Request {
         shard: ShardId(0),
         slot,
         generation: 7,

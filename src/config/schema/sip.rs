@@ -240,4 +240,13 @@ pub(super) static KEYS: &[Key] = &[
         kind: seconds!(dns.failure_ttl, 1, 300),
         meaning: "How long it is remembered that DNS did not answer a question.",
     },
+    Key {
+        section: "dns",
+        name: "response_failover",
+        unit: "",
+        kind: switch!(dns.response_failover),
+        meaning: "An answer that can't go back to the host that its request came from (the connection ended, and no new one is to be had) \
+                  goes where the Via of the request says: an address, or a name whose addresses are tried in turn (RFC 3263 §5). \
+                  Whoever may send requests then chooses a host and port that ringway connects to and sends his answer.",
+    },
 ];

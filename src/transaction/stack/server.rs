@@ -9,7 +9,7 @@ use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
 use crate::pool::{BufId, Draft, Pool, Stay, Written};
 use crate::time::Instant;
-use crate::wire::{Effects, Flow};
+use crate::wire::{Effects, Flow, TxOp};
 
 use super::{Known, RESPONSE_SLACK, Stack, reply_flow};
 use crate::key_index::Key;
@@ -324,7 +324,7 @@ impl Stack {
                 self.carry_out(id, step, Some(buf), now, out);
             }
             Machine::Ist(_) | Machine::Ict(_) | Machine::Nict(_) | Machine::Nist(_) => {
-                out.send(tx.flow, buf, None);
+                out.send(tx.flow, buf, Some(TxOp::ANSWER));
             }
         }
     }

@@ -71,12 +71,11 @@ impl Stack {
     /// A request of ours could not be sent; or it `was_sent`, and nobody knows whether it has arrived.
     pub fn on_send_failed(
         &mut self,
-        op: TxOp,
+        id: TxId,
         was_sent: bool,
         now: Instant,
         out: &mut Effects,
     ) -> Option<UserEvent> {
-        let id: TxId = Id::new(op.slot, op.generation);
         let step = match self.txs.get(id)?.machine {
             Machine::Ict(state) if was_sent => ict::step(state, ict::Input::Unheard).map(Machine::Ict),
             Machine::Nict(state) if was_sent => nict::step(state, nict::Input::Unheard).map(Machine::Nict),
@@ -168,8 +167,12 @@ impl Stack {
         if step.send.is_some()
             && let Some(kept) = tx.kept
         {
-            let op = is_client.then_some(op(self.shard, id));
-            out.send_kept(tx.flow, kept, op);
+            let op = if is_client {
+                op(self.shard, id)
+            } else {
+                TxOp::ANSWER
+            };
+            out.send_kept(tx.flow, kept, Some(op));
         }
         if step.drop_kept
             && let Some(kept) = tx.kept.take()

@@ -10,7 +10,7 @@ use ringway::config::{Config, Machine, load};
 use ringway::json::Page;
 use ringway::msg::scan::{Table, scan};
 use ringway::port::{Ask, ConfigId, Listing, PORT_BYTES_MAX, RequestId};
-use ringway::wire::{CloseReason, Effect, Event, Transport, TxOp};
+use ringway::wire::{CloseReason, Effect, Event, Flow, Transport, TxOp};
 
 #[path = "../../../core/shards.rs"]
 mod shards;
@@ -203,7 +203,7 @@ impl Server {
         let (shard, out) = (&mut self.shards.all[index], &mut self.shards.effects[index]);
         _ = shard.take_new_config();
         shard.export(now, out);
-        let mut failed: Vec<TxOp> = Vec::new();
+        let mut failed: Vec<(TxOp, Flow, Vec<u8>)> = Vec::new();
         let mut closed = Vec::new();
         let moved = !out.is_empty();
         for effect in 0..out.len() {
@@ -216,7 +216,7 @@ impl Server {
                             .conn
                             .is_some_and(|conn| self.shards.conns.values().any(|own| *own == conn));
                     if self.fails_sends || (is_new && self.refuses_connections) {
-                        failed.extend(op);
+                        failed.extend(op.map(|op| (op, flow, bytes)));
                         continue;
                     }
                     if bytes != b"\r\n" {
@@ -241,13 +241,21 @@ impl Server {
         if self.heard.len() > HEARD_MAX {
             self.heard.drain(..self.heard.len() - HEARD_MAX);
         }
-        for op in failed.iter().copied() {
+        for (op, flow, bytes) in &failed {
             let reason = CloseReason::ConnectFailed;
-            let event = Event::SendFailed {
-                op,
-                reason,
-                // Now and then its peer may have read it.
-                was_sent: op.slot % 4 == 0,
+            let event = match *op {
+                TxOp::Request { slot, .. } => Event::SendFailed {
+                    op: *op,
+                    reason,
+                    // Now and then its peer may have read it.
+                    was_sent: slot % 4 == 0,
+                },
+                TxOp::Answer { tried } => Event::AnswerNotSent {
+                    flow: *flow,
+                    bytes,
+                    tried,
+                    reason,
+                },
             };
             shard.handle(event, now, out);
         }
