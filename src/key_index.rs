@@ -23,8 +23,11 @@ struct Link {
     next: u32,
 }
 
-/// Chains, at most: 16 MiB of heads, which the system provides as they are used.
+/// Chains, at most: 16 MiB of heads, which the system provides as they are used, or all at once ([`KeyIndex::make_ready`]).
 const CHAINS_MAX: usize = 1 << 22;
+
+/// Heads in the smallest page that a system has.
+const PAGE_HEADS: usize = 4_096 / size_of::<u32>();
 
 fn chains_for(slots_max: usize) -> usize {
     slots_max.clamp(64, CHAINS_MAX).next_power_of_two()
@@ -37,6 +40,20 @@ impl KeyIndex {
             heads: vec![0; chains_for(slots_max)].into_boxed_slice(),
             links: Vec::new(),
             slots_max,
+        }
+    }
+
+    /// Has the system provide the memory of all heads now. Keys fall anywhere among them: otherwise each of the first messages waits while
+    /// a page is found and cleared, with huge pages 2 MiB of it. For an index that holds nothing yet.
+    ///
+    /// # Panics
+    /// The index was used.
+    pub fn make_ready(&mut self) {
+        assert!(self.links.is_empty(), "an index in use is ready");
+        self.links.reserve_exact(room::most::<Link>(0, self.slots_max));
+        // That the heads are zero already is nothing that the compiler may rely on.
+        for page in std::hint::black_box(&mut self.heads).chunks_mut(PAGE_HEADS) {
+            page[0] = 0;
         }
     }
 
@@ -133,6 +150,15 @@ mod tests {
         }
         index.insert(key(3), 999_999);
         assert_eq!(index.get(key(3)), Some(999_999));
+    }
+
+    #[test]
+    fn an_index_made_ready_is_an_empty_one() {
+        let mut index = KeyIndex::new(10_000);
+        index.make_ready();
+        assert_eq!(index.get(Key(1_024, 0)), None);
+        index.insert(Key(1_024, 0), 0);
+        assert_eq!(index.get(Key(1_024, 0)), Some(0));
     }
 
     #[test]

@@ -156,6 +156,13 @@ impl Location {
         }
     }
 
+    /// Has the system provide the memory that the first registrations would wait for. Before the first of them.
+    pub fn make_ready(&mut self) {
+        self.by_aor.make_ready();
+        self.subscribers.make_ready();
+        self.bindings.make_ready();
+    }
+
     /// The limits in `cfg` from now on; what is beyond them stays until it goes.
     pub fn configure(&mut self, cfg: &Config) {
         let (aors_max, contacts_max) = limits_of(cfg);

@@ -50,6 +50,8 @@ pub struct Slots<T> {
     entries: Slab<(u32, T)>,
     generation: u32,
     limit: usize,
+    /// One past the highest slot that was ever used.
+    fresh: u32,
 }
 
 impl<T> Slots<T> {
@@ -58,6 +60,7 @@ impl<T> Slots<T> {
             entries: Slab::new(),
             generation: 0,
             limit: limit.min(SLOTS_MAX),
+            fresh: 0,
         }
     }
 
@@ -69,6 +72,12 @@ impl<T> Slots<T> {
     /// all there is, once.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(SLOTS_MAX);
+    }
+
+    /// Takes the room that the limit allows now, not when the table outgrows the first of it.
+    pub fn make_ready(&mut self) {
+        let more = room::most::<(u64, u32, T)>(self.entries.len(), self.limit);
+        self.entries.reserve_exact(more);
     }
 
     /// How many entries there have been in all, modulo 2^32.
@@ -93,6 +102,7 @@ impl<T> Slots<T> {
         }
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.insert((self.generation, entry)) as u32;
+        self.fresh = self.fresh.max(slot + 1);
         Id::new(slot, self.generation)
     }
 
@@ -127,9 +137,9 @@ impl<T> Slots<T> {
             .map(|(generation, _)| Id::new(slot, *generation))
     }
 
-    /// One past the highest slot that was ever used, or some more: with [`Slots::id_at`] a walk that allows changes on the way.
+    /// One past the highest slot that was ever used: with [`Slots::id_at`] a walk that allows changes on the way.
     pub fn slots(&self) -> u32 {
-        self.entries.capacity() as u32
+        self.fresh
     }
 
     pub fn len(&self) -> usize {
@@ -166,6 +176,30 @@ mod tests {
         assert_eq!(first.slot, second.slot);
         assert_eq!((slots.get(first), slots.get(second)), (None, Some(&"second")));
         assert_eq!(slots.remove(first), None);
+    }
+
+    #[test]
+    fn a_walk_ends_at_the_highest_slot_that_was_used_whatever_room_there_is() {
+        let mut slots = Slots::new(1_000_000);
+        let ids: Vec<Id<u8>> = (0..2_000).filter_map(|_| slots.insert(0)).collect();
+        assert_eq!((ids.len(), slots.slots()), (2_000, 2_000));
+        slots.remove(ids[10]);
+        slots.insert(1);
+        slots.remove(ids[1_999]);
+        assert_eq!(slots.slots(), 2_000);
+    }
+
+    #[test]
+    fn a_table_made_ready_has_its_room_from_the_start_and_nothing_in_it() {
+        let mut slots = Slots::new(5_000);
+        slots.make_ready();
+        let room = slots.entries.capacity();
+        assert!(room >= 5_000);
+        assert_eq!((slots.len(), slots.slots()), (0, 0));
+        for i in 0..5_000 {
+            assert!(slots.insert(i).is_some());
+        }
+        assert_eq!(slots.entries.capacity(), room);
     }
 
     #[test]

@@ -88,6 +88,15 @@ impl B2bua {
         }
     }
 
+    /// Has the system provide the memory that the first calls would wait for. Before the first of them.
+    pub fn make_ready(&mut self) {
+        self.by_key.make_ready();
+        self.calls.make_ready();
+        self.legs.make_ready();
+        self.exchanges.make_ready();
+        self.branches.make_ready();
+    }
+
     /// Another limit from now on; calls beyond it go on.
     pub fn set_limit(&mut self, calls_max: usize) {
         let parts_max = calls_max.saturating_mul(PARTS_PER_CALL);

@@ -138,6 +138,12 @@ impl RegEvent {
         self.per_aor_max = cfg.limits.subscriptions_per_aor_max;
     }
 
+    /// Has the system provide the memory that the first subscriptions would wait for. Before the first of them.
+    pub fn make_ready(&mut self) {
+        self.by_aor.make_ready();
+        self.subscriptions.make_ready();
+    }
+
     /// Subscriptions that there were, modulo 2^32.
     pub fn begun(&self) -> u32 {
         self.subscriptions.inserted()

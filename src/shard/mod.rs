@@ -225,6 +225,15 @@ impl Shard {
         shard
     }
 
+    /// Has the system provide the memory that the first messages would wait for: some 40 MiB with the default limits. Before the first of
+    /// them.
+    pub fn make_ready(&mut self) {
+        self.stack.make_ready();
+        self.ims.location.make_ready();
+        self.ims.calls.make_ready();
+        self.ims.reg_event.make_ready();
+    }
+
     pub fn id(&self) -> ShardId {
         self.stack.shard
     }
