@@ -374,3 +374,23 @@ fn line_ends_between_messages_begin_none() {
     assert_eq!((world.closed.len(), world.pongs), (0, 2));
     world.end();
 }
+
+/// RFC 3261 §7.1: the version may come in any case, and is sent in upper case.
+#[test]
+fn the_version_goes_on_in_upper_case() {
+    let mut world = with_bob(1);
+    let odd = |message: Message| {
+        let text = String::from_utf8(message.to_bytes()).expect("text");
+        text.replacen("SIP/2.0", "SiP/2.0", 1)
+    };
+    let text = odd(invite("alice", ALICE, "sip:bob@one.att.net", "c1"));
+    assert!(text.starts_with("INVITE sip:bob@one.att.net SiP/2.0\r\n"));
+    world.udp_bytes(ALICE, text.as_bytes());
+    world.response(ALICE, 100);
+    // The reader of the world knows but one way to write it.
+    let there = world.request(BOB, "INVITE");
+    world.udp_bytes(BOB, odd(answer(&there, 486, "Busy Here", "b1", BOB)).as_bytes());
+    world.request(BOB, "ACK");
+    world.response(ALICE, 486);
+    world.end();
+}

@@ -126,6 +126,27 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
         4_004_447,
         "a 503 for want of room came behind the answer that its repetition had got",
     ),
+    (
+        6_000_634,
+        "the 481 to a CANCEL that had gone round by another element counted as the server's own",
+    ),
+    (
+        6_001_403,
+        "what came on a branch counted although the server had been told that its INVITE could not be sent",
+    ),
+    (6_001_894, "a request whose version came in lower case went on so"),
+    (
+        6_008_333,
+        "a 503 that is repeated until its ACK counted as one without a transaction",
+    ),
+    (
+        6_009_402,
+        "without state a request that came over another connection counted as a repetition",
+    ),
+    (
+        6_010_054,
+        "a phone with two dialogs of one Call-ID took the ACK of one for that of the other",
+    ),
 ];
 
 #[track_caller]

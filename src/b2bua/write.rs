@@ -6,6 +6,7 @@ use crate::msg::Span;
 use crate::msg::build::{self, Writer};
 use crate::msg::edit::Rewrite;
 use crate::msg::lex::Elements;
+use crate::msg::message::VERSION;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
@@ -65,6 +66,9 @@ pub fn write_request(
     let mut out = Rewrite::of_message(*msg, dst);
     out.replace(msg.span_of(request.uri))
         .put(outgoing.dialog.request_uri());
+    if let Some(version) = msg.unusual_version() {
+        out.replace(version).put(VERSION);
+    }
     let onward = Onward::of(&stack.cfg.session_timers, request);
     let mut has_length = false;
     let mut has_max_forwards = false;
@@ -140,6 +144,9 @@ pub fn write_response(
 ) -> Option<Written> {
     let msg = &response.msg;
     let mut out = Rewrite::of_message(*msg, dst);
+    if let Some(version) = msg.unusual_version() {
+        out.replace(version).put(VERSION);
+    }
     let mut has_via = false;
     let mut has_length = false;
     let mut has_contact = false;

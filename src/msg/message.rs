@@ -7,6 +7,9 @@ use super::params;
 use super::scan::{Line, Table};
 use super::start::Start;
 
+/// As it must be sent: RFC 3261 §7.1.
+pub const VERSION: &[u8] = b"SIP/2.0";
+
 /// A scanned message: the bytes and the table that was filled from them, which belong together.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
@@ -31,6 +34,19 @@ impl<'a> Message<'a> {
     /// The first line without its line end.
     pub fn start_line(&self) -> &'a [u8] {
         self.table.start_line.of(self.bytes)
+    }
+
+    /// The version, where it came in another case than the one in which it must be sent (RFC 3261 §7.1): whoever sends the message
+    /// on puts [`VERSION`] in its place.
+    #[inline]
+    pub fn unusual_version(&self) -> Option<Span> {
+        let Span { start, end } = self.table.start_line;
+        let len = VERSION.len() as u32;
+        let span = match self.start() {
+            Start::Response { .. } => Span::new(start, end.min(start + len)),
+            Start::Request { .. } | Start::Unreadable => Span::new(start.max(end.saturating_sub(len)), end),
+        };
+        (span.of(self.bytes) != VERSION).then_some(span)
     }
 
     /// All header lines in the order received.

@@ -6,6 +6,7 @@ use crate::msg::Span;
 use crate::msg::build::{self, Load, Writer};
 use crate::msg::edit::Edits;
 use crate::msg::lex::Elements;
+use crate::msg::message::VERSION;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
@@ -481,6 +482,8 @@ fn edit_response(edits: &mut Edits, response: &Response<'_>, load: Option<Load>)
         edits
             .replace(start_line)
             .put(b"SIP/2.0 500 Server Internal Error\r\n");
+    } else if let Some(version) = msg.unusual_version() {
+        edits.replace(version).put(VERSION);
     }
     if let Some(line) = msg.line(Name::Via) {
         let mut elements = Elements::new(msg.value_of(line));

@@ -6,6 +6,7 @@ use crate::msg::Span;
 use crate::msg::build::{self, Writer};
 use crate::msg::edit::Edits;
 use crate::msg::lex::Elements;
+use crate::msg::message::VERSION;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
@@ -252,6 +253,9 @@ pub fn edit_received(
     }
     if request_uri != request.uri {
         edits.replace(msg.span_of(request.uri)).put(request_uri);
+    }
+    if let Some(version) = msg.unusual_version() {
+        edits.replace(version).put(VERSION);
     }
     let (name, rest) = block.split_at(VIA_NAME.len().min(block.len()));
     let mut front = edits.insert(msg.first_line_start());

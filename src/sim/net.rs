@@ -343,7 +343,7 @@ impl Net {
         self.record(What::Sent, Transport::Udp, to, None, &packet);
         if is_refused {
             self.counts.send_errors += 1;
-            self.record(What::LostOut, Transport::Udp, to, None, &packet);
+            self.record(What::Unsent, Transport::Udp, to, None, &packet);
             return false;
         }
         if to == SERVER && !is_lost && !is_damaged {

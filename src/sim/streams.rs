@@ -44,9 +44,12 @@ pub(super) struct Stream {
     waiting: Vec<Outgoing>,
     /// Bytes that the phone has not read.
     unread: usize,
-    in_flight: VecDeque<Option<TxOp>>,
-    unheard: VecDeque<TxOp>,
+    in_flight: VecDeque<Option<Asking>>,
+    unheard: VecDeque<Asking>,
 }
+
+/// A message whose sender wants to hear if nobody may have read it.
+type Asking = (TxOp, Rc<Packet>);
 
 /// What the server has handed over for a connection.
 struct Outgoing {
@@ -265,7 +268,7 @@ impl Net {
         let now = self.now;
         let stream = &mut self.streams[index as usize];
         stream.unread += len;
-        stream.in_flight.push_back(op);
+        stream.in_flight.push_back(op.zip(packet.clone()));
         stream.down_at = (now + delay).max(stream.down_at);
         let at = stream.down_at;
         let step = if is_reset {
@@ -311,14 +314,15 @@ impl Net {
         let in_flight = std::mem::take(&mut stream.in_flight).into_iter().flatten();
         let waiting = std::mem::take(&mut stream.waiting);
         let peer = stream.peer;
-        let sent = unheard.chain(in_flight).map(|op| (op, true));
+        let sent: Vec<Asking> = unheard.chain(in_flight).collect();
         let unsent = waiting
             .iter()
             .filter_map(|outgoing| outgoing.op)
             .map(|op| (op, false));
-        let ops: Vec<(TxOp, bool)> = sent.chain(unsent).collect();
-        for packet in waiting.iter().filter_map(|outgoing| outgoing.packet.as_ref()) {
-            self.record(What::LostOut, Transport::Tcp, peer, Some(index), packet);
+        let ops: Vec<(TxOp, bool)> = sent.iter().map(|(op, _)| (*op, true)).chain(unsent).collect();
+        let unread = sent.iter().map(|(_, packet)| packet);
+        for packet in unread.chain(waiting.iter().filter_map(|outgoing| outgoing.packet.as_ref())) {
+            self.record(What::Unsent, Transport::Tcp, peer, Some(index), packet);
         }
         match phase {
             Phase::Connecting | Phase::Open => {

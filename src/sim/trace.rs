@@ -19,6 +19,8 @@ pub enum What {
     LostIn,
     /// It was lost on its way to the phone.
     LostOut,
+    /// The server was told that it could not be sent, or that its connection has ended and nobody may have read it.
+    Unsent,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ impl Trace {
                         What::LostIn => ("──", "─✗ ringway", "  lost"),
                         What::Sent => ("◀─", "── ringway", ""),
                         What::LostOut => ("✗─", "── ringway", "  lost"),
+                        What::Unsent => ("✗─", "── ringway", "  unsent"),
                     };
                     let packet = &step.packet;
                     let title = packet.message.title();

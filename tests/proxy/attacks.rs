@@ -68,6 +68,24 @@ fn without_state_no_response_goes_to_many_hosts_or_to_none() {
     ends_empty(world);
 }
 
+/// RFC 3261 §7.1: the version may come in any case, and is sent in upper case.
+#[test]
+fn the_version_goes_on_in_upper_case() {
+    let odd = |message: &Message| {
+        let text = String::from_utf8(message.to_bytes()).expect("text");
+        text.replacen("SIP/2.0", "sip/2.0", 1).into_bytes()
+    };
+    for mode in ["", "mode = \"stateless\"\n"] {
+        let mut world = world(1, &format!("{TO_BOB}{mode}"));
+        world.udp_bytes(ALICE, &odd(&ask("MESSAGE", "sip:bob@example.com", "m1")));
+        // The reader of the world knows but one way to write it.
+        let there = world.request(BOB, "MESSAGE");
+        world.udp_bytes(BOB, &odd(&reply(&there, 200, "b1", BOB)));
+        world.response(ALICE, 200);
+        ends_empty(world);
+    }
+}
+
 #[test]
 fn responses_to_nothing_are_dropped() {
     let mut world = world(1, TO_BOB);

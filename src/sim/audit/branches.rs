@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::exchange::Dialled;
 use super::super::trace::{Step, What};
 use super::forward::end_of_search;
-use super::ledger::{Asked, Ledger, Served, has_no_room};
+use super::ledger::{Asked, Ledger, Served};
 use super::{EARLY, Found, SLACK, TIMEOUT};
 
 /// RFC 3261 §16.6 step 11: more than three minutes.
@@ -99,7 +99,8 @@ pub fn provisional_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     }
 }
 
-/// Whether the transaction of a branch had ended before that came: 64*T1 after it was sent, or after its CANCEL.
+/// Whether the transaction of a branch had ended before that came: 64*T1 after it was sent, or after its CANCEL, or when it could
+/// not be sent.
 pub fn was_given_up(child: &Asked<'_>, came: &Step) -> bool {
     let is_silent = !child
         .answers
@@ -109,7 +110,8 @@ pub fn was_given_up(child: &Asked<'_>, came: &Step) -> bool {
         .cancels
         .first()
         .is_some_and(|cancel| cancel.at + TIMEOUT <= came.at + SLACK);
-    (is_silent && came.at + SLACK >= child.first().at + TIMEOUT) || is_cancelled
+    let is_unsent = child.unsent.is_some_and(|at| at <= came.at);
+    (is_silent && came.at + SLACK >= child.first().at + TIMEOUT) || is_cancelled || is_unsent
 }
 
 /// Every 2xx to INVITE goes back each time that it comes, whatever went before it.
@@ -161,7 +163,7 @@ pub fn other_success_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 pub fn one_failure_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in forwarded(ledger) {
         // What had no room was refused without a trace of it.
-        let mut finals = served.finals().skip_while(|step| has_no_room(step));
+        let mut finals = served.known_finals();
         let Some(first) = finals.next() else { continue };
         let another = |step: &&Step| step.packet.is_failure() && step.packet.bytes != first.packet.bytes;
         if let Some(other) = finals.find(another) {

@@ -206,7 +206,9 @@ pub fn breadth_is_shared_out(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 
 /// Whether a branch has had its end by then.
 fn is_over(child: &Asked<'_>, at: crate::time::Instant) -> bool {
-    child.first_final().is_some_and(|last| last.at <= at) || child.first().at + TIMEOUT <= at
+    child.first_final().is_some_and(|last| last.at <= at)
+        || child.first().at + TIMEOUT <= at
+        || child.unsent.is_some_and(|unsent| unsent <= at)
 }
 
 pub fn no_breadth_is_refused(ledger: &Ledger<'_>, found: &mut Found<'_>) {
@@ -388,7 +390,9 @@ pub fn ack_of_a_success_is_passed_on(ledger: &Ledger<'_>, found: &mut Found<'_>)
 pub fn stateless_requests_are_passed_as_often_as_they_come(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in ledger.served.iter().filter(|served| served.is_stateless) {
         let sent: usize = ledger.children(served).map(|child| child.sent.len()).sum();
-        if served.children.len() > 1 {
+        // Its branch says where answers go back, which for a stream is the connection: over another it is no repetition.
+        let ways: BTreeSet<Option<u32>> = served.got.iter().map(|step| step.conn).collect();
+        if served.children.len() > ways.len() {
             found.at(served.first(), || "under several branches".to_owned());
         }
         let is_refused = served.finals().any(|step| step.packet.id.is_none());

@@ -28,6 +28,8 @@ pub struct Asked<'t> {
     pub parent: Option<usize>,
     /// It is forwarded without a transaction.
     pub is_stateless: bool,
+    /// When the server was told that it could not be sent, once or again: then its transaction ends (RFC 3261 §17.1.4).
+    pub unsent: Option<Instant>,
 }
 
 /// A request that the server has got.
@@ -76,6 +78,13 @@ impl<'t> Served<'t> {
 
     pub fn finals(&self) -> impl Iterator<Item = &'t Step> + '_ {
         self.answers.iter().copied().filter(|step| step.packet.is_final())
+    }
+
+    /// The final responses from when it was taken in, or those that say that there is no room where it never was.
+    pub fn known_finals(&self) -> impl Iterator<Item = &'t Step> + '_ {
+        let answers = self.answers.iter().copied();
+        let known = answers.skip_while(|step| has_no_room(step));
+        known.filter(|step| step.packet.is_final())
     }
 
     /// When it was first known to be taken in: it had an answer other than that there is no room, after which nothing is
@@ -154,6 +163,10 @@ impl<'t> Ledger<'t> {
             What::Sent => true,
             What::Received => false,
             What::LostIn | What::LostOut => return,
+            What::Unsent => {
+                self.note_unsent(life, step);
+                return;
+            }
         };
         let index = self.steps.len();
         self.steps.push((life, step));
@@ -236,6 +249,16 @@ impl<'t> Ledger<'t> {
         }
     }
 
+    fn note_unsent(&mut self, life: usize, step: &'t Step) {
+        let Some(method) = step.packet.request() else {
+            return;
+        };
+        let own: Key<'t> = (life, &step.packet.branch, method);
+        if let Some(index) = self.by_client_key.get(&own) {
+            self.asked[*index].unsent.get_or_insert(step.at);
+        }
+    }
+
     /// The request that a response of the server's answers.
     pub fn served_by(&self, life: usize, response: &'t Packet) -> Option<&Served<'t>> {
         let key: Key<'t> = (life, &response.branch, &response.method);
@@ -254,9 +277,22 @@ impl<'t> Ledger<'t> {
         own.is_some_and(|own| {
             own.finals().any(|step| {
                 let is_its_answer = step.at >= cancel.at && step.at <= cancel.at + SLACK;
-                is_its_answer && step.packet.is_success() && step.packet.id.is_none()
+                is_its_answer && step.packet.is_success() && self.is_own(life, step)
             })
         })
+    }
+
+    /// Whether a response is one that the server has made itself: no phone has, nor has it come from one that it had been sent to before.
+    pub fn is_own(&self, life: usize, response: &Step) -> bool {
+        let vias = response.packet.message.elements("Via");
+        response.packet.id.is_none()
+            && !self.of_call(life, &response.packet.call_id).any(|other| {
+                other.what == What::Received
+                    && other.at <= response.at
+                    && other.packet.status == response.packet.status
+                    && other.packet.to_tag == response.packet.to_tag
+                    && other.packet.message.elements("Via")[1..] == vias[..]
+            })
     }
 
     /// The request that was forwarded under a branch of ours.

@@ -31,14 +31,14 @@ pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>
     let single = |served: &&Served<'_>| !(served.is_forwarded() && served.is("INVITE"));
     for served in ledger.stateful().filter(single) {
         let known = served
-            .finals()
+            .known_finals()
             .skip_while(|step| is_passing(ledger, served, step));
         one_of(known, found);
     }
     // A CANCEL that went on without a transaction has the answers of others too.
     let passed_on = |served: &&Served<'_>| served.is("CANCEL") && served.is_stateless;
     for served in ledger.served.iter().filter(passed_on) {
-        let own = served.finals().filter(|step| step.packet.id.is_none());
+        let own = served.finals().filter(|step| ledger.is_own(served.life, step));
         let known = own.skip_while(|step| is_passing(ledger, served, step));
         one_of(known, found);
     }
@@ -65,7 +65,7 @@ fn one_of<'t>(mut finals: impl Iterator<Item = &'t Step>, found: &mut Found<'_>)
 
 pub fn nothing_provisional_after_the_final(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in ledger.stateful() {
-        let Some(first) = served.finals().find(|step| !has_no_room(step)) else {
+        let Some(first) = served.known_finals().next() else {
             continue;
         };
         let late = served

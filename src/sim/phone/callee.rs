@@ -297,6 +297,8 @@ impl Phone {
             server.packet.method == "INVITE"
                 && server.packet.cseq == packet.cseq
                 && server.packet.call_id == packet.call_id
+                // One Call-ID may have several dialogs.
+                && server.packet.from_tag == packet.from_tag
         });
         match invite {
             Some(server) => server.is_acknowledged = true,
