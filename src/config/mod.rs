@@ -301,6 +301,8 @@ pub struct Config {
     pub shards: usize,
     /// CPUs that the shards are pinned to, in turn; empty: those that the process may run on.
     pub cpus: Vec<usize>,
+    /// How long a shard with nothing to do looks for more before it sleeps.
+    pub spin: Duration,
     /// `None`: everything that the probe finds.
     pub kernel_level: Option<KernelLevel>,
     pub open_registrar: bool,
@@ -354,6 +356,7 @@ impl Default for Config {
             domains: Vec::new(),
             shards: 1,
             cpus: Vec::new(),
+            spin: Duration::ZERO,
             kernel_level: None,
             open_registrar: false,
             drain: Duration::from_secs(30),

@@ -259,7 +259,7 @@ mod tests {
     fn what_is_made_once_keeps_its_value_and_is_told_of() {
         let served = config("");
         let wanted = config(
-            "advertise = [\"sip.example\"]\nshards = 2\ncpus = [1]\nkernel_level = \"5.10\"\n\
+            "advertise = [\"sip.example\"]\nshards = 2\ncpus = [1]\nspin_us = 50\nkernel_level = \"5.10\"\n\
              [log]\nformat = \"json\"\n[udp]\nsteering = \"off\"\nsegment = \"off\"\ngro = \"off\"\n[limits]\nmailbox_bytes = 2_000_000",
         );
         let result = reload(&served, &wanted);
@@ -269,6 +269,7 @@ mod tests {
             "advertise",
             "shards",
             "cpus",
+            "spin_us",
             "kernel_level",
             "log.format",
             "udp.steering",

@@ -30,6 +30,17 @@ macro_rules! millis {
     };
 }
 
+macro_rules! micros {
+    ($($at:ident).+, $min:expr, $max:expr) => {
+        Kind::Integer {
+            min: $min,
+            max: $max,
+            get: |s| s.config.$($at).+.as_micros() as u64,
+            set: |s, n| s.config.$($at).+ = Duration::from_micros(n),
+        }
+    };
+}
+
 macro_rules! seconds {
     ($($at:ident).+, $min:expr, $max:expr) => {
         Kind::Integer {

@@ -290,6 +290,14 @@ impl Ring {
         }
     }
 
+    /// Whether something has completed, or would be seen to have on entering the kernel.
+    pub(super) fn has_completions(&mut self) -> bool {
+        let queue = self.inner.submission();
+        let has_deferred = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        has_deferred || !self.inner.completion().is_empty()
+    }
+
     /// Sees to it that a completion comes at most [`TIMER_SLACK`] after `deadline`. One that comes earlier stands in for it: it costs a
     /// turn without an event.
     ///

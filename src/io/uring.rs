@@ -69,6 +69,8 @@ pub struct Uring {
     has_others: bool,
     /// What others had posted when the last turn began.
     posted: u32,
+    /// How long it looks for more before it sleeps.
+    spin: Duration,
     clock: Clock,
     now: Instant,
     metrics: Arc<Metrics>,
@@ -153,6 +155,7 @@ impl Uring {
             to_wake: 0,
             has_others: cfg.shards > 1,
             posted: 0,
+            spin: cfg.spin,
             clock,
             now: clock.now(),
             metrics,
@@ -222,9 +225,32 @@ impl Uring {
         }
     }
 
+    /// Looks for a while whether something comes that the shard would otherwise be woken for. How long to wait after that.
+    fn spin(&mut self, wait: Wait) -> io::Result<Wait> {
+        if self.spin.is_zero() || wait == Wait::No {
+            return Ok(wait);
+        }
+        // What is queued goes out first: it is what events are asked for with.
+        self.ring.enter(Wait::No)?;
+        let until = self.clock.now() + self.spin;
+        loop {
+            let now = self.clock.now();
+            let is_due = matches!(wait, Wait::Until(deadline) if deadline <= now);
+            let is_posted = self.has_others && self.wakers.posted(self.shard) != self.posted;
+            if is_due || is_posted || self.ring.has_completions() {
+                return Ok(Wait::No);
+            }
+            if now >= until {
+                return Ok(wait);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// Waits, unless another shard has posted something since the last turn began; from there on, and until it ends, whoever posts wakes
     /// this shard.
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let wait = self.spin(wait)?;
         if !self.has_others {
             return self.ring.enter(wait);
         }

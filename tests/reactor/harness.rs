@@ -25,6 +25,9 @@ use ringway::wire::{
 /// A kernel level as the tests write it; `None` is everything that is there.
 pub type Level = Option<(u16, u16)>;
 
+/// Everything that is there, and shards that look for more before they sleep.
+pub const SPINNING: Level = Some((u16::MAX, 0));
+
 /// What a test waits for comes within this time or never: it only bounds a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -187,6 +190,11 @@ impl Server {
         if let Some((major, minor)) = level {
             features = features.limited_to(KernelLevel { major, minor });
         }
+        let mut cfg = cfg.clone();
+        if level == SPINNING {
+            cfg.spin = Duration::from_micros(200);
+        }
+        let cfg = &cfg;
         let (listeners, sockets) = bind_all(cfg).expect("sockets");
         let wakers = Arc::new(Wakers::new(cfg.shards).expect("eventfds"));
         let connections = Arc::new(Connections::new(&cfg.limits));
@@ -482,6 +490,7 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
 /// Runs a test of this program again, by `command` (which is given the program and the test's name), with `mark` in its environment.
 pub fn again(mut command: Command, module: &str, test: &str, level: Level, mark: &str) {
     let level = match level {
+        SPINNING => "native_that_spins".to_owned(),
         Some((major, minor)) => format!("linux_{major}_{minor}"),
         None => "native".to_owned(),
     };

@@ -1,5 +1,5 @@
 //! The reactor on real sockets, without any SIP: every test runs with all features that the kernel has, and held back to
-//! what older kernels lack.
+//! what older kernels lack, and spinning before it sleeps.
 
 mod harness;
 mod limits;
@@ -14,6 +14,7 @@ macro_rules! at_every_level {
         at_every_level!(@ linux_5_19, Some((5, 19)), $($name,)+);
         at_every_level!(@ linux_6_0, Some((6, 0)), $($name,)+);
         at_every_level!(@ native, None, $($name,)+);
+        at_every_level!(@ native_that_spins, crate::harness::SPINNING, $($name,)+);
     };
     (@ $level:ident, $value:expr, $($name:ident,)+) => {
         mod $level {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use ringway::metrics::DropReason;
-use ringway::wire::{CloseReason, Effects, Event, Flow, Transport, TxOp};
+use ringway::wire::{CloseReason, Effects, Event, Flow, ShardId, Transport, TxOp};
 
 use crate::at_every_level;
 use crate::harness::*;
@@ -118,7 +118,7 @@ fn two_thousand_connections_are_served_at_once(level: Level) {
     drop(clients);
     server.until("all closed", |server| server.connections.total() == 0);
     server.until("all slots free", |server| {
-        server.wakers.wake(ringway::wire::ShardId(0));
+        server.wakers.wake(ShardId(0));
         server.metrics(0).connections.get() == 0
     });
     server.stop();
@@ -558,7 +558,8 @@ fn what_a_connection_had_waiting_when_it_was_cut_off_is_forgotten(level: Level) 
     let bytes = pattern(60_000, 9);
     while (&client).write_all(&bytes).is_ok() {}
     assert_eq!(server.closed(0).1, CloseReason::SendQueueFull);
-    // Nobody says anything any more.
+    // Nobody says anything any more, which the next turn knows, whatever it is for.
+    server.wakers.wake(ShardId(0));
     wait_of(&server, |wait| wait.is_zero());
     server.stop();
 }
@@ -606,7 +607,7 @@ fn a_reset_closes_the_connection_and_fails_what_was_queued(level: Level) {
             if taken(&server) > before || taken(&server) == messages * 60_000 {
                 break;
             }
-            server.wakers.wake(ringway::wire::ShardId(0));
+            server.wakers.wake(ShardId(0));
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         assert!(messages < 1_000);

@@ -76,6 +76,14 @@ pub(super) static KEYS: &[Key] = &[
     },
     Key {
         section: "",
+        name: "spin_us",
+        unit: "microseconds",
+        kind: micros!(spin, 0, 1_000),
+        meaning: "How long a shard with nothing to do looks for more before it sleeps. It saves a message the time of a wake-up and \
+                  takes all of a CPU while messages come that often: for shards with a CPU of their own each.",
+    },
+    Key {
+        section: "",
         name: "kernel_level",
         unit: "",
         kind: Kind::Text {
