@@ -50,7 +50,6 @@ impl KeyIndex {
     /// The index was used.
     pub fn make_ready(&mut self) {
         assert!(self.links.is_empty(), "an index in use is ready");
-        self.links.reserve_exact(room::most::<Link>(0, self.slots_max));
         // That the heads are zero already is nothing that the compiler may rely on.
         for page in std::hint::black_box(&mut self.heads).chunks_mut(PAGE_HEADS) {
             page[0] = 0;

@@ -159,8 +159,6 @@ impl Location {
     /// Has the system provide the memory that the first registrations would wait for. Before the first of them.
     pub fn make_ready(&mut self) {
         self.by_aor.make_ready();
-        self.subscribers.make_ready();
-        self.bindings.make_ready();
     }
 
     /// The limits in `cfg` from now on; what is beyond them stays until it goes.

@@ -155,18 +155,6 @@ impl Pool {
         }
     }
 
-    /// Takes the room for the places of all buffers now, not when a class outgrows the first of it. The buffers themselves are made as they
-    /// are wanted.
-    pub fn make_ready(&mut self) {
-        for (class, bytes) in self.classes.iter_mut().zip(CLASS_BYTES) {
-            let more = room::most::<Buffer>(class.buffers.len(), self.limit_bytes / bytes);
-            class.buffers.reserve_exact(more);
-            class
-                .free
-                .reserve_exact(class.buffers.capacity() - class.free.len());
-        }
-    }
-
     /// Whether there is room for one more of `stay` and for messages beside it. If not, that counts as refused.
     pub fn takes_in(&mut self, stay: Stay) -> bool {
         let has_room = self.in_use_bytes < self.limit_bytes / 8 * stay.eighths();

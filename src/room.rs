@@ -12,17 +12,10 @@ pub const SMALL: usize = 1_024;
 /// at least as much as there is.
 #[cold]
 pub fn more<T>(len: usize, limit: usize) -> usize {
-    if len < SMALL {
-        len.max(4)
-    } else {
-        most::<T>(len, limit)
-    }
-}
-
-/// As [`more`], however small the table is: for one that takes its room before the first element comes.
-#[cold]
-pub fn most<T>(len: usize, limit: usize) -> usize {
     let doubled = len.max(4);
+    if len < SMALL {
+        return doubled;
+    }
     let mut more = limit.saturating_sub(len);
     while more > doubled && !is_promised::<T>(len + more) {
         more /= 2;

@@ -74,12 +74,6 @@ impl<T> Slots<T> {
         self.limit = limit.min(SLOTS_MAX);
     }
 
-    /// Takes the room that the limit allows now, not when the table outgrows the first of it.
-    pub fn make_ready(&mut self) {
-        let more = room::most::<(u64, u32, T)>(self.entries.len(), self.limit);
-        self.entries.reserve_exact(more);
-    }
-
     /// How many entries there have been in all, modulo 2^32.
     pub fn inserted(&self) -> u32 {
         self.generation
@@ -187,19 +181,6 @@ mod tests {
         slots.insert(1);
         slots.remove(ids[1_999]);
         assert_eq!(slots.slots(), 2_000);
-    }
-
-    #[test]
-    fn a_table_made_ready_has_its_room_from_the_start_and_nothing_in_it() {
-        let mut slots = Slots::new(5_000);
-        slots.make_ready();
-        let room = slots.entries.capacity();
-        assert!(room >= 5_000);
-        assert_eq!((slots.len(), slots.slots()), (0, 0));
-        for i in 0..5_000 {
-            assert!(slots.insert(i).is_some());
-        }
-        assert_eq!(slots.entries.capacity(), room);
     }
 
     #[test]

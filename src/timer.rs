@@ -119,12 +119,6 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// Takes the room for the expected deadlines now, not when they outgrow the first of it.
-    pub fn make_ready(&mut self) {
-        let more = room::most::<Entry<T>>(self.entries.len(), self.expected);
-        self.entries.reserve_exact(more);
-    }
-
     /// `value` becomes due at the first tick that is not before `deadline`: at once when that has passed, and never for
     /// [`Instant::FAR_FUTURE`].
     pub fn insert(&mut self, deadline: Instant, value: T) -> TimerId {

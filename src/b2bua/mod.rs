@@ -91,10 +91,6 @@ impl B2bua {
     /// Has the system provide the memory that the first calls would wait for. Before the first of them.
     pub fn make_ready(&mut self) {
         self.by_key.make_ready();
-        self.calls.make_ready();
-        self.legs.make_ready();
-        self.exchanges.make_ready();
-        self.branches.make_ready();
     }
 
     /// Another limit from now on; calls beyond it go on.

@@ -141,7 +141,6 @@ impl RegEvent {
     /// Has the system provide the memory that the first subscriptions would wait for. Before the first of them.
     pub fn make_ready(&mut self) {
         self.by_aor.make_ready();
-        self.subscriptions.make_ready();
     }
 
     /// Subscriptions that there were, modulo 2^32.

@@ -282,7 +282,6 @@ impl ShardSetup {
         let mut out = Effects::new(Pool::new(self.cfg.limits.buffer_bytes_max));
         // The shard alone has the configuration from now on, so that one that it no longer goes by can be given up.
         let mut shard = Shard::new(self.cfg, self.metrics, self.id, self.keys, self.mail, now);
-        out.pool.make_ready();
         shard.make_ready();
         shard.start_trunks(self.boards, now);
         _ = ready.send(Ok(()));

@@ -136,8 +136,6 @@ impl Stack {
     /// Has the system provide the memory that the first transactions would wait for. Before the first of them.
     pub fn make_ready(&mut self) {
         self.by_key.make_ready();
-        self.txs.make_ready();
-        self.wheel.make_ready();
     }
 
     /// Goes by `cfg` from now on. Timers that run keep their time, transactions beyond the new limit go on.
