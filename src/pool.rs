@@ -16,6 +16,33 @@ pub struct BufId(u32);
 /// largest takes a message of the largest legal size with what we add to it.
 pub const CLASS_BYTES: [usize; 8] = [256, 384, 512, 768, 1_536, 4_096, 16_384, 73_728];
 
+/// All classes up to the sixth are multiples of this, and their lengths in it make a table.
+const CLASS_UNIT: usize = 128;
+
+/// The smallest class of so many units.
+static CLASS_OF_UNITS: [u8; CLASS_BYTES[5] / CLASS_UNIT + 1] = {
+    let mut classes = [0; CLASS_BYTES[5] / CLASS_UNIT + 1];
+    let mut units = 0;
+    let mut class = 0;
+    while units < classes.len() {
+        while CLASS_BYTES[class] < units * CLASS_UNIT {
+            class += 1;
+        }
+        assert!(CLASS_BYTES[class].is_multiple_of(CLASS_UNIT));
+        classes[units] = class as u8;
+        units += 1;
+    }
+    classes
+};
+
+/// The smallest class of at least so many bytes.
+fn class_for(bytes: usize) -> Option<usize> {
+    match CLASS_OF_UNITS.get(bytes.div_ceil(CLASS_UNIT)) {
+        Some(class) => Some(usize::from(*class)),
+        None => CLASS_BYTES.iter().position(|&class_bytes| class_bytes >= bytes),
+    }
+}
+
 const CLASS_SHIFT: u32 = 29;
 const INDEX_MASK: u32 = (1 << CLASS_SHIFT) - 1;
 
@@ -169,8 +196,7 @@ impl Pool {
 
     /// A writable buffer of at least `len_min` bytes, or `None` when the pool is at its limit or no class is so large.
     pub fn draft(&mut self, len_min: usize) -> Option<Draft> {
-        let first = CLASS_BYTES.iter().position(|&bytes| bytes >= len_min)?;
-        let mut class_index = first;
+        let mut class_index = class_for(len_min)?;
         loop {
             if let Some(draft) = self.draft_of(class_index) {
                 return Some(draft);
@@ -263,8 +289,8 @@ impl Pool {
     pub fn commit(&mut self, draft: Draft, written: impl Into<Written>) -> BufId {
         let written = written.into();
         assert!(written.len <= draft.bytes.len());
-        let fitting = CLASS_BYTES.iter().position(|&bytes| bytes >= written.len);
-        if let Some(class) = fitting.filter(|&class| 2 * CLASS_BYTES[class] <= draft.bytes.len())
+        if let Some(class) =
+            class_for(written.len).filter(|&class| 2 * CLASS_BYTES[class] <= draft.bytes.len())
             && let Some(mut smaller) = self.draft_of(class)
         {
             smaller.bytes[..written.len].copy_from_slice(&draft.bytes[..written.len]);
@@ -376,6 +402,14 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_class_that_fits_is_found() {
+        for bytes in 0..=CLASS_BYTES[CLASS_BYTES.len() - 1] + 1 {
+            let slow = CLASS_BYTES.iter().position(|&class_bytes| class_bytes >= bytes);
+            assert_eq!(class_for(bytes), slow, "{bytes}");
+        }
+    }
 
     #[test]
     fn the_last_reference_frees_a_buffer_for_use_again() {

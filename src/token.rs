@@ -9,6 +9,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24To128};
+use wide::u8x16;
 
 use crate::wire::ShardId;
 
@@ -77,11 +78,7 @@ impl TokenKey {
         raw[6..10].copy_from_slice(&token.generation.to_be_bytes());
         let mac = self.mac(&raw[..10]);
         raw[10..].copy_from_slice(&mac);
-        let mut text = [0; TOKEN_LEN];
-        for (digits, bytes) in text.as_chunks_mut().0.iter_mut().zip(raw.as_chunks().0) {
-            *digits = hex(*bytes);
-        }
-        text
+        hex_of_16(raw)
     }
 
     pub fn branch(&self, token: Token) -> [u8; BRANCH_LEN] {
@@ -254,6 +251,23 @@ const fn hex(bytes: [u8; 4]) -> [u8; 8] {
     word = (word << 4 | word) & each(0x0f);
     let is_letter = (word + each(6)) >> 4 & each(1);
     (word + each(b'0') + is_letter * (b'a' - b'0' - 10) as u64).to_be_bytes()
+}
+
+/// Sixteen bytes in hexadecimal, all digits in two steps.
+fn hex_of_16(bytes: [u8; 16]) -> [u8; 32] {
+    const HALVES: u128 = 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+    let word = u128::from_le_bytes(bytes);
+    let [high, low] = [word >> 4, word].map(|word| u8x16::new((word & HALVES).to_le_bytes()));
+    let digits = |halves: u8x16| {
+        let is_letter = halves.max(u8x16::splat(10)).simd_eq(halves);
+        let letters = is_letter & u8x16::splat(b'a' - b'0' - 10);
+        (halves + u8x16::splat(b'0') + letters).to_array()
+    };
+    let mut text = [0; 32];
+    let (first, last) = text.split_at_mut(16);
+    first.copy_from_slice(&digits(u8x16::unpack_low(high, low)));
+    last.copy_from_slice(&digits(u8x16::unpack_high(high, low)));
+    text
 }
 
 /// The bytes that eight digits of any case stand for.

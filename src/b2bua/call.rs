@@ -13,6 +13,7 @@ use crate::wire::Flow;
 
 use super::asked::Asked;
 use super::session::Refresh;
+use super::write::ContactPlace;
 
 pub type CallId = Id<Call>;
 pub type LegId = Id<Leg>;
@@ -111,6 +112,8 @@ pub struct Exchange {
     pub asked: Option<Asked>,
     /// The request as received, while it waits for a look-up on another shard or for DNS, or may have to go to another flow.
     pub request: Option<BufId>,
+    /// Where its Contact stands, if that has been read.
+    pub contact: Option<ContactPlace>,
     /// The remote target that a re-INVITE or UPDATE names: it takes effect when the request is accepted.
     pub target: Option<BufId>,
     /// What the look-up found, while DNS is asked for host names in it, and where a device has more than one flow.

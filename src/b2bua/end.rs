@@ -195,6 +195,7 @@ impl B2bua {
             server: None,
             asked: None,
             request: None,
+            contact: None,
             target: None,
             contacts: None,
             method: Method::Bye,

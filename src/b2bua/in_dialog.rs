@@ -145,7 +145,7 @@ impl B2bua {
             Some(target) => Some(out.pool.put(target).ok_or(FULL)?),
             None => None,
         };
-        let Some(asked) = Asked::keep(request, stack.way_back(source), &mut out.pool) else {
+        let Some(asked) = Asked::keep(request, stack.way_back(source), None, &mut out.pool) else {
             if let Some(target) = target {
                 out.pool.release(target);
             }
@@ -156,6 +156,7 @@ impl B2bua {
             server: Some(tx),
             asked: Some(asked),
             request: None,
+            contact: None,
             target,
             contacts: None,
             method: request.method,
@@ -251,7 +252,7 @@ impl B2bua {
             branch,
             Mentions {
                 rack_cseq: rack,
-                dialog: None,
+                ..Mentions::default()
             },
             &out.pool,
             &mut draft.bytes,

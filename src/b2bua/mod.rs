@@ -439,7 +439,7 @@ impl B2bua {
             return;
         };
         let to_tag = if asked.has_to_tag() { b"" } else { tag };
-        let len = asked.len() + write::FORWARD_SLACK;
+        let len = asked.len(&out.pool) + write::FORWARD_SLACK;
         let written = stack.write(len, out, |w, pool| {
             asked.lines(pool).put_head(w, status, to_tag);
             w.put(extra);

@@ -29,6 +29,9 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> bool {
+        if contacts.needs_no_names() {
+            return false;
+        }
         let mut rung = contacts.iter().take(stack.cfg.limits.forks_max);
         let Some(wanted) = rung.find_map(|contact| unknown(stack, id, &contact, now)) else {
             return false;

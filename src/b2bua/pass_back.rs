@@ -87,7 +87,7 @@ impl B2bua {
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
-        let len = response.msg.len() + asked.len() + FORWARD_SLACK;
+        let len = response.msg.len() + asked.len(&out.pool) + FORWARD_SLACK;
         let mut draft = out.pool.draft(len)?;
         let written = write_response(
             stack,

@@ -17,7 +17,7 @@ use crate::wire::{Effects, Flow, Transport};
 
 use super::call::{Leg, Phase, Side};
 use super::names::address_of;
-use super::setup::RETRY_AFTER;
+use super::setup::{LOOK_UP_TIMEOUT, RETRY_AFTER};
 use super::write::{FORWARD_SLACK, Mentions};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
@@ -61,8 +61,12 @@ impl B2bua {
             return;
         };
         let is_over = is_answered || call.phase != Phase::Locating;
-        // The call's timer bounds this wait as well.
+        let is_timed = call.timer.is_some();
         if !is_over && self.waits_for_names(stack, id, contacts, request, kept, now, out) {
+            // The call's timer bounds this wait as well; there is none yet where the subscriber is this shard's own.
+            if !is_timed {
+                self.set_call_timer(stack, call_id, now + LOOK_UP_TIMEOUT);
+            }
             return;
         }
         let Some(call) = self.calls.get_mut(call_id) else {
@@ -84,8 +88,8 @@ impl B2bua {
             Outcome::NoDialog => Some((481, "No Such Dialog")),
             Outcome::Contacts | Outcome::Dialog => {
                 let mentions = Mentions {
-                    rack_cseq: None,
                     dialog: contacts.dialog(),
+                    ..Mentions::default()
                 };
                 let mut refusal = Some((480, "No Contact Can Be Reached"));
                 let (mut rung, mut has_others) = (0, false);
@@ -238,6 +242,10 @@ impl B2bua {
         let flow = flow_of(stack, id, contact, target, now).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
+        let mentions = Mentions {
+            contact: exchange.contact,
+            ..mentions
+        };
         let leg = self
             .add_callee(stack, call, target, contact.path, flow, out)
             .ok_or(Failed::Full)?;

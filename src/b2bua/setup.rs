@@ -4,12 +4,11 @@
 use crate::dialog::{Dialog, Parts, ROUTES_BYTES_MAX, put_route_set, target_of};
 use crate::key_index::Key;
 use crate::metrics::Limit;
-use crate::msg::build::{self, Writer};
+use crate::msg::build::{WayBack, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr;
 use crate::msg::request::Request;
-use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
 use crate::msg::via::Via;
 use crate::pool::Stay;
@@ -22,7 +21,7 @@ use crate::wire::{Effects, Flow, Transport};
 use super::asked::Asked;
 use super::call::{Call, Exchange, Leg, Phase, Side};
 use super::session::Refresh;
-use super::write::{FORWARD_SLACK, put_contact};
+use super::write::ContactPlace;
 use super::{B2bua, CallId, ExchangeId, LegId};
 
 /// What became of a request that may begin a call.
@@ -34,8 +33,8 @@ pub enum Begun {
     Answered,
 }
 
-/// How long a look-up on another shard may take before the request is answered with 503.
-const LOOK_UP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a look-up on another shard, or DNS, may take before the request is answered with 503.
+pub(super) const LOOK_UP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl B2bua {
     /// Takes in a request outside any dialog, on its server transaction `tx`. An INVITE gets its 100 at once.
@@ -89,19 +88,30 @@ impl B2bua {
         if self.refuses_interval(stack, request, tx, now, out) {
             return Begun::Answered;
         }
-        let Some(source_flow) = stack.flow_of(tx) else {
+        let (Some(source_flow), Some(source)) = (stack.flow_of(tx), stack.source_of(tx)) else {
             return Begun::Answered;
         };
-        let target = contact.map_or(&b""[..], |contact| target_of(contact.uri));
+        let back = WayBack {
+            is_named: Some(request.via.is_of(source_flow.peer.ip())),
+            ..stack.way_back(source)
+        };
+        let contact_uri = contact.map_or(&b""[..], |contact| contact.uri);
+        let is_at_source = back.is_named == Some(true) && leads_back(contact_uri, &request.via, source_flow);
+        // One that ends with the sent-by has nothing behind it.
+        let target = if is_at_source {
+            contact_uri
+        } else {
+            target_of(contact_uri)
+        };
         // §12.2.1.1: the way back is the route set that the request leaves, which begins with the nearest proxy.
         let next_hop = match name_addr::first(request.msg, Name::RecordRoute) {
-            Some(Ok(route)) => route.uri,
-            Some(Err(_)) | None => target,
+            Some(Ok(route)) => Some(route.uri),
+            Some(Err(_)) | None => None,
         };
-        let flow = if leads_back(next_hop, &request.via, source_flow) {
+        let flow = if next_hop.is_none() && is_at_source {
             source_flow
         } else {
-            match Uri::parse(next_hop) {
+            match Uri::parse(next_hop.unwrap_or(target)) {
                 Ok(uri) if wants_flow(&uri) => source_flow,
                 // A host name, or a transport that we lack: answers reach it, so requests may too.
                 Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
@@ -127,7 +137,10 @@ impl B2bua {
             }
         };
         let way = (target, routes);
-        let Some((call, exchange)) = self.add_call(stack, request, key, from_tag, way, flow, tx, out) else {
+        let contact = contact.map(|contact| ContactPlace::of(&contact, request.msg));
+        let Some((call, exchange)) =
+            self.add_call(stack, request, key, from_tag, way, (flow, back), contact, tx, out)
+        else {
             return self.unavailable(stack, tx, request, "Call Limit Reached", now, out);
         };
         stack.set_user(
@@ -139,53 +152,36 @@ impl B2bua {
         );
         if is_invite {
             stack.metrics.calls_started.inc();
-            if let Some(source) = stack.source_of(tx) {
-                let came_from = Place {
-                    transport: source_flow.transport,
-                    peer: source,
-                };
-                self.note_begun(call, request, came_from, now, out);
-            }
+            let came_from = Place {
+                transport: source_flow.transport,
+                peer: source,
+            };
+            self.note_begun(call, request, came_from, now, out);
             // At once, since a look-up may take its time; with our Contact, as in the captured flows.
-            self.send_trying(stack, request, exchange, tx, flow, now, out);
+            self.send_trying(stack, exchange, tx, now, out);
         }
         if !comes_back && !self.keep_request(exchange, request, out) {
             self.fail(stack, exchange, (503, "Buffer Limit Reached"), now, out);
             return Begun::Answered;
         }
-        self.set_call_timer(stack, call, now + LOOK_UP_TIMEOUT);
+        if !comes_back {
+            self.set_call_timer(stack, call, now + LOOK_UP_TIMEOUT);
+        }
         Begun::Waiting(exchange)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// The 100 that [`Asked`] is kept in.
     fn send_trying(
         &mut self,
         stack: &mut Stack,
-        request: &Request<'_>,
         exchange: ExchangeId,
         tx: TxId,
-        flow: Flow,
         now: Instant,
         out: &mut Effects,
     ) {
-        let Some(asked) = self.exchanges.get(exchange).and_then(|exchange| exchange.asked) else {
-            return;
-        };
-        let timestamp = request.msg.line(Name::Timestamp);
-        let len = asked.len() + timestamp.map_or(0, |line| line.span().len()) + FORWARD_SLACK;
-        let written = stack.write(len, out, |w, pool| {
-            asked.lines(pool).put_head(w, (100, reason_phrase(100)), b"");
-            // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request.
-            if let Some(line) = timestamp {
-                w.put(&request.msg.bytes[line.start as usize..line.value.end as usize])
-                    .crlf();
-            }
-            put_contact(stack, flow, w);
-            build::end(w);
-        });
-        match written {
-            Some(buf) => stack.send_response(tx, 100, buf, now, out),
-            None => stack.abandon(tx, out),
+        if let Some(asked) = self.exchanges.get(exchange).and_then(|exchange| exchange.asked) {
+            let buf = out.pool.retain(asked.text());
+            stack.send_response(tx, 100, buf, now, out);
         }
     }
 
@@ -198,7 +194,8 @@ impl B2bua {
         key: Key,
         from_tag: &[u8],
         (target, routes): (&[u8], &[u8]),
-        flow: Flow,
+        (flow, back): (Flow, WayBack),
+        contact: Option<ContactPlace>,
         tx: TxId,
         out: &mut Effects,
     ) -> Option<(CallId, ExchangeId)> {
@@ -218,7 +215,9 @@ impl B2bua {
             target,
             routes,
         };
-        let asked = Asked::keep(request, stack.way_back(stack.source_of(tx)?), &mut out.pool)?;
+        let is_invite = request.method == Method::Invite;
+        let trying = is_invite.then(|| stack.contact_uri(flow));
+        let asked = Asked::keep(request, back, trying, &mut out.pool)?;
         let Some(dialog) = Dialog::new(&parts, &mut out.pool) else {
             asked.release(&mut out.pool);
             return None;
@@ -232,7 +231,7 @@ impl B2bua {
             answered: None,
             first_exchange: None,
             exchanges: 0,
-            is_invite: request.method == Method::Invite,
+            is_invite,
             timer: None,
             ends_at: Instant::FAR_FUTURE,
             session_ends_at: Instant::FAR_FUTURE,
@@ -260,6 +259,7 @@ impl B2bua {
                 server: Some(tx),
                 asked: Some(asked),
                 request: None,
+                contact,
                 target: None,
                 contacts: None,
                 method: request.method,
@@ -327,8 +327,8 @@ impl B2bua {
     }
 }
 
-/// Whether `uri` is that of a user at the very host and port, and by UDP, that answers go to over `flow`: nearly every phone's
-/// Contact is, and then need not be read.
+/// Whether `uri` is that of a user at the very port, and by UDP, that answers go to over `flow`, and at the host of `via`, which must be
+/// where they go: nearly every phone's Contact is, and then need not be read.
 fn leads_back(uri: &[u8], via: &Via<'_>, flow: Flow) -> bool {
     const PORT_DEFAULT: u16 = 5060;
     flow.transport == Transport::Udp
@@ -337,7 +337,6 @@ fn leads_back(uri: &[u8], via: &Via<'_>, flow: Flow) -> bool {
             .strip_suffix(via.sent_by)
             .is_some_and(|user| user.ends_with(b"@"))
         && flow.peer.port() == via.port.unwrap_or(PORT_DEFAULT)
-        && via.host_ip().map(|ip| ip.to_canonical()) == Some(flow.peer.ip().to_canonical())
 }
 
 /// Seconds after which a caller may try again when there was no room: RFC 3261 §20.33.

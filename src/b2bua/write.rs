@@ -6,7 +6,7 @@ use crate::msg::Span;
 use crate::msg::build::{self, Writer};
 use crate::msg::edit::Rewrite;
 use crate::msg::lex::Elements;
-use crate::msg::message::VERSION;
+use crate::msg::message::{Message, VERSION};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
@@ -40,13 +40,41 @@ pub struct Outgoing<'a> {
     pub mentions: Mentions<'a>,
 }
 
-/// What a request says of others than itself, as that is called on the leg that it goes out on.
+/// Where the first address of a Contact line stands in its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ContactPlace {
+    uri: Span,
+    /// One past its parameters.
+    end: u32,
+}
+
+impl ContactPlace {
+    /// That of an address of `msg`.
+    pub fn of(contact: &NameAddr<'_>, msg: Message<'_>) -> ContactPlace {
+        ContactPlace {
+            uri: msg.span_of(contact.uri),
+            end: msg.span_of(contact.raw).end,
+        }
+    }
+
+    fn in_line(line: &Line, msg: Message<'_>) -> Option<ContactPlace> {
+        let first = Elements::new(msg.value_of(line)).next()?;
+        Some(ContactPlace {
+            uri: msg.span_of(NameAddr::uri_of(first)?),
+            end: msg.span_of(first).end,
+        })
+    }
+}
+
+/// What a request says of others than itself, as that is called on the leg that it goes out on; and what is known of it.
 #[derive(Clone, Copy, Default)]
 pub struct Mentions<'a> {
     /// The CSeq number for a PRACK's RAck (RFC 3262 §7.2).
     pub rack_cseq: Option<u32>,
     /// The dialog for Replaces, Join and Target-Dialog.
     pub dialog: Option<NamedDialog<'a>>,
+    /// Where its Contact stands, if that has been read.
+    pub contact: Option<ContactPlace>,
 }
 
 /// Writes the received `request` as it goes out to `dst`; returns its length. `None`: it is longer, or has more lines, than
@@ -103,7 +131,13 @@ pub fn write_request(
                 let left = request.max_forwards.unwrap_or(MAX_FORWARDS).saturating_sub(1);
                 out.replace(line.value).num(u64::from(left));
             }
-            Name::Contact => write_contact(&mut out, stack, line.value, msg.bytes, outgoing.flow),
+            Name::Contact => {
+                let known = outgoing
+                    .mentions
+                    .contact
+                    .filter(|place| (line.value.start..line.value.end).contains(&place.uri.start));
+                write_contact(&mut out, stack, line, *msg, known, outgoing.flow);
+            }
             Name::RAck => {
                 if let Some(cseq) = outgoing.mentions.rack_cseq {
                     write_rack(&mut out, line.value, msg.bytes, cseq);
@@ -166,7 +200,10 @@ pub fn write_response(
             }
             Name::RecordRoute => out.delete(line.span()),
             Name::From => _ = out.replace(line.span()).put(asked.from),
-            Name::CallId => _ = out.replace(line.span()).call_id_line(asked.call_id),
+            Name::CallId => {
+                out.replace(line.span())
+                    .call_id_line(asked.call_id, asked.call_id_value.clone());
+            }
             Name::CSeq => _ = out.replace(line.span()).put(asked.cseq),
             Name::To => {
                 let w = out.replace(line.span()).put(asked.to);
@@ -179,7 +216,7 @@ pub fn write_response(
                 has_contact = true;
                 // The only line of a response that is the B2BUA's own: here the white space of `HCOLON` may grow.
                 out.insert(line.value.start).padding();
-                write_contact(&mut out, stack, line.value, msg.bytes, flow);
+                write_contact(&mut out, stack, line, *msg, None, flow);
             }
             Name::ContentLength => has_length = true,
             _ => {}
@@ -202,51 +239,39 @@ pub fn write_response(
 }
 
 /// Puts our own URI in the place of the Contact's; its feature parameters stay. Further elements of the line go: a dialog
-/// has one remote target (RFC 3261 §8.1.1.8).
-fn write_contact(out: &mut Rewrite<'_, '_>, stack: &Stack, value: Span, bytes: &[u8], flow: Flow) {
-    let text = value.of(bytes);
-    let Some(first) = Elements::new(text).next() else {
+/// has one remote target (RFC 3261 §8.1.1.8). `known`: where it stands, if that has been read.
+fn write_contact(
+    out: &mut Rewrite<'_, '_>,
+    stack: &Stack,
+    line: &Line,
+    msg: Message<'_>,
+    known: Option<ContactPlace>,
+    flow: Flow,
+) {
+    let Some(ContactPlace { uri, end }) = known.or_else(|| ContactPlace::in_line(line, msg)) else {
         return;
     };
-    let Some(contact_uri) = NameAddr::uri_of(first) else {
-        return;
-    };
-    let offset = |part: &[u8]| value.start + (part.as_ptr() as usize - text.as_ptr() as usize) as u32;
-    let start = offset(contact_uri);
-    let uri = Span {
-        start,
-        end: start + contact_uri.len() as u32,
-    };
-    let is_bracketed = bytes.get(uri.end as usize) == Some(&b'>');
+    let is_bracketed = msg.bytes.get(uri.end as usize) == Some(&b'>');
     let w = out.replace(uri);
     if !is_bracketed {
         w.put(b"<");
     }
-    put_contact_uri(stack, flow, w);
+    w.put(stack.contact_uri(flow));
     if !is_bracketed {
         w.put(b">");
     }
-    let first_end = offset(first) + first.len() as u32;
-    if first_end < value.end {
-        out.delete(Span {
-            start: first_end,
-            end: value.end,
-        });
+    if end < line.value.end {
+        out.delete(Span::new(end, line.value.end));
     }
 }
 
-fn put_contact_uri(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
-    w.put(b"sip:")
-        .put(stack.advertised(flow).as_bytes())
-        .put(b";transport=")
-        .put(flow.transport.name().as_bytes());
-}
-
-/// Our Contact line on a leg: it names the transport that the phone's own Contact asks for.
-pub fn put_contact(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
-    w.put(b"Contact: ").padding().put(b"<");
-    put_contact_uri(stack, flow, w);
-    w.put(b">\r\n");
+/// Our Contact line on a leg.
+fn put_contact(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
+    w.put(b"Contact: ")
+        .padding()
+        .put(b"<")
+        .put(stack.contact_uri(flow))
+        .put(b">\r\n");
 }
 
 /// RFC 3262 §7.2: `RAck: response-number CSeq-number method`.

@@ -70,24 +70,30 @@ impl AorError {
     }
 }
 
-impl Aor {
-    /// The subscriber that `uri` names.
-    pub fn from_uri(uri: &Uri<'_>, cfg: &Config) -> Result<Aor, AorError> {
+/// The canonical name that a URI gives.
+enum Name<'a> {
+    /// User part and domain as they stand in the URI and in the configuration: nearly all do.
+    AsTheyStand(&'a [u8], &'a [u8]),
+    Written(Aor),
+}
+
+impl<'a> Name<'a> {
+    fn of(uri: &Uri<'a>, cfg: &'a Config) -> Result<Name<'a>, AorError> {
         match uri.scheme {
-            Scheme::Sip | Scheme::Sips => Aor::from_sip(uri, cfg),
-            Scheme::Tel => Aor::from_tel(uri, cfg),
+            Scheme::Sip | Scheme::Sips => Name::of_sip(uri, cfg),
+            Scheme::Tel => Name::of_tel(uri, cfg),
             Scheme::Other => Err(AorError::UnsupportedScheme),
         }
     }
 
-    fn from_sip(uri: &Uri<'_>, cfg: &Config) -> Result<Aor, AorError> {
+    fn of_sip(uri: &Uri<'a>, cfg: &'a Config) -> Result<Name<'a>, AorError> {
         let domain = served_domain(uri.host, cfg).ok_or(AorError::ForeignDomain)?;
         // Digits alone are a number however they are looked at, without escapes and parameters.
         if let Some(number) = uri.user
             && !number.is_empty()
             && lex::digits_len(number) == number.len()
         {
-            return Aor::join_slices(number, domain);
+            return Name::as_they_stand(number, domain);
         }
         // §10.3 step 5: escaped characters are converted to their unescaped form.
         let mut user = Bounded::default();
@@ -103,32 +109,52 @@ impl Aor {
             .param(b"user")
             .is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
         if !is_number(number, false) || !(number_params.is_empty() || context.is_some() || says_phone) {
-            return Aor::join(user.bytes().iter().copied(), domain);
+            return Aor::join(user.bytes().iter().copied(), domain).map(Name::Written);
         }
-        match context {
+        let named = match context {
             Some(prefix) if prefix.first() == Some(&b'+') => Aor::from_number(number, prefix, domain),
             // A context that is another domain of ours says whose numbering plan the number is of (RFC 3966 §5.1.5).
             Some(context) => Aor::from_number(number, b"", configured_domain(context, cfg).unwrap_or(domain)),
             None => Aor::from_number(number, b"", domain),
-        }
+        };
+        named.map(Name::Written)
     }
 
-    fn from_tel(uri: &Uri<'_>, cfg: &Config) -> Result<Aor, AorError> {
+    fn of_tel(uri: &Uri<'a>, cfg: &'a Config) -> Result<Name<'a>, AorError> {
         let number = uri.user.unwrap_or_default();
-        if !is_number(number, true) {
+        let is_digits = !number.is_empty() && lex::digits_len(number) == number.len();
+        if !is_digits && !is_number(number, true) {
             return Err(AorError::BadNumber);
         }
         let first_domain = cfg.domains.first().map_or(&b""[..], |domain| domain.as_bytes());
-        match uri.param(b"phone-context") {
+        let (prefix, domain): (&[u8], _) = match uri.param(b"phone-context") {
             // RFC 3966 §5.1.4: a global number is whole by itself.
-            _ if number.first() == Some(&b'+') => Aor::from_number(number, b"", first_domain),
-            Some(prefix) if prefix.first() == Some(&b'+') => Aor::from_number(number, prefix, first_domain),
-            Some(context) => {
-                let domain = served_domain(context, cfg).ok_or(AorError::ForeignDomain)?;
-                Aor::from_number(number, b"", domain)
-            }
+            _ if number.first() == Some(&b'+') => (b"", first_domain),
+            Some(prefix) if prefix.first() == Some(&b'+') => (prefix, first_domain),
+            Some(context) => (b"", served_domain(context, cfg).ok_or(AorError::ForeignDomain)?),
             // RFC 3966 §3 wants a context with every local number; who leaves it out means our own plan.
-            None => Aor::from_number(number, b"", first_domain),
+            None => (b"", first_domain),
+        };
+        if is_digits && prefix.is_empty() {
+            return Name::as_they_stand(number, domain);
+        }
+        Aor::from_number(number, prefix, domain).map(Name::Written)
+    }
+
+    fn as_they_stand(user: &'a [u8], domain: &'a [u8]) -> Result<Name<'a>, AorError> {
+        if user.len() + domain.len() > AOR_BYTES_MAX {
+            return Err(AorError::TooLong);
+        }
+        Ok(Name::AsTheyStand(user, domain))
+    }
+}
+
+impl Aor {
+    /// The subscriber that `uri` names.
+    pub fn from_uri(uri: &Uri<'_>, cfg: &Config) -> Result<Aor, AorError> {
+        match Name::of(uri, cfg)? {
+            Name::AsTheyStand(user, domain) => Ok(Aor::of_slices(user, domain)),
+            Name::Written(aor) => Ok(aor),
         }
     }
 
@@ -141,24 +167,20 @@ impl Aor {
         if !prefix.is_empty() && !is_number(prefix, true) {
             return Err(AorError::BadNumber);
         }
-        if prefix.is_empty() && lex::digits_len(number) == number.len() {
-            return Aor::join_slices(number, domain);
-        }
         Aor::join(tel_digits(prefix).chain(tel_digits(number)), domain)
     }
 
-    /// As [`Aor::join`], for a user part that is canonical as it stands: nearly all are.
-    fn join_slices(user: &[u8], domain: &[u8]) -> Result<Aor, AorError> {
+    /// Of [`Name::as_they_stand`].
+    fn of_slices(user: &[u8], domain: &[u8]) -> Aor {
         let len = user.len() + domain.len();
         let mut bytes = [0; AOR_BYTES_MAX];
-        let room = bytes.get_mut(..len).ok_or(AorError::TooLong)?;
-        room[..user.len()].copy_from_slice(user);
-        room[user.len()..].copy_from_slice(domain);
-        Ok(Aor {
+        bytes[..user.len()].copy_from_slice(user);
+        bytes[user.len()..len].copy_from_slice(domain);
+        Aor {
             bytes,
             user_len: user.len() as u8,
             len: len as u8,
-        })
+        }
     }
 
     fn join(user: impl Iterator<Item = u8>, domain: &[u8]) -> Result<Aor, AorError> {
@@ -355,9 +377,21 @@ impl AorHasher {
     }
 
     pub fn key(&self, aor: &Aor) -> AorKey {
+        self.key_of(aor.user(), aor.domain())
+    }
+
+    /// The key of the subscriber that `uri` names.
+    pub fn key_of_uri(&self, uri: &Uri<'_>, cfg: &Config) -> Result<AorKey, AorError> {
+        Ok(match Name::of(uri, cfg)? {
+            Name::AsTheyStand(user, domain) => self.key_of(user, domain),
+            Name::Written(aor) => self.key(&aor),
+        })
+    }
+
+    fn key_of(&self, user: &[u8], domain: &[u8]) -> AorKey {
         AorKey {
-            low: self.low.hash_one((aor.user(), aor.domain())),
-            high: self.high.hash_one((aor.user(), aor.domain())),
+            low: self.low.hash_one((user, domain)),
+            high: self.high.hash_one((user, domain)),
         }
     }
 }

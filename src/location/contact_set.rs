@@ -61,6 +61,7 @@ pub struct ContactSet {
 
 /// Everything of a contact but its texts.
 const HEAD_BYTES: usize = 39;
+const FLAGS_AT: usize = 2;
 const FLAG_TCP_WANTED: u8 = 1;
 const FLAG_FLOW_IS_TCP: u8 = 2;
 const FLAG_HAS_CONN: u8 = 4;
@@ -136,6 +137,17 @@ impl ContactSet {
         }
     }
 
+    /// Whether each contact is reached where it registered from, over its flow, or by its path: no host name in any of them matters.
+    pub fn needs_no_names(&self) -> bool {
+        let mut contacts = self.iter();
+        while let Some((head, [_, _, path])) = contacts.step() {
+            if head[FLAGS_AT] & (FLAG_AT_PEER | FLAG_FLOW_ALONE) == 0 && path.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Whether `contact`, which stands at `place`, is the first of its device: RFC 5626 §7 has one of each tried at a time.
     pub fn is_first_of_device(&self, place: usize, contact: &Contact<'_>) -> bool {
         contact.device == 0
@@ -209,7 +221,7 @@ impl ContactSet {
         });
         let mut head = [0; HEAD_BYTES];
         head[0..2].copy_from_slice(&contact.q.to_be_bytes());
-        head[2] = flags;
+        head[FLAGS_AT] = flags;
         head[3..5].copy_from_slice(&flow.listener.0.to_be_bytes());
         head[5..21].copy_from_slice(&ip.octets());
         head[21..23].copy_from_slice(&flow.peer.port().to_be_bytes());
@@ -237,18 +249,31 @@ pub struct Contacts<'a> {
     rest: &'a [u8],
 }
 
+fn two(head: &[u8; HEAD_BYTES], at: usize) -> u16 {
+    u16::from_be_bytes([head[at], head[at + 1]])
+}
+
+impl<'a> Contacts<'a> {
+    /// The next contact as it stands there: URI, parameters and path behind its numbers.
+    #[inline(always)]
+    fn step(&mut self) -> Option<(&'a [u8; HEAD_BYTES], [&'a [u8]; 3])> {
+        let (head, texts) = self.rest.split_first_chunk()?;
+        let (uri, texts) = texts.split_at_checked(usize::from(two(head, 32)))?;
+        let (params, texts) = texts.split_at_checked(usize::from(two(head, 34)))?;
+        let (path, rest) = texts.split_at_checked(usize::from(two(head, 36)))?;
+        self.rest = rest;
+        Some((head, [uri, params, path]))
+    }
+}
+
 impl<'a> Iterator for Contacts<'a> {
     type Item = Contact<'a>;
 
     fn next(&mut self) -> Option<Contact<'a>> {
-        let (head, texts) = self.rest.split_first_chunk::<HEAD_BYTES>()?;
-        let two = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let (head, [uri, params, path]) = self.step()?;
+        let two = |at| two(head, at);
         let four = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (uri, texts) = texts.split_at_checked(usize::from(two(32)))?;
-        let (params, texts) = texts.split_at_checked(usize::from(two(34)))?;
-        let (path, rest) = texts.split_at_checked(usize::from(two(36)))?;
-        self.rest = rest;
-        let (q, flags, listener, port) = (two(0), head[2], ListenerId(two(3)), two(21));
+        let (q, flags, listener, port) = (two(0), head[FLAGS_AT], ListenerId(two(3)), two(21));
         let ip = Ipv6Addr::from(*head[5..].first_chunk::<16>()?);
         let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
         let conn = ConnId {

@@ -51,14 +51,14 @@ impl Named {
             Scheme::Sip | Scheme::Sips if !uri.params.is_empty() => match uri.param(b"gr") {
                 Some(b"") => temporary(uri, cfg, key),
                 Some(instance) => {
-                    let aor = Aor::from_uri(uri, cfg)?;
+                    let aor = aors.key_of_uri(uri, cfg)?;
                     let digest = digest(unescaped(instance), key).ok_or(AorError::BadGruu)?;
-                    Ok(Named::Device(aors.key(&aor), Device { digest, epoch: None }))
+                    Ok(Named::Device(aor, Device { digest, epoch: None }))
                 }
-                None => Ok(Named::Subscriber(aors.key(&Aor::from_uri(uri, cfg)?))),
+                None => Ok(Named::Subscriber(aors.key_of_uri(uri, cfg)?)),
             },
             Scheme::Sip | Scheme::Sips | Scheme::Tel | Scheme::Other => {
-                Ok(Named::Subscriber(aors.key(&Aor::from_uri(uri, cfg)?)))
+                Ok(Named::Subscriber(aors.key_of_uri(uri, cfg)?))
             }
         }
     }

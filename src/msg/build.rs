@@ -3,6 +3,7 @@
 use core::fmt;
 use core::fmt::Write as _;
 use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
 
 use super::lex;
 use super::name::Name;
@@ -15,8 +16,10 @@ use crate::time::civil;
 
 /// Writes into borrowed bytes. What does not fit is dropped and remembered: [`Writer::finish`] then says `None`.
 pub struct Writer<'b> {
-    buf: &'b mut [u8],
-    len: usize,
+    /// What is still to be written to; empty after an overflow, so that what is there is a prefix of what was meant.
+    rest: &'b mut [u8],
+    /// Bytes there were at first.
+    room: usize,
     overflow: bool,
     marks: Marks,
 }
@@ -24,8 +27,8 @@ pub struct Writer<'b> {
 impl<'b> Writer<'b> {
     pub fn new(buf: &'b mut [u8]) -> Writer<'b> {
         Writer {
-            buf,
-            len: 0,
+            room: buf.len(),
+            rest: buf,
             overflow: false,
             marks: Marks::default(),
         }
@@ -33,14 +36,12 @@ impl<'b> Writer<'b> {
 
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        // After an overflow nothing more is written, so that what is there is a prefix of what was meant.
-        let end = self.len.wrapping_add(bytes.len());
-        match self.buf.get_mut(self.len..end) {
-            Some(room) if !self.overflow => {
-                room.copy_from_slice(bytes);
-                self.len = end;
+        match core::mem::take(&mut self.rest).split_at_mut_checked(bytes.len()) {
+            Some((place, rest)) => {
+                place.copy_from_slice(bytes);
+                self.rest = rest;
             }
-            Some(_) | None => self.overflow = true,
+            None => self.overflow = true,
         }
         self
     }
@@ -80,39 +81,36 @@ impl<'b> Writer<'b> {
     /// What is written next may have white space before it: RFC 3261 §25.1 lets any amount stand behind the colon of a header
     /// field (HCOLON). Only for lines of our own: what others wrote is passed on as they wrote it.
     pub fn padding(&mut self) -> &mut Self {
-        self.marks.mark_padding(self.len);
+        self.marks.mark_padding(self.len());
         self
     }
 
     /// The value of a Call-ID line, marked as what the message belongs to.
     pub fn call_id(&mut self, value: &[u8]) -> &mut Self {
-        self.marks.mark_call(self.len, self.len + value.len());
+        let start = self.len();
+        self.marks.mark_call(start, start + value.len());
         self.put(value)
     }
 
-    /// A Call-ID line as it stands elsewhere, with its line end or without, marked in the same way.
-    pub fn call_id_line(&mut self, line: &[u8]) -> &mut Self {
-        let value = lex::value_of_line(line);
-        self.marks.mark_call(self.len + value.start, self.len + value.end);
+    /// A Call-ID line as it stands elsewhere, with its line end or without, marked in the same way. `value`: where in it that is.
+    pub fn call_id_line(&mut self, line: &[u8], value: Range<usize>) -> &mut Self {
+        let start = self.len();
+        self.marks.mark_call(start + value.start, start + value.end);
         self.put(line)
     }
 
+    /// How many bytes were written; all there was room for once some did not fit.
     pub const fn len(&self) -> usize {
-        self.len
+        self.room - self.rest.len()
     }
 
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// What has been written so far.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.buf[..self.len]
+        self.len() == 0
     }
 
     /// How many bytes were written, `None` when some did not fit.
     pub const fn finish(&self) -> Option<usize> {
-        if self.overflow { None } else { Some(self.len) }
+        if self.overflow { None } else { Some(self.len()) }
     }
 
     /// The same with what was marked.
@@ -156,13 +154,19 @@ pub struct Load {
 pub struct WayBack {
     /// Where the request really came from.
     pub peer: SocketAddr,
+    /// Whether the Via names the peer's address, where somebody has looked.
+    pub is_named: Option<bool>,
     /// `None`: nobody is told.
     pub load: Option<Load>,
 }
 
 impl From<SocketAddr> for WayBack {
     fn from(peer: SocketAddr) -> WayBack {
-        WayBack { peer, load: None }
+        WayBack {
+            peer,
+            is_named: None,
+            load: None,
+        }
     }
 }
 
@@ -238,8 +242,7 @@ fn answer_lines(
         }
     }
     if let Some(line) = msg.line(Name::CallId) {
-        w.call_id_line(&msg.bytes[line.start as usize..line.value.end as usize])
-            .crlf();
+        w.call_id_line(msg.text_of(line), line.value_in_text()).crlf();
     }
     if let Some(line) = msg.line(Name::CSeq) {
         line_with(w, msg, line, b"", b"");
@@ -254,10 +257,7 @@ fn answer_lines(
 
 /// A line as received, with `name` and `value` appended to what it says, and a CRLF however it ended.
 fn line_with(w: &mut Writer<'_>, msg: Message<'_>, line: &Line, name: &[u8], value: &[u8]) {
-    w.put(&msg.bytes[line.start as usize..line.value.end as usize])
-        .put(name)
-        .put(value)
-        .crlf();
+    w.put(msg.text_of(line)).put(name).put(value).crlf();
 }
 
 fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, back: WayBack) {
@@ -267,7 +267,10 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, back: WayBack)
         w.put(&msg.bytes[first.start as usize..element.start as usize]);
         match back.load.filter(|_| top.obeys_loss()) {
             Some(load) => put_told_via(w, top, back.peer, load),
-            None => put_top_via(w, top, back.peer),
+            None => {
+                let is_named = back.is_named.unwrap_or_else(|| top.is_of(back.peer.ip()));
+                put_via(w, top, back.peer, is_named);
+            }
         }
         w.put(&msg.bytes[element.end as usize..first.value.end as usize])
             .crlf();
@@ -279,9 +282,7 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, back: WayBack)
 
 /// Whether [`put_top_via`] writes anything but what came.
 pub fn needs_completion(via: &Via<'_>, peer: SocketAddr) -> bool {
-    via.rport.is_some()
-        || via.received.is_some()
-        || via.host_ip().map(|ip| ip.to_canonical()) != Some(peer.ip().to_canonical())
+    via.rport.is_some() || via.received.is_some() || !via.is_of(peer.ip())
 }
 
 /// Longest Via that the load can be told in.
@@ -293,8 +294,11 @@ pub const VIA_BYTES_MAX: usize = 2_048;
 /// `rport` is there, it gets the source port, and `received` the address even if it is the same. A value that the client
 /// wrote into either is not believed.
 pub fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
-    let address = peer.ip().to_canonical();
-    let wants_received = via.rport.is_some() || via.host_ip().map(|ip| ip.to_canonical()) != Some(address);
+    put_via(w, via, peer, via.is_of(peer.ip()));
+}
+
+fn put_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr, is_named: bool) {
+    let wants_received = via.rport.is_some() || !is_named;
     // What lies between what changes is copied as it is.
     let raw = via.raw;
     let mut copied = 0;
@@ -318,7 +322,7 @@ pub fn put_top_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr) {
     w.put(&raw[copied..]);
     if wants_received {
         w.put(b";received=");
-        put_address(w, address);
+        put_address(w, peer.ip().to_canonical());
     }
 }
 
@@ -329,10 +333,11 @@ fn put_told_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr, load: Load)
     let mut room = [0; VIA_BYTES_MAX];
     let mut completed = Writer::new(&mut room);
     put_top_via(&mut completed, via, peer);
-    match Via::parse(completed.as_bytes()) {
-        Ok(via) if completed.finish().is_some() => put_load(w, &via, load),
+    let completed = completed.finish().map(|len| Via::parse(&room[..len]));
+    match completed {
+        Some(Ok(via)) => put_load(w, &via, load),
         // Too long to be told in one piece: then without.
-        Ok(_) | Err(_) => put_top_via(w, via, peer),
+        Some(Err(_)) | None => put_top_via(w, via, peer),
     }
 }
 
@@ -406,8 +411,8 @@ mod tests {
         let mut buf = [0; 2_048];
         let mut w = Writer::new(&mut buf);
         write(&mut w);
-        assert!(w.finish().is_some());
-        String::from_utf8(w.as_bytes().to_vec()).expect("text")
+        let len = w.finish().expect("room");
+        String::from_utf8(buf[..len].to_vec()).expect("text")
     }
 
     #[test]
@@ -415,7 +420,8 @@ mod tests {
         let mut buf = [0; 4];
         let mut w = Writer::new(&mut buf);
         w.put(b"abc").put(b"de").put(b"f");
-        assert_eq!((w.as_bytes(), w.finish()), (&b"abc"[..], None));
+        assert_eq!(w.finish(), None);
+        assert_eq!(&buf, b"abc\0");
         assert_eq!(
             written(|w| {
                 w.num(0).put(b" ").num(u64::MAX);

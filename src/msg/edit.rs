@@ -8,6 +8,7 @@ use core::fmt;
 
 use super::Span;
 use super::build::Writer;
+use super::lex;
 use super::name::Name;
 use super::scan::Message;
 use crate::pool::Written;
@@ -184,7 +185,7 @@ impl Edits {
                     let (before, behind) = text.split_at(usize::from(after).min(text.len()));
                     w.put(before).padding().put(behind);
                 }
-                Mark::CallIdLine => _ = w.call_id_line(text),
+                Mark::CallIdLine => _ = w.call_id_line(text, lex::value_of_line(text)),
                 Mark::CallId => _ = w.call_id(text),
             }
         }
@@ -337,7 +338,8 @@ impl Piece<'_> {
         let mut digits = [0; 20];
         let mut w = Writer::new(&mut digits);
         w.num(value);
-        self.put(w.as_bytes())
+        let len = w.len();
+        self.put(&digits[..len])
     }
 
     /// A whole header line.

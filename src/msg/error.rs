@@ -194,7 +194,8 @@ mod tests {
         let mut buf = [0; 64];
         let mut w = Writer::new(&mut buf);
         ParseError::new(ErrorKind::CSeqOverflow, 217).reason(&mut w);
-        assert_eq!(w.as_bytes(), b"CSeq number exceeds 2^31 at byte 217");
+        let len = w.finish().expect("room");
+        assert_eq!(&buf[..len], b"CSeq number exceeds 2^31 at byte 217");
         assert_eq!(
             ParseError::new(ErrorKind::Missing(Name::CallId), 9).to_string(),
             "Call-ID is missing"

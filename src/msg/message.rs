@@ -86,6 +86,12 @@ impl<'a> Message<'a> {
         line.value.of(self.bytes)
     }
 
+    /// `line` from its name to the end of its value.
+    #[inline]
+    pub fn text_of(&self, line: &Line) -> &'a [u8] {
+        Span::new(line.start, line.value.end).of(self.bytes)
+    }
+
     /// The first line whose name is `text` in any case: for header fields that [`Name`] does not know.
     pub fn line_named(&self, text: &[u8]) -> Option<&'a Line> {
         match Name::lookup(text) {

@@ -174,6 +174,7 @@ fn single<'a>(msg: Message<'a>, name: Name) -> Result<&'a Line, ParseError> {
 }
 
 /// From or To, and its tag.
+#[inline(always)]
 fn party<'a>(msg: Message<'a>, name: Name) -> Result<(NameAddr<'a>, Option<&'a [u8]>), ParseError> {
     let line = single(msg, name)?;
     let address = NameAddr::parse(msg.value_of(line))

@@ -43,6 +43,11 @@ impl Line {
     pub const fn span(&self) -> Span {
         Span::new(self.start, self.end)
     }
+
+    /// Where the value stands in the text of the line.
+    pub const fn value_in_text(&self) -> core::ops::Range<usize> {
+        (self.value.start - self.start) as usize..(self.value.end - self.start) as usize
+    }
 }
 
 /// Where everything lies in the message scanned last. 6 KiB, filled again for each message and never cleared: box it once.

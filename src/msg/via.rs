@@ -160,6 +160,11 @@ impl<'a> Via<'a> {
         lex::host_ip(self.host)
     }
 
+    /// Whether the sent-by host is this address.
+    pub fn is_of(&self, ip: IpAddr) -> bool {
+        self.host_ip().map(|ip| ip.to_canonical()) == Some(ip.to_canonical())
+    }
+
     /// The address in `received`, with or without the brackets that some write around IPv6.
     pub fn received_ip(&self) -> Option<IpAddr> {
         lex::host_ip(self.received?)

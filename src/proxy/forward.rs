@@ -443,12 +443,13 @@ impl Proxy {
         let mut block = [0; BLOCK_BYTES];
         let mut block_w = Writer::new(&mut block);
         self.put_block(stack, id, tx, (to.flow, false), breadth, &mut block_w);
+        let new_block_len = block_w.finish();
         let bytes = out.pool.get(kept);
         let start = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
         let mut w = Writer::new(&mut draft.bytes);
-        w.put(&bytes[..start]).put(block_w.as_bytes());
+        w.put(&bytes[..start]).put(&block[..new_block_len.unwrap_or(0)]);
         w.put(bytes.get(start + usize::from(block_len)..).unwrap_or_default());
-        match w.finish().filter(|_| block_w.finish().is_some()) {
+        match w.finish().filter(|_| new_block_len.is_some()) {
             Some(len) => {
                 let buf = out.pool.commit(draft, len);
                 stack.count_request(method, to.flow.transport);

@@ -143,6 +143,9 @@ fn names_us(cfg: &Config, uri: &Uri<'_>) -> bool {
 
 /// §16.4: whether the `maddr` of a request URI is ours, with the port and the transport that the request came to.
 fn is_by_maddr(stack: &Stack, uri: &Uri<'_>, flow: Flow) -> bool {
+    if uri.scheme != Scheme::Sip {
+        return false;
+    }
     let Some(host) = uri.param(b"maddr").filter(|host| !host.is_empty()) else {
         return false;
     };
@@ -150,8 +153,7 @@ fn is_by_maddr(stack: &Stack, uri: &Uri<'_>, flow: Flow) -> bool {
         return false;
     };
     let transport = uri.transport().unwrap_or(Transport::Udp.name().as_bytes());
-    uri.scheme == Scheme::Sip
-        && transport.eq_ignore_ascii_case(flow.transport.name().as_bytes())
+    transport.eq_ignore_ascii_case(flow.transport.name().as_bytes())
         && uri.port.unwrap_or(PORT_DEFAULT) == listener.addr.port()
         && names_us(&stack.cfg, &Uri { host, ..*uri })
 }

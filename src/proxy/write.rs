@@ -269,10 +269,10 @@ pub fn edit_received(
             let mut text = [0; VIA_BYTES_MAX];
             let mut w = Writer::new(&mut text);
             build::put_top_via(&mut w, &request.via, peer);
-            if w.finish().is_none() {
+            let Some(len) = w.finish() else {
                 return false;
-            }
-            edits.replace(msg.span_of(request.via.raw)).put(w.as_bytes());
+            };
+            edits.replace(msg.span_of(request.via.raw)).put(&text[..len]);
         }
     }
     let mut has_length = false;

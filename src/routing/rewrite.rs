@@ -182,8 +182,9 @@ mod tests {
             let mut buf = [0; 128];
             let mut w = Writer::new(&mut buf);
             put_uri(&rule, &Uri::parse(uri.as_bytes()).expect(uri), &mut w);
-            assert_eq!(String::from_utf8_lossy(w.as_bytes()), expected, "{uri}");
-            assert!(w.len() <= uri.len() + bytes_added(&rule));
+            let len = w.finish().expect("room");
+            assert_eq!(String::from_utf8_lossy(&buf[..len]), expected, "{uri}");
+            assert!(len <= uri.len() + bytes_added(&rule));
         }
     }
 

@@ -2,6 +2,7 @@
 //! machines' steps in [`steps`].
 
 mod client;
+mod names;
 mod server;
 mod steps;
 
@@ -25,6 +26,7 @@ use crate::trunk::Trunks;
 use crate::trunk::board::Board;
 use crate::wire::{Flow, ShardId, Transport, TxOp};
 
+use self::names::Names;
 use super::key::Keyer;
 use super::unsent::Unsent;
 use super::{Transaction, TxId};
@@ -51,6 +53,7 @@ const FORMER_MAX: usize = 4;
 pub struct Stack {
     pub cfg: Arc<Config>,
     config_id: ConfigId,
+    names: Box<[Names]>,
     /// Earlier ones, the last first: for what began under them.
     former: [Option<Arc<Config>>; FORMER_MAX],
     pub metrics: Arc<Metrics>,
@@ -113,6 +116,7 @@ impl Stack {
             unsent: Unsent::new(cfg.dns.look_ups_max.div_ceil(shards)),
             txs: Slots::new(transactions_max),
             by_key: KeyIndex::new(transactions_max),
+            names: Names::of(&cfg),
             cfg,
             config_id: ConfigId::FIRST,
             former: [const { None }; FORMER_MAX],
@@ -145,6 +149,7 @@ impl Stack {
         let transactions_max = cfg.limits.transactions_max.div_ceil(self.shards);
         self.txs.set_limit(transactions_max);
         self.by_key.set_slots(transactions_max);
+        self.names = Names::of(&cfg);
         self.former.rotate_right(1);
         self.former[0] = Some(std::mem::replace(&mut self.cfg, cfg));
         self.config_id = config_id;

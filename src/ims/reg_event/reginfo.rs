@@ -175,9 +175,11 @@ fn put_contact(
 fn put_public_gruu(aor: &[u8], said: &Fresh, pool: &Pool, w: &mut Writer<'_>) {
     let mut uri = [0; 1_024];
     let mut gruu = Writer::new(&mut uri);
-    if gruu::put_public(said, pool, aor, &mut gruu) && gruu.finish().is_some() {
+    if gruu::put_public(said, pool, aor, &mut gruu)
+        && let Some(len) = gruu.finish()
+    {
         w.put(b"<gr:pub-gruu xmlns:gr=\"urn:ietf:params:xml:ns:gruuinfo\" uri=\"");
-        put_text(gruu.as_bytes(), w);
+        put_text(&uri[..len], w);
         w.put(b"\"/>\n");
     }
 }
@@ -233,7 +235,8 @@ mod tests {
         let mut buf = [0; 2_048];
         let mut w = Writer::new(&mut buf);
         put_text(bytes, &mut w);
-        String::from_utf8(w.as_bytes().to_vec()).expect("UTF-8")
+        let len = w.finish().expect("room");
+        String::from_utf8(buf[..len].to_vec()).expect("UTF-8")
     }
 
     #[test]

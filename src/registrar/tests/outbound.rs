@@ -27,7 +27,8 @@ fn said(cfg: &Config, lines: &[&str]) -> String {
     let mut buf = [0; 256];
     let mut w = Writer::new(&mut buf);
     put_outbound(cfg, &request, &mut w);
-    String::from_utf8(w.as_bytes().to_vec()).expect("ASCII")
+    let len = w.finish().expect("room");
+    String::from_utf8(buf[..len].to_vec()).expect("ASCII")
 }
 
 #[test]

@@ -60,15 +60,19 @@ impl Stack {
 
     /// The value of such a line; the branch, which is its end, may go on.
     pub fn put_via_value(&self, flow: Flow, token: Token, w: &mut Writer<'_>) {
-        w.put(b"SIP/2.0/")
-            .put(flow.transport.name().as_bytes())
-            .put(b" ")
-            .put(self.advertised(flow).as_bytes())
-            .put(b";branch=")
-            .put(&self.key.branch(token));
+        if let Some(names) = self.names.get(usize::from(flow.listener.0)) {
+            w.put(&names.via).put(&self.key.text(token));
+        }
     }
 
-    /// What stands for us in a Via or Contact on `flow`: `host:port`.
+    /// The URI that our Contact on `flow` has.
+    pub fn contact_uri(&self, flow: Flow) -> &[u8] {
+        self.names
+            .get(usize::from(flow.listener.0))
+            .map_or(b"", |names| &names.contact_uri)
+    }
+
+    /// What stands for us in a Via or Route on `flow`: `host:port`.
     pub fn advertised(&self, flow: Flow) -> &str {
         self.cfg
             .listeners
@@ -286,7 +290,9 @@ impl Stack {
                     Name::From | Name::Route | Name::MaxForwards => {
                         w.put(invite.msg.line_bytes(line));
                     }
-                    Name::CallId => _ = w.call_id_line(invite.msg.line_bytes(line)),
+                    Name::CallId => {
+                        w.call_id_line(invite.msg.line_bytes(line), line.value_in_text());
+                    }
                     Name::To => {
                         w.put(to_line.unwrap_or_else(|| invite.msg.line_bytes(line)));
                     }

@@ -212,6 +212,7 @@ impl Stack {
     pub const fn way_back(&self, peer: SocketAddr) -> WayBack {
         WayBack {
             peer,
+            is_named: None,
             load: self.load,
         }
     }
