@@ -242,6 +242,9 @@ impl<'p> Planner<'p> {
             return Err(Refusal::ContentEncoding);
         }
         let expires_header = msg.value(Name::Expires);
+        if let Some(said) = self.said_before(expires_header, cfg)? {
+            return self.contact(&said);
+        }
         match contacts(msg).map_err(|_| Refusal::MalformedContact)? {
             Contacts::None => Ok(()),
             Contacts::Star if expires_header.and_then(lex::number) == Some(0) => self.star(),
@@ -261,6 +264,30 @@ impl<'p> Planner<'p> {
                 Ok(())
             }
         }
+    }
+
+    /// The one contact of the request where it is spelled as one that is bound, byte for byte, as in nearly every refresh: then it is known
+    /// what it says. One with a `reg-id` means what the way of the request makes of it.
+    fn said_before(&self, expires_header: Option<&[u8]>, cfg: &Config) -> Result<Option<Said<'p>>, Refusal> {
+        let msg = self.request.msg;
+        let mut lines = msg.lines_of(Name::Contact);
+        let (Some(line), None) = (lines.next(), lines.next()) else {
+            return Ok(None);
+        };
+        let bound = self.location.bindings_of(self.key).find_map(|(_, binding)| {
+            let old = &binding.said;
+            let same = old.text.parts_of(msg.value_of(line), self.pool)?;
+            (!old.has_reg_id).then_some((same, old.q))
+        });
+        let Some((same, q)) = bound else { return Ok(None) };
+        let features = Features {
+            // It is not stored.
+            expires: None,
+            instance: same.instance,
+            reg_id: None,
+            q,
+        };
+        Said::of(same.uri, same.params, features, self.request, expires_header, cfg).map(Some)
     }
 
     /// §10.3 step 6: every binding goes.
@@ -372,7 +399,21 @@ impl<'p> Planner<'p> {
         }
     }
 
+    /// The binding whose texts a contact without a path repeats, and those texts.
+    fn stored(&mut self, said: &Said<'_>) -> Option<(Text, &'p Fresh)> {
+        let request = self.request;
+        let texts = [said.uri.raw, said.params, request.call_id, request.to.uri];
+        self.location.bindings_of(self.key).find_map(|(_, binding)| {
+            let text = binding.said.text.again(texts, self.pool)?;
+            Some((text, &binding.said))
+        })
+    }
+
     fn fresh(&mut self, said: &Said<'_>) -> Result<Fresh, Refusal> {
+        let old = match self.path_len {
+            0 => self.stored(said),
+            _ => None,
+        };
         let wording = Wording {
             uri: said.uri.raw,
             params: Params::new(said.params),
@@ -399,19 +440,25 @@ impl<'p> Planner<'p> {
         } else {
             self.flow
         };
+        let (text, old) = match old {
+            Some((text, old)) => (text, Some(old)),
+            None => (Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?, None),
+        };
+        let says_tcp = |uri: &Uri<'_>| uri.transport().is_some_and(|name| name.eq_ignore_ascii_case(tcp));
         Ok(Fresh {
-            text: Text::store(&wording, size, self.pool).ok_or(Refusal::Full)?,
+            text,
             q: said.q,
-            tcp: said
-                .uri
-                .transport()
-                .is_some_and(|name| name.eq_ignore_ascii_case(tcp)),
+            tcp: old.map_or_else(|| says_tcp(&said.uri), |old| old.tcp),
             reg_id: said.reg_id,
+            has_reg_id: said.has_reg_id,
             is_flow,
             epoch: 0,
             cseq: self.request.cseq.number,
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
-            is_at_peer: destination(&said.uri) == Ok((Transport::Udp, flow.peer)),
+            is_at_peer: match old.filter(|old| old.flow.peer == flow.peer) {
+                Some(old) => old.is_at_peer,
+                None => destination(&said.uri) == Ok((Transport::Udp, flow.peer)),
+            },
             flow,
         })
     }
@@ -432,12 +479,22 @@ enum Order {
     Older,
 }
 
+/// What the parameters of a Contact say.
+struct Features<'a> {
+    expires: Option<&'a [u8]>,
+    /// Not empty.
+    instance: Option<&'a [u8]>,
+    reg_id: Option<&'a [u8]>,
+    q: u16,
+}
+
 /// One Contact of a REGISTER, read.
 struct Said<'a> {
     uri: Uri<'a>,
     params: &'a [u8],
     instance: Option<&'a [u8]>,
     reg_id: Option<NonZeroU32>,
+    has_reg_id: bool,
     q: u16,
     /// What will be granted, seconds; 0 removes.
     expires_s: u32,
@@ -450,7 +507,6 @@ impl<'a> Said<'a> {
         expires_header: Option<&[u8]>,
         cfg: &Config,
     ) -> Result<Said<'a>, Refusal> {
-        let limits = &cfg.registrar;
         let (mut expires, mut instance, mut reg_id, mut q) = (None, None, None, None);
         for param in contact.params_iter() {
             let first = if param.is(b"expires") {
@@ -466,6 +522,36 @@ impl<'a> Said<'a> {
             };
             first.get_or_insert(param.value_or_empty());
         }
+        let features = Features {
+            expires,
+            instance: instance.filter(|value| !value.is_empty()),
+            reg_id,
+            q: q.and_then(lex::qvalue).unwrap_or(Q_DEFAULT),
+        };
+        Said::of(
+            contact.uri,
+            contact.params,
+            features,
+            request,
+            expires_header,
+            cfg,
+        )
+    }
+
+    fn of(
+        uri: &'a [u8],
+        params: &'a [u8],
+        Features {
+            expires,
+            instance,
+            reg_id,
+            q,
+        }: Features<'a>,
+        request: &Request<'_>,
+        expires_header: Option<&[u8]>,
+        cfg: &Config,
+    ) -> Result<Said<'a>, Refusal> {
+        let limits = &cfg.registrar;
         // §10.3 step 7: the parameter, else the header field, else the default. What is malformed counts as not said
         // (§20.10 takes 3600 for it, which is the RFC's own default).
         let requested = expires
@@ -476,23 +562,23 @@ impl<'a> Said<'a> {
         if requested > 0 && requested < limits.expires_min_s.min(NEVER_BRIEF_S) {
             return Err(Refusal::IntervalTooBrief);
         }
-        let uri = Uri::parse(contact.uri).map_err(|_| Refusal::MalformedContact)?;
-        if contact.uri.len() + contact.params.len() + request.call_id.len() >= BINDING_TEXT_MAX {
+        let uri = Uri::parse(uri).map_err(|_| Refusal::MalformedContact)?;
+        if uri.raw.len() + params.len() + request.call_id.len() >= BINDING_TEXT_MAX {
             return Err(Refusal::ContactTooLong);
         }
-        let instance = instance.filter(|value| !value.is_empty());
         if instance.is_some() && requested > 0 && is_circular(&uri, request, cfg) {
             return Err(Refusal::Circular);
         }
         Ok(Said {
             uri,
-            params: contact.params,
+            params,
             instance,
+            has_reg_id: reg_id.is_some(),
             reg_id: match instance.and(reg_id).and_then(flow_number) {
                 Some(number) if path::knows_flows(request)? => Some(number),
                 Some(_) | None => None,
             },
-            q: q.and_then(lex::qvalue).unwrap_or(Q_DEFAULT),
+            q,
             expires_s: requested.min(limits.expires_max_s),
         })
     }

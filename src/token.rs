@@ -93,10 +93,7 @@ impl TokenKey {
         if text.len() != TOKEN_LEN {
             return None;
         }
-        let mut raw = [0; 16];
-        for (bytes, digits) in raw.as_chunks_mut().0.iter_mut().zip(text.as_chunks().0) {
-            *bytes = unhex(*digits)?;
-        }
+        let raw = unhex_to_16(text.first_chunk()?)?;
         if raw[10..] != self.mac(&raw[..10]) {
             return None;
         }
@@ -272,15 +269,37 @@ fn hex_of_16(bytes: [u8; 16]) -> [u8; 32] {
 
 /// The bytes that eight digits of any case stand for.
 fn unhex(digits: [u8; 8]) -> Option<[u8; 4]> {
+    let bytes = unhex_unproven(digits);
+    // Whatever else there was comes out another way again.
+    (hex(bytes) == lower(digits)).then_some(bytes)
+}
+
+/// The same for thirty-two, which are proven in one.
+fn unhex_to_16(text: &[u8; 32]) -> Option<[u8; 16]> {
+    let (mut bytes, mut digits) = ([0; 16], [0; 32]);
+    let texts = text.as_chunks().0.iter();
+    let places = bytes.as_chunks_mut().0.iter_mut().zip(digits.as_chunks_mut().0);
+    for (text, (bytes, digits)) in texts.zip(places) {
+        *bytes = unhex_unproven(*text);
+        *digits = lower(*text);
+    }
+    (hex_of_16(bytes) == digits).then_some(bytes)
+}
+
+/// What eight digits of any case stand for; anything, if they are none.
+const fn unhex_unproven(digits: [u8; 8]) -> [u8; 4] {
     let text = u64::from_be_bytes(digits);
     // Letters have bit 6; the last four bits of `a` are 1.
-    let is_letter = text >> 6 & each(1);
-    let mut word = (text & each(0x0f)) + is_letter * 9;
+    let mut word = (text & each(0x0f)).wrapping_add((text >> 6 & each(1)) * 9);
     word = (word >> 4 | word) & 0x00ff_00ff_00ff_00ff;
     word = (word >> 8 | word) & 0x0000_ffff_0000_ffff;
-    let bytes = ((word >> 16 | word) as u32).to_be_bytes();
-    // Whatever else there was comes out another way again.
-    (u64::from_be_bytes(hex(bytes)) == text | is_letter << 5).then_some(bytes)
+    ((word >> 16 | word) as u32).to_be_bytes()
+}
+
+/// Digits with their letters small.
+const fn lower(digits: [u8; 8]) -> [u8; 8] {
+    let text = u64::from_be_bytes(digits);
+    (text | (text >> 6 & each(1)) << 5).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::asked::Asked;
 use super::call::{Exchange, KeptAck, Leg, Phase, Side};
 use super::session::Refresh;
 use super::setup::RETRY_AFTER;
-use super::write::{FORWARD_SLACK, Mentions, rack_cseq};
+use super::write::{FORWARD_SLACK, FORWARD_SLACK_USUAL, Mentions, rack_cseq};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
 
 impl B2bua {
@@ -236,28 +236,20 @@ impl B2bua {
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
         let leg = self.legs.get(to)?;
-        let len = request.msg.len() + FORWARD_SLACK + 2 * leg.dialog.len();
+        let most = request.msg.len() + FORWARD_SLACK + 2 * leg.dialog.len();
         // Toward the caller we bear the tag of the callee that the request came from.
         let from_tag = match leg.side {
             Side::Caller => request.from_tag.unwrap_or(b""),
             Side::Callee => b"",
         };
-        let mut draft = out.pool.draft(len)?;
-        let written = self.write_forward(
-            stack,
-            request,
-            to,
-            from_tag,
-            cseq,
-            branch,
-            Mentions {
-                rack_cseq: rack,
-                ..Mentions::default()
-            },
-            &out.pool,
-            &mut draft.bytes,
-        );
-        stack.keep_written(draft, written, &mut out.pool)
+        let mentions = Mentions {
+            rack_cseq: rack,
+            ..Mentions::default()
+        };
+        let sizes = (request.msg.len() + FORWARD_SLACK_USUAL, most);
+        stack.write_fitting(sizes, &mut out.pool, |dst, pool| {
+            self.write_forward(stack, request, to, from_tag, cseq, branch, mentions, pool, dst)
+        })
     }
 
     /// The number that the INVITE with `cseq` on leg `from` has on leg `to`.

@@ -28,6 +28,7 @@ use crate::msg::method::Method;
 use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::Request;
 use crate::msg::scan::Table;
+use crate::msg::seen::Seen;
 use crate::pool::{BufId, CLASS_BYTES, Pool, Written};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
@@ -61,6 +62,8 @@ pub struct B2bua {
     scratch: Option<Box<[u8]>>,
     /// The contacts of a subscriber one of whose flows has failed.
     contacts: Option<Box<ContactSet>>,
+    /// Feature parameters of callers.
+    features: Box<Seen>,
     /// For call records, where they are kept.
     notes: Option<Box<Notes>>,
     /// No new calls: the server stops.
@@ -83,6 +86,7 @@ impl B2bua {
             second_table: Some(Box::new(Table::new())),
             scratch: Some(vec![0; CLASS_BYTES[CLASS_BYTES.len() - 1]].into_boxed_slice()),
             contacts: Some(Box::default()),
+            features: Box::default(),
             notes: None,
             is_draining: false,
         }

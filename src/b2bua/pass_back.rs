@@ -10,7 +10,7 @@ use crate::wire::{Effects, Flow};
 use super::asked::Asked;
 use super::learn::is_acceptance;
 use super::session::Granted;
-use super::write::{FORWARD_SLACK, write_response};
+use super::write::{FORWARD_SLACK, FORWARD_SLACK_USUAL, write_response};
 use super::{B2bua, ExchangeId};
 
 impl B2bua {
@@ -87,17 +87,19 @@ impl B2bua {
         response: &Response<'_>,
         out: &mut Effects,
     ) -> Option<BufId> {
-        let len = response.msg.len() + asked.len(&out.pool) + FORWARD_SLACK;
-        let mut draft = out.pool.draft(len)?;
-        let written = write_response(
-            stack,
-            response,
-            &asked.lines(&out.pool),
-            flow,
-            granted,
-            &mut draft.bytes,
-        );
-        stack.keep_written(draft, written, &mut out.pool)
+        let most = response.msg.len() + asked.len(&out.pool) + FORWARD_SLACK;
+        // The lines of the request take the place of these.
+        let left_out = [
+            response.via.raw,
+            response.from.raw,
+            response.to.raw,
+            response.call_id,
+        ];
+        let left_out: usize = left_out.iter().map(|text| text.len()).sum();
+        let usual = most - FORWARD_SLACK + FORWARD_SLACK_USUAL - left_out;
+        stack.write_fitting((usual, most), &mut out.pool, |dst, pool| {
+            write_response(stack, response, &asked.lines(pool), flow, granted, dst)
+        })
     }
 
     /// Sends back a response that was kept while other phones rang.

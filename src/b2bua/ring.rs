@@ -367,11 +367,10 @@ impl B2bua {
             let caller = &self.legs.get(self.calls.get(call_id)?.caller)?.dialog;
             let len = caller.len() + TOKEN_LEN + 2 * remote_len + routes.len();
             let mut draft = out.pool.draft(len)?;
-            let caller = caller.parts(&out.pool);
             let parts = Parts {
                 call_id: &stack.key.text(token),
-                local: caller.remote,
-                local_tag: caller.remote_tag,
+                local: caller.remote(&out.pool),
+                local_tag: caller.remote_tag(&out.pool),
                 remote: &scratch[..remote_len],
                 remote_tag: b"",
                 target,

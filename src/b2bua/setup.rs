@@ -56,7 +56,7 @@ impl B2bua {
             stack.respond_because(tx, request, (400, "Missing From Tag"), None, |_| {}, now, out);
             return Begun::Answered;
         };
-        let contact = match name_addr::first(request.msg, Name::Contact) {
+        let contact = match name_addr::first_seen(request.msg, Name::Contact, &mut self.features) {
             Some(Ok(contact)) => Some(contact),
             Some(Err(_)) => {
                 stack.respond_because(tx, request, (400, "Bad Contact"), None, |_| {}, now, out);

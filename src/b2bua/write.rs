@@ -23,6 +23,8 @@ use super::session::{Granted, Onward};
 
 /// Room that a forwarded message needs beyond the received one, besides the text of the dialog.
 pub const FORWARD_SLACK: usize = 1_024;
+/// By how much nearly all grow, if at all: the names of one leg are about as long as those of the other.
+pub const FORWARD_SLACK_USUAL: usize = 96;
 /// Lines that a request may gain: Route, Max-Forwards, Content-Length, Session-Expires, Min-SE.
 const LINES_ADDED_MAX: usize = 5;
 /// RFC 3261 §8.1.1.6.

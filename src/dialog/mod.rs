@@ -80,6 +80,10 @@ impl Dialog {
         self.part(2, pool.get(self.text))
     }
 
+    pub fn remote<'p>(&self, pool: &'p Pool) -> &'p [u8] {
+        self.part(3, pool.get(self.text))
+    }
+
     pub fn remote_tag<'p>(&self, pool: &'p Pool) -> &'p [u8] {
         self.part(4, pool.get(self.text))
     }
@@ -180,6 +184,9 @@ impl<'a> Parts<'a> {
 
     /// The Request-URI (§12.2.1.1): the target, or the first route where that is a strict router's.
     pub fn request_uri(&self) -> &'a [u8] {
+        if self.routes.is_empty() {
+            return self.target;
+        }
         match self.strict_route() {
             Some(route) => route.uri,
             None => self.target,

@@ -5,7 +5,7 @@ use crate::metrics::Limit;
 use crate::msg::build::{self, Writer};
 use crate::msg::request::Request;
 use crate::msg::status::reason_phrase;
-use crate::msg::uri::{Scheme, Uri};
+use crate::msg::uri::Scheme;
 use crate::registrar;
 use crate::registrar::Refusal;
 use crate::time::Instant;
@@ -135,7 +135,7 @@ pub fn on_timer(ims: &mut Ims, stack: &mut Stack, timer: Timer, now: Instant, ou
 fn subscriber(stack: &Stack, request: &Request<'_>) -> Result<Aor, AorError> {
     // Step 1: the domain that the Request-URI names must be one of ours. It has no user part (§10.2), and one that has is
     // taken for its domain.
-    let uri = Uri::parse(request.uri).map_err(|_| AorError::ForeignDomain)?;
+    let uri = &request.request_uri;
     match uri.scheme {
         Scheme::Sip | Scheme::Sips => served_domain(uri.host, &stack.cfg).ok_or(AorError::ForeignDomain)?,
         Scheme::Tel | Scheme::Other => return Err(AorError::ForeignDomain),

@@ -60,6 +60,13 @@ pub struct Text {
     instance_len: u16,
 }
 
+/// The parts of a contact that is spelled as one that is stored.
+pub struct SameContact<'c> {
+    pub uri: &'c [u8],
+    pub params: &'c [u8],
+    pub instance: Option<&'c [u8]>,
+}
+
 /// The texts of a binding before they are stored.
 #[derive(Clone)]
 pub struct Wording<'a> {
@@ -92,7 +99,8 @@ impl Text {
             w.put(b";").put(param.name);
             if let Some(value) = param.value {
                 w.put(b"=");
-                if param.is(b"+sip.instance") {
+                // The first counts, as wherever parameters are read.
+                if instance_len == 0 && param.is(b"+sip.instance") {
                     (instance_start, instance_len) = (w.len() - wording.uri.len(), value.len());
                 }
                 w.put(value);
@@ -117,6 +125,44 @@ impl Text {
             aor_len: wording.aor.len() as u16,
             instance_start: instance_start as u16,
             instance_len: instance_len as u16,
+        })
+    }
+
+    /// Where `contact`, a whole element, is spelled as URI and parameters are here: its parameters behind their first semicolon, and among
+    /// them the value of `+sip.instance`.
+    pub(crate) fn parts_of<'c>(&self, contact: &'c [u8], pool: &Pool) -> Option<SameContact<'c>> {
+        let (uri, params) = contact
+            .strip_prefix(b"<")?
+            .split_at_checked(usize::from(self.uri_len))?;
+        let params = params.strip_prefix(b">")?;
+        if uri != self.uri(pool) || params != self.params(pool) {
+            return None;
+        }
+        let start = usize::from(self.instance_start);
+        let instance = params.get(start..start + usize::from(self.instance_len))?;
+        Some(SameContact {
+            uri,
+            params: params.strip_prefix(b";").unwrap_or(params),
+            instance: Some(instance).filter(|instance| !instance.is_empty()),
+        })
+    }
+
+    /// These texts once more, if they are what would be stored of this URI, these raw parameters, Call-ID and address-of-record, without a
+    /// path: a phone that refreshes its contact spells it as before.
+    pub(crate) fn again(&self, [uri, params, call_id, aor]: [&[u8]; 4], pool: &mut Pool) -> Option<Text> {
+        // What was stored holds no parameter that is not the phone's, so that nothing would be left out of the same bytes.
+        let params_len = params.len() + usize::from(!params.is_empty());
+        let lens = [uri.len(), params_len, call_id.len(), aor.len()];
+        let own_lens = [self.uri_len, self.params_len, self.call_id_len, self.aor_len].map(usize::from);
+        let is_same = lens == own_lens
+            && self.path(pool).is_empty()
+            && self.uri(pool) == uri
+            && self.params(pool).strip_prefix(b";").unwrap_or_default() == params
+            && self.call_id(pool) == call_id
+            && self.aor(pool) == aor;
+        is_same.then(|| Text {
+            buf: pool.retain(self.buf),
+            ..*self
         })
     }
 
@@ -187,6 +233,8 @@ pub struct Fresh {
     /// RFC 5626 §4.2: which of the flows of one device this is. It means something beside an instance only, and only where the
     /// first hop knows of flows.
     pub reg_id: Option<NonZeroU32>,
+    /// Whether it has a `reg-id` at all.
+    pub has_reg_id: bool,
     /// Whether it is a flow whose first hop we are: then the phone is reached over `flow` and no other way. The flow of a phone behind
     /// a path is that of the proxy which keeps it; what that proxy sends us a REGISTER over is none of the phone's.
     pub is_flow: bool,

@@ -38,8 +38,8 @@ impl<'b> Writer<'b> {
     pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
         match core::mem::take(&mut self.rest).split_at_mut_checked(bytes.len()) {
             Some((place, rest)) => {
-                place.copy_from_slice(bytes);
                 self.rest = rest;
+                place.copy_from_slice(bytes);
             }
             None => self.overflow = true,
         }
@@ -282,7 +282,7 @@ fn via_lines(w: &mut Writer<'_>, msg: Message<'_>, top: &Via<'_>, back: WayBack)
 
 /// Whether [`put_top_via`] writes anything but what came.
 pub fn needs_completion(via: &Via<'_>, peer: SocketAddr) -> bool {
-    via.rport.is_some() || via.received.is_some() || !via.is_of(peer.ip())
+    via.rport.is_some() || via.has_received || !via.is_of(peer.ip())
 }
 
 /// Longest Via that the load can be told in.
@@ -303,7 +303,7 @@ fn put_via(w: &mut Writer<'_>, via: &Via<'_>, peer: SocketAddr, is_named: bool) 
     let raw = via.raw;
     let mut copied = 0;
     let mut rport_written = false;
-    let changes = via.rport.is_some() || via.received.is_some();
+    let changes = via.rport.is_some() || via.has_received;
     for param in Params::new(if changes { via.params } else { b"" }) {
         let start = param.raw.as_ptr() as usize - raw.as_ptr() as usize;
         let kept = &raw[copied..start];

@@ -196,10 +196,10 @@ impl Edits {
 /// A message on its way into the buffer that is sent. Edits come in the order of their places: what lies between one and the
 /// next is copied as it is. Each costs a copy or two and nothing else: no list, no text kept on the side.
 pub struct Rewrite<'s, 'w> {
+    /// As far as it is written.
     src: &'s [u8],
     /// What comes next of `src`.
     at: usize,
-    end: usize,
     start: usize,
     w: Writer<'w>,
     error: Option<EditError>,
@@ -209,9 +209,8 @@ impl<'s, 'w> Rewrite<'s, 'w> {
     /// Of `src` from `start` to `end`; places count from its first byte all the same.
     pub fn new(src: &'s [u8], start: usize, end: usize, dst: &'w mut [u8]) -> Rewrite<'s, 'w> {
         Rewrite {
-            src,
+            src: src.get(..end).unwrap_or(src),
             at: start,
-            end,
             start,
             w: Writer::new(dst),
             error: None,
@@ -227,12 +226,12 @@ impl<'s, 'w> Rewrite<'s, 'w> {
     #[inline]
     pub fn replace(&mut self, span: Span) -> &mut Writer<'w> {
         let (from, to) = (span.start as usize, span.end as usize);
-        match self.src.get(self.at..from) {
-            Some(kept) if from <= to && to <= self.end => {
-                self.w.put(kept);
+        match (self.src.get(from..to), self.src.get(self.at..from)) {
+            (Some(_), Some(kept)) => {
                 self.at = to;
+                self.w.put(kept);
             }
-            Some(_) | None => self.refuse(from, to),
+            (Some(_) | None, _) => self.refuse(from, to),
         }
         &mut self.w
     }
@@ -251,7 +250,7 @@ impl<'s, 'w> Rewrite<'s, 'w> {
 
     #[cold]
     fn refuse(&mut self, from: usize, to: usize) {
-        let is_outside = from < self.start || from > to || to > self.end;
+        let is_outside = from < self.start || from > to || to > self.src.len();
         self.error.get_or_insert(if is_outside {
             EditError::OutOfRange
         } else {
@@ -264,8 +263,7 @@ impl<'s, 'w> Rewrite<'s, 'w> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        self.w
-            .put(self.src.get(self.at..self.end).ok_or(EditError::OutOfRange)?);
+        self.w.put(self.src.get(self.at..).ok_or(EditError::OutOfRange)?);
         self.w.written().ok_or(EditError::Full)
     }
 }

@@ -112,6 +112,21 @@ pub fn run(bytes: &[u8], set: impl Fn(Block) -> Set) -> usize {
     bytes.len() - rest.len() + set(Block::load(&padded(rest))).run()
 }
 
+/// The first eight bytes, the first one lowest; zeros stand for what is lacking.
+#[inline(always)]
+pub fn word(bytes: &[u8]) -> u64 {
+    if let Some(first) = bytes.first_chunk() {
+        return u64::from_le_bytes(*first);
+    }
+    let len = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let last = u64::from(u32::from_le_bytes(*last));
+        return u64::from(u32::from_le_bytes(*first)) | last << ((len - 4) * 8);
+    }
+    let byte = |at: usize| bytes.get(at).map_or(0, |byte| u64::from(*byte) << (at * 8));
+    byte(0) | byte(1) | byte(2)
+}
+
 /// Fewer than sixteen bytes, with zeros behind. Two words that overlap cover them: no loop, and no call of memcpy.
 #[inline(always)]
 fn padded(bytes: &[u8]) -> [u8; LANES] {
@@ -119,12 +134,8 @@ fn padded(bytes: &[u8]) -> [u8; LANES] {
     let word = if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         let last = u128::from(u64::from_le_bytes(*last));
         u128::from(u64::from_le_bytes(*first)) | last << ((len - 8) * 8)
-    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        let last = u64::from(u32::from_le_bytes(*last));
-        u128::from(u64::from(u32::from_le_bytes(*first)) | last << ((len - 4) * 8))
     } else {
-        let byte = |at: usize| bytes.get(at).map_or(0, |byte| u128::from(*byte) << (at * 8));
-        byte(0) | byte(1) | byte(2)
+        u128::from(word(bytes))
     };
     word.to_le_bytes()
 }

@@ -246,6 +246,25 @@ pub fn qvalue(text: &[u8]) -> Option<u16> {
 /// The number that `bytes` begins with, and how many digits it has, 0 for none; saturates at `u32::MAX`.
 #[inline]
 pub fn leading_number(bytes: &[u8]) -> (u32, usize) {
+    let word = lanes::word(bytes) ^ 0x3030_3030_3030_3030;
+    // What is 10 or more now was no digit; a carry goes to what is behind the first of these only.
+    let others = (word.wrapping_add(0x7676_7676_7676_7676) | word) & 0x8080_8080_8080_8080;
+    match others.trailing_zeros() {
+        64.. => long_leading_number(bytes),
+        bits => {
+            let len = bits / 8;
+            // The digits move to the end, behind zeros; neighbours are joined until all are one number.
+            let word = word.checked_shl(64 - 8 * len).unwrap_or(0);
+            let pairs = (word * 10 + (word >> 8)) & 0x00ff_00ff_00ff_00ff;
+            let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+            ((fours * 10_000 + (fours >> 32)) as u32, len as usize)
+        }
+    }
+}
+
+/// The same for eight digits and more.
+#[inline(never)]
+fn long_leading_number(bytes: &[u8]) -> (u32, usize) {
     // So many digits fit 64 bits whatever they are: none needs a look at what came before it.
     const FITTING: usize = 19;
     let mut value: u64 = 0;
@@ -262,7 +281,7 @@ pub fn leading_number(bytes: &[u8]) -> (u32, usize) {
         let len = digits_len(bytes);
         let zeros = bytes.iter().take_while(|byte| **byte == b'0').count();
         return match len - zeros {
-            0..FITTING => (leading_number(&bytes[zeros..]).0, len),
+            0..FITTING => (long_leading_number(&bytes[zeros..]).0, len),
             _ => (u32::MAX, len),
         };
     }
@@ -522,6 +541,21 @@ mod tests {
             (b"0000000000000000000", (0, 19)),
         ] {
             assert_eq!(leading_number(text), found);
+        }
+        // Eight at a time as one by one, whatever follows.
+        for number in [
+            "", "0", "7", "42", "999", "5060", "33302", "123456", "9999999", "12345678",
+        ] {
+            for behind in 0..=u8::MAX {
+                for filler in [&b""[..], b"9", b"\xff\xff\xff\xff\xff\xff\xff"] {
+                    let text = [number.as_bytes(), &[behind], filler].concat();
+                    assert_eq!(
+                        leading_number(&text),
+                        long_leading_number(&text),
+                        "{number} {behind}"
+                    );
+                }
+            }
         }
     }
 

@@ -23,6 +23,7 @@ pub mod reason;
 pub mod request;
 pub mod scan;
 pub mod sdp;
+pub mod seen;
 pub mod start;
 pub mod status;
 pub mod stream;

@@ -1,10 +1,12 @@
 //! `name-addr` and `addr-spec` with header parameters: From, To, Contact, Route and their like (RFC 3261 §20.10, §25.1).
 
 use super::error::{ErrorKind, Malformed, ParseError};
-use super::lex::{self, ADDR, LWS, TOKEN};
+use super::lanes;
+use super::lex::{self, ADDR, Elements, LWS, TOKEN};
 use super::name::Name;
 use super::params::{self, Params};
-use super::scan::{ElementsOf, Message};
+use super::scan::{Line, LinesOf, Message};
+use super::seen::Seen;
 use super::uri::Uri;
 
 pub use super::params::Param;
@@ -26,6 +28,7 @@ pub struct NameAddr<'a> {
 
 impl<'a> NameAddr<'a> {
     /// Parses one element: `[display] <uri> *(;param)` or `uri *(;param)`.
+    #[inline]
     pub fn parse(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
         // Most need no trimming and have no display name.
         if let [b'<', .., last] = element
@@ -33,6 +36,40 @@ impl<'a> NameAddr<'a> {
         {
             return Self::bracketed(element, &element[..0], 0);
         }
+        Self::parse_any(element)
+    }
+
+    /// The same. Parameters behind a bracket that are in `seen` were found well-formed before; those that are found so now are
+    /// remembered there.
+    pub fn parse_seen(element: &'a [u8], seen: &mut Seen) -> Result<NameAddr<'a>, Malformed> {
+        if let [b'<', inner @ ..] = element
+            && let (uri, Some((b'>', params))) = {
+                let (uri, rest) = inner.split_at(lex::addr_len(inner));
+                (uri, rest.split_first())
+            }
+            && !uri.is_empty()
+            && seen.has(params)
+        {
+            return Ok(NameAddr {
+                raw: element,
+                display: &element[..0],
+                uri,
+                // They begin with their semicolon.
+                params: &params[1..],
+                tag: None,
+            });
+        }
+        let parsed = NameAddr::parse(element)?;
+        let before = element.len().saturating_sub(parsed.params.len() + 1);
+        let (before, params) = element.split_at(before);
+        if before.ends_with(b">") && before.len() == parsed.uri.len() + 2 && parsed.tag.is_none() {
+            seen.remember(params);
+        }
+        Ok(parsed)
+    }
+
+    #[inline(never)]
+    fn parse_any(element: &'a [u8]) -> Result<NameAddr<'a>, Malformed> {
         let lead = lex::skip_lws(element, 0);
         let raw = lex::trim_end(&element[lead..]);
         Self::parse_trimmed(raw).map_err(|malformed| malformed.shifted(lead))
@@ -76,7 +113,7 @@ impl<'a> NameAddr<'a> {
     }
 
     /// What begins with the bracket at `open`.
-    #[inline]
+    #[inline(always)]
     fn bracketed(raw: &'a [u8], display: &'a [u8], open: usize) -> Result<NameAddr<'a>, Malformed> {
         let uri_end = open + 1 + lex::addr_len(&raw[open + 1..]);
         if raw.get(uri_end) != Some(&b'>') || uri_end == open + 1 {
@@ -151,11 +188,24 @@ fn tokens_before_bracket(raw: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 /// The parameters that begin at `at`, behind the URI, checked, and the tag among them.
-#[inline]
+#[inline(always)]
 fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malformed> {
-    if at == raw.len() {
-        return Ok((&raw[at..], None));
+    let rest = &raw[at..];
+    if rest.is_empty() {
+        return Ok((rest, None));
     }
+    // Most have a tag and nothing else.
+    if let Some(tag) = rest.strip_prefix(b";tag=")
+        && !tag.is_empty()
+        && lex::value_len(tag) == tag.len()
+    {
+        return Ok((&rest[1..], Some(tag)));
+    }
+    any_params_from(raw, at)
+}
+
+#[inline(never)]
+fn any_params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malformed> {
     let semicolon = lex::skip_lws(raw, at);
     let bytes = match raw.get(semicolon) {
         None => return Ok((&raw[raw.len()..], None)),
@@ -178,6 +228,7 @@ fn params_from(raw: &[u8], at: usize) -> Result<(&[u8], Option<&[u8]>), Malforme
 /// The Contact header fields of a message.
 #[derive(Clone)]
 pub enum Contacts<'a> {
+    /// No line of that name.
     None,
     /// `Contact: *`, alone (RFC 3261 §10.2.2).
     Star,
@@ -188,15 +239,26 @@ pub enum Contacts<'a> {
 #[derive(Clone)]
 pub struct ContactList<'a> {
     msg: Message<'a>,
-    elements: ElementsOf<'a>,
+    lines: LinesOf<'a>,
+    /// Of a line that holds more than one.
+    elements: Elements<'a>,
 }
 
 impl<'a> Iterator for ContactList<'a> {
     type Item = Result<NameAddr<'a>, ParseError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let element = self.elements.next()?;
-        Some(in_message(self.msg, Name::Contact, element))
+        loop {
+            if let Some(element) = self.elements.next() {
+                return Some(in_message(self.msg, Name::Contact, element));
+            }
+            // What has a comma that separates can't be parsed as a whole: most lines hold one element, which is not looked for first.
+            let value = self.msg.value_of(self.lines.next()?);
+            match NameAddr::parse(value) {
+                Ok(contact) => return Some(Ok(contact)),
+                Err(Malformed { .. }) => self.elements = Elements::new(value),
+            }
+        }
     }
 }
 
@@ -214,6 +276,18 @@ pub fn first<'a>(msg: Message<'a>, name: Name) -> Option<Result<NameAddr<'a>, Ma
     }
 }
 
+/// The same by [`NameAddr::parse_seen`].
+pub fn first_seen<'a>(
+    msg: Message<'a>,
+    name: Name,
+    seen: &mut Seen,
+) -> Option<Result<NameAddr<'a>, Malformed>> {
+    match NameAddr::parse_seen(msg.value(name)?, seen) {
+        Ok(address) => Some(Ok(address)),
+        Err(Malformed { .. }) => first(msg, name),
+    }
+}
+
 /// The URI of the first element of the header fields `name` of `msg`, without a look at its parameters.
 pub fn first_uri(msg: Message<'_>, name: Name) -> Option<&[u8]> {
     match msg.value(name)? {
@@ -225,23 +299,31 @@ pub fn first_uri(msg: Message<'_>, name: Name) -> Option<&[u8]> {
 
 /// The contacts of `msg`. A star beside anything else is an error.
 pub fn contacts<'a>(msg: Message<'a>) -> Result<Contacts<'a>, ParseError> {
-    let elements = msg.elements(Name::Contact);
-    let mut count = 0;
+    let lines = msg.lines_of(Name::Contact);
+    let has_asterisk =
+        |line: &Line| lanes::find(msg.value_of(line), |block| block.eq(b'*')) < line.value.len();
     let mut star = None;
-    for element in elements.clone() {
-        count += 1;
-        if element == b"*" {
-            star = Some(element);
+    let mut count = 0;
+    if lines.clone().any(has_asterisk) {
+        for element in msg.elements(Name::Contact) {
+            count += 1;
+            if element == b"*" {
+                star = Some(element);
+            }
         }
     }
-    match (count, star) {
-        (0, None | Some(_)) => Ok(Contacts::None),
-        (1, Some(_)) => Ok(Contacts::Star),
-        (_, Some(star)) => Err(ParseError::new(
+    match star {
+        Some(_) if count == 1 => Ok(Contacts::Star),
+        Some(star) => Err(ParseError::new(
             ErrorKind::BadNameAddr(Name::Contact),
             msg.span_of(star).start,
         )),
-        (_, None) => Ok(Contacts::List(ContactList { msg, elements })),
+        None if msg.line(Name::Contact).is_none() => Ok(Contacts::None),
+        None => Ok(Contacts::List(ContactList {
+            msg,
+            lines,
+            elements: Elements::new(b""),
+        })),
     }
 }
 
@@ -268,6 +350,38 @@ mod tests {
         );
         assert_eq!(parts("caller<sip:a@b>"), ("caller", "sip:a@b", ""));
         assert_eq!(parts("J\u{f6}rg <sip:a@b>"), ("J\u{f6}rg", "sip:a@b", ""));
+    }
+
+    #[test]
+    fn parameters_seen_before_read_as_they_did() {
+        let mut seen = Seen::new();
+        for text in [
+            "<sip:a@b>;+g.3gpp.mid-call;audio;q=\"x\"",
+            "<sip:other@c:5>;+g.3gpp.mid-call;audio;q=\"x\"",
+            "<sip:a@b>;tag=1;audio",
+            "<sip:a@b>;tag=1;audio",
+            "<sip:a@b>",
+            "<sip:a@b>",
+            " <sip:a@b>;x ",
+            "\"n\" <sip:a@b>;x",
+            "sip:a@b;x",
+            "sip:a@b>;x",
+            "<sip:a@b> ;x",
+            "<sip:a@b>;x;",
+            "<>;+g.3gpp.mid-call;audio;q=\"x\"",
+            "<sip:a b>;+g.3gpp.mid-call;audio;q=\"x\"",
+            "<sip:a@b>;+g.3gpp.mid-call;audio;q=\"x\", <sip:c>",
+        ] {
+            for _ in 0..2 {
+                assert_eq!(
+                    NameAddr::parse_seen(text.as_bytes(), &mut seen),
+                    NameAddr::parse(text.as_bytes()),
+                    "{text}"
+                );
+            }
+        }
+        assert!(seen.has(b";+g.3gpp.mid-call;audio;q=\"x\""));
+        assert!(!seen.has(b";tag=1;audio") && !seen.has(b";x"));
     }
 
     #[test]

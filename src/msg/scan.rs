@@ -264,18 +264,36 @@ fn line_end(bytes: &[u8], from: usize, error: &mut FirstError) -> Option<LineEnd
 fn cr_or_lf(bytes: &[u8], from: usize) -> Option<usize> {
     let mut rest = bytes.get(from..)?;
     while let Some((chunk, behind)) = rest.split_first_chunk() {
-        let found = ends_in(Block::load(chunk)).bits();
+        let found = suspects_in(Block::load(chunk)).bits();
         if found != 0 {
-            return Some(bytes.len() - rest.len() + found.trailing_zeros() as usize);
+            let at = bytes.len() - rest.len() + found.trailing_zeros() as usize;
+            return match bytes.get(at) {
+                Some(b'\r' | b'\n') => Some(at),
+                Some(_) | None => cr_or_lf_behind(bytes, at),
+            };
         }
         rest = behind;
     }
     cr_or_lf_near_end(rest).map(|at| bytes.len() - rest.len() + at)
 }
 
+/// CR, LF, and what is below CR and hardly ever there: a step less to look for.
+#[inline(always)]
+fn suspects_in(block: Block) -> Set {
+    block.within(0, b'\r')
+}
+
 #[inline(always)]
 fn ends_in(block: Block) -> Set {
     block.eq(b'\r') | block.eq(b'\n')
+}
+
+/// The same behind a control character, or a tab, at `at`.
+#[cold]
+#[inline(never)]
+fn cr_or_lf_behind(bytes: &[u8], at: usize) -> Option<usize> {
+    let found = at + lanes::find(bytes.get(at..)?, ends_in);
+    (found < bytes.len()).then_some(found)
 }
 
 /// The same for fewer bytes than a block: the last lines of a message without a body.

@@ -73,8 +73,10 @@ impl<'a> Uri<'a> {
         if plain > 0 && rest.get(plain) == Some(&b'@') {
             self.user = Some(&rest[..plain]);
             at = plain + 1;
-        } else if let Some(end) = memchr::memchr(b'@', rest) {
-            let userinfo = &rest[..end];
+        } else if let userinfo = &rest[..lanes::find(rest, |block| block.eq(b'@'))]
+            && userinfo.len() < rest.len()
+        {
+            let end = userinfo.len();
             let user = match memchr::memchr(b':', userinfo) {
                 Some(colon) => {
                     self.password = Some(&userinfo[colon + 1..]);
@@ -154,10 +156,20 @@ impl<'a> Uri<'a> {
 
     /// The value of the first URI parameter called `name` (any case); empty for a flag.
     pub fn param(&self, name: &[u8]) -> Option<&'a [u8]> {
-        // Most write them in small letters: then it is one comparison instead of a loop.
-        self.params_iter()
-            .find(|(found, _)| *found == name || found.eq_ignore_ascii_case(name))
-            .map(|(name, value)| value.unwrap_or(&name[name.len()..]))
+        let mut rest = self.params;
+        while !rest.is_empty() {
+            if let Some((found, behind)) = rest.split_at_checked(name.len())
+                && matches!(behind.first(), None | Some(b'=' | b';'))
+                // Most write them in small letters: then it is one comparison instead of a loop.
+                && (found == name || found.eq_ignore_ascii_case(name))
+            {
+                let value = behind.strip_prefix(b"=").unwrap_or(&behind[..0]);
+                return Some(&value[..lanes::find(value, |block| block.eq(b';'))]);
+            }
+            let end = lanes::find(rest, |block| block.eq(b';'));
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+        None
     }
 
     /// Names and values of the URI parameters.
@@ -448,6 +460,27 @@ mod tests {
             (short.user, short.port, short.params, short.headers),
             (None, None, &b""[..], &b"a=b"[..])
         );
+    }
+
+    #[test]
+    fn a_parameter_is_found_as_among_all() {
+        for params in [
+            "lr",
+            "a;;lr=1;x",
+            "lrx;lr",
+            "LR=",
+            "x=lr;lr=2;lr=3",
+            "l=r;xlr",
+            "transport=udp;Lr=a=b",
+        ] {
+            let text = format!("sip:h;{params}");
+            let uri = uri(&text);
+            let among_all = uri
+                .params_iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(b"lr"))
+                .map(|(_, value)| value.unwrap_or(b""));
+            assert_eq!(uri.param(b"lr"), among_all, "{params}");
+        }
     }
 
     #[test]

@@ -23,13 +23,12 @@ pub struct Via<'a> {
     pub params: &'a [u8],
     /// Never empty.
     pub branch: Option<&'a [u8]>,
-    pub received: Option<&'a [u8]>,
+    /// Whether it has a `received`, which [`Via::received_ip`] reads.
+    pub has_received: bool,
     /// `Some(None)` is the flag that asks for it (RFC 3581 §3), `Some(Some(_))` a port.
     pub rport: Option<Option<u16>>,
-    pub maddr: Option<&'a [u8]>,
-    pub ttl: Option<u8>,
-    /// RFC 7339 §4.1: empty where the client only says that it knows overload control.
-    pub oc: Option<&'a [u8]>,
+    /// Whether it has an `oc` (RFC 7339 §4.1), which is empty where the client only says that it knows overload control.
+    pub has_oc: bool,
 }
 
 impl<'a> Via<'a> {
@@ -74,11 +73,9 @@ impl<'a> Via<'a> {
             port,
             params: &raw[raw.len()..],
             branch: None,
-            received: None,
+            has_received: false,
             rport: None,
-            maddr: None,
-            ttl: None,
-            oc: None,
+            has_oc: false,
         };
         match raw.get(next) {
             None => {}
@@ -97,6 +94,7 @@ impl<'a> Via<'a> {
         let place = |part: &[u8]| Malformed::at(part.as_ptr() as usize - bytes.as_ptr() as usize);
         let mut params = Params::new(bytes);
         self.branch = params.take_first(b"branch=");
+        let mut has_ttl = false;
         while let Some(param) = params.step()? {
             let value = param.value_or_empty();
             if self.branch.is_none() && param.is(b"branch") {
@@ -104,20 +102,19 @@ impl<'a> Via<'a> {
                     return Err(place(param.name));
                 }
                 self.branch = Some(value);
-            } else if self.received.is_none() && param.is(b"received") {
-                self.received = Some(value);
+            } else if param.is(b"received") {
+                self.has_received = true;
             } else if self.rport.is_none() && param.is(b"rport") {
                 self.rport = Some(match value {
                     b"" => None,
                     digits => Some(lex::port(digits).ok_or(place(param.name))?),
                 });
-            } else if self.maddr.is_none() && param.is(b"maddr") {
-                self.maddr = Some(value);
-            } else if self.ttl.is_none() && param.is(b"ttl") {
+            } else if !has_ttl && param.is(b"ttl") {
                 let ttl = lex::number(value).and_then(|ttl| u8::try_from(ttl).ok());
-                self.ttl = Some(ttl.ok_or(place(param.name))?);
-            } else if self.oc.is_none() && param.is(b"oc") {
-                self.oc = Some(value);
+                ttl.ok_or(place(param.name))?;
+                has_ttl = true;
+            } else if param.is(b"oc") {
+                self.has_oc = true;
             }
         }
         Ok(())
@@ -146,7 +143,7 @@ impl<'a> Via<'a> {
     /// Whether whoever wrote it obeys the loss-based overload control of RFC 7339.
     pub fn obeys_loss(&self) -> bool {
         // §4.2: a list of algorithms, in quotes.
-        self.oc.is_some()
+        self.has_oc
             && self.param(b"oc-algo").is_some_and(|list| {
                 let list = list.strip_prefix(b"\"").unwrap_or(list);
                 let list = list.strip_suffix(b"\"").unwrap_or(list);
@@ -167,7 +164,7 @@ impl<'a> Via<'a> {
 
     /// The address in `received`, with or without the brackets that some write around IPv6.
     pub fn received_ip(&self) -> Option<IpAddr> {
-        lex::host_ip(self.received?)
+        lex::host_ip(self.param(b"received")?)
     }
 }
 
@@ -213,9 +210,12 @@ mod tests {
         );
         assert_eq!(via.sent_by, b"[2001:db8::9] : 5070");
         assert_eq!(via.branch, Some(&b"z9hG4bKx"[..]));
-        assert_eq!((via.rport, via.ttl), (Some(None), Some(16)));
+        assert_eq!(
+            (via.rport, via.has_received, via.has_oc),
+            (Some(None), true, false)
+        );
         assert_eq!(via.received_ip(), "192.0.2.1".parse().ok());
-        assert_eq!(via.maddr, Some(&b"224.2.0.1"[..]));
+        assert_eq!(via.param(b"maddr"), Some(&b"224.2.0.1"[..]));
         let short = Via::parse(b"SIP/2.0/TCP a.example;rport=5").expect("well-formed");
         assert_eq!(
             (short.port, short.branch, short.rport),

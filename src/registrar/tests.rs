@@ -352,6 +352,40 @@ fn a_refresh_is_found_by_the_comparison_of_uris() {
 }
 
 #[test]
+fn a_contact_spelled_as_before_is_refreshed_as_any_other() {
+    for contact in [
+        "<sip:alice@192.0.2.1>",
+        "<sip:alice@192.0.2.1;transport=tcp>;audio",
+        "<sip:alice@192.0.2.1:5060>;audio;q=0.7;+sip.instance=\"<urn:x:1>\"",
+        "<sip:alice@192.0.2.1>;reg-id=1;+sip.instance=\"<urn:x:1>\"",
+        "<sip:alice@192.0.2.1>;+sip.instance=\"<urn:x:1>\";+sip.instance=\"<urn:x:2>\"",
+        "<sip:alice@192.0.2.1>;video;expires=7200;Q=0.5",
+        "<sip:alice@192.0.2.1>;video ;audio",
+    ] {
+        for expiry in ["Expires: 7200", "Expires: 30", "Expires: 0", "Subject: none"] {
+            let refreshed = |spelled: &str| {
+                let mut rig = Rig::new();
+                let first = rig.register(1, &[&format!("Contact: {contact}")]);
+                assert_eq!(first.expect("a contact").added, 1);
+                rig.advance(10);
+                let done = rig
+                    .register(2, &[&format!("Contact: {spelled}"), expiry])
+                    .map(|done| (done.added, done.removed, done.changed));
+                let in_use = rig.pool.in_use();
+                let other = rig.register(3, &["Contact: <sip:alice@192.0.2.9>;+sip.instance=\"<urn:x:1>\""]);
+                (done, in_use, other.is_ok(), rig.contacts(), rig.look_up(ALICE))
+            };
+            let as_before = refreshed(contact);
+            assert_eq!(
+                as_before,
+                refreshed(&format!("\"\" {contact}")),
+                "{contact} {expiry}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_contact_is_removed_by_a_zero_and_all_by_a_star() {
     let mut rig = Rig::new();
     let three = "Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>, <sip:c@192.0.2.1>";

@@ -379,7 +379,8 @@ fn contact_of<'a>(request: &Request<'a>) -> Result<Option<NameAddr<'a>>, Refusal
         Ok(Contacts::None) => Ok(None),
         Ok(Contacts::List(mut list)) => match (list.next(), list.next()) {
             (Some(Ok(contact)), None) => Ok(Some(contact)),
-            (Some(Ok(_) | Err(_)) | None, _) => Err(Refusal::Contact),
+            (None, _) => Ok(None),
+            (Some(Ok(_) | Err(_)), _) => Err(Refusal::Contact),
         },
         Ok(Contacts::Star) | Err(_) => Err(Refusal::Contact),
     }

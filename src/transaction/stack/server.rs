@@ -262,6 +262,24 @@ impl Stack {
         self.keep_written(draft, written, &mut out.pool)
     }
 
+    /// Writes a message into a buffer of `usual` bytes, which nearly all fit, or else of `most`: what is drafted much larger than it
+    /// becomes has to move to a smaller buffer. Otherwise as [`Stack::write`].
+    pub fn write_fitting(
+        &self,
+        (usual, most): (usize, usize),
+        pool: &mut Pool,
+        write: impl Fn(&mut [u8], &Pool) -> Option<Written>,
+    ) -> Option<BufId> {
+        let mut draft = pool.draft(usual)?;
+        let mut written = write(&mut draft.bytes, pool);
+        if written.is_none() && draft.bytes.len() < most {
+            pool.discard(draft);
+            draft = pool.draft(most)?;
+            written = write(&mut draft.bytes, pool);
+        }
+        self.keep_written(draft, written, pool)
+    }
+
     /// Keeps a draft with what was written. `None`, where it did not fit: the message is dropped and counted.
     pub fn keep_written(
         &self,
