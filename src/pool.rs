@@ -196,7 +196,17 @@ impl Pool {
 
     /// A writable buffer of at least `len_min` bytes, or `None` when the pool is at its limit or no class is so large.
     pub fn draft(&mut self, len_min: usize) -> Option<Draft> {
-        let mut class_index = class_for(len_min)?;
+        let class_index = class_for(len_min)?;
+        match self.draft_of(class_index) {
+            None => self.draft_near_limit(class_index),
+            draft => draft,
+        }
+    }
+
+    /// A buffer of this class or a larger one, as there is none of it and no room for more.
+    #[cold]
+    #[inline(never)]
+    fn draft_near_limit(&mut self, mut class_index: usize) -> Option<Draft> {
         loop {
             if let Some(draft) = self.draft_of(class_index) {
                 return Some(draft);
@@ -214,6 +224,7 @@ impl Pool {
     }
 
     /// A free buffer of this class, or a new one where the limit allows.
+    #[inline]
     fn draft_of(&mut self, class_index: usize) -> Option<Draft> {
         if self.classes[class_index].free.is_empty() {
             if self.allocated_bytes + CLASS_BYTES[class_index] > self.limit_bytes {
@@ -253,6 +264,8 @@ impl Pool {
         self.allocated_bytes + bytes <= self.limit_bytes
     }
 
+    #[cold]
+    #[inline(never)]
     fn grow(&mut self, class_index: usize) {
         let class = &mut self.classes[class_index];
         let buffer = vec![0; CLASS_BYTES[class_index]].into_boxed_slice();

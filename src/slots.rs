@@ -79,7 +79,8 @@ impl<T> Slots<T> {
         self.generation
     }
 
-    /// `None` when the limit is reached.
+    /// `None` when the limit is reached. Inlined, so that the entry is made where it is to lie.
+    #[inline(always)]
     pub fn insert(&mut self, entry: T) -> Option<Id<T>> {
         (!self.is_full()).then(|| self.insert_beyond(entry))
     }
@@ -88,16 +89,23 @@ impl<T> Slots<T> {
     ///
     /// # Panics
     /// There are [`SLOTS_MAX`] entries.
+    #[inline(always)]
     pub fn insert_beyond(&mut self, entry: T) -> Id<T> {
         assert!(self.entries.len() < SLOTS_MAX, "an entry that can't be named");
         if self.entries.len() == self.entries.capacity() {
-            let more = room::more::<(u64, u32, T)>(self.entries.len(), self.limit);
-            self.entries.reserve_exact(more);
+            self.grow();
         }
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.insert((self.generation, entry)) as u32;
         self.fresh = self.fresh.max(slot + 1);
         Id::new(slot, self.generation)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        let more = room::more::<(u64, u32, T)>(self.entries.len(), self.limit);
+        self.entries.reserve_exact(more);
     }
 
     /// The id that the next [`Slots::insert`] gives, for an entry whose own text must name it.

@@ -348,7 +348,8 @@ impl Ims {
             stack.respond(tx, request, 420, None, extra, now, out);
             return true;
         }
-        if request.method == Method::Invite && request.to_tag.is_none() {
+        let requires_any = !stack.cfg.extensions_required.is_empty();
+        if requires_any && request.method == Method::Invite && request.to_tag.is_none() {
             let cfg = stack.cfg.clone();
             let missing = cfg.extensions_required.iter().find(|tag| {
                 !request.msg.has_token(Name::Supported, tag.as_bytes())

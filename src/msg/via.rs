@@ -128,7 +128,8 @@ impl<'a> Via<'a> {
             .ok_or(ParseError::new(ErrorKind::Missing(Name::Via), msg.head_end()))?;
         let value = msg.value_of(line);
         // What has a comma that separates is no Via as a whole: most lines hold one element, which is not looked for first.
-        if let Ok(via) = Via::parse(value) {
+        // Nor is the white space at its ends, which the scan has left out.
+        if let Ok(via) = Via::parse_trimmed(value) {
             return Ok(via);
         }
         let element = lex::Elements::new(value).next().unwrap_or(value);

@@ -21,7 +21,10 @@ impl Shard {
         out: &mut Effects,
     ) {
         let LookUp { whom, asker } = look_up;
-        let named = request.and_then(|(request, _)| named(request));
+        let named = match whom {
+            Whom::Dialog { .. } => request.and_then(|(request, _)| named(request)),
+            Whom::Subscriber(_) | Whom::Device(..) => None,
+        };
         let owner = match (whom, &named) {
             (Whom::Subscriber(aor) | Whom::Device(aor, _), _) => aor.shard(self.stack.shards),
             (Whom::Dialog { .. }, Some(names)) => self.dialog_owner(names),

@@ -63,9 +63,9 @@ pub fn flow_to(
         return Err(RouteError::NotOneHost);
     }
     if cfg.listeners.iter().any(|listener| {
-        listener.is_ours()
+        listener.addr.port() == peer.port()
             && listener.transport == transport
-            && listener.addr.port() == peer.port()
+            && listener.is_ours()
             && cfg.is_address_of(listener, ip)
     }) {
         return Err(RouteError::Ourselves);

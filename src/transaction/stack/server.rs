@@ -104,6 +104,7 @@ impl Stack {
         self.txs.limit() - self.txs.limit() / 8
     }
 
+    #[inline(always)]
     pub(super) fn insert(&mut self, transaction: Transaction) -> Option<TxId> {
         let id = self.txs.insert(transaction);
         if id.is_none() {
