@@ -27,6 +27,8 @@ pub enum TokenKind {
     Stateless = 4,
     /// A dialog that a proxy asked to see the requests of: in a Record-Route. Slot and generation are a digest of its Call-ID.
     RecordRoute = 5,
+    /// The same of a dialog whose large requests go over TCP.
+    RecordRouteTcp = 8,
     /// A message that is forwarded without state: in a Via branch. Shard, slot and generation are those of the connection
     /// that the answer goes back on.
     RelayTcp = 6,
@@ -105,6 +107,7 @@ impl TokenKey {
             5 => TokenKind::RecordRoute,
             6 => TokenKind::RelayTcp,
             7 => TokenKind::RelayUdp,
+            8 => TokenKind::RecordRouteTcp,
             _ => return None,
         };
         let be32 = |at: usize| u32::from_be_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
@@ -116,7 +119,7 @@ impl TokenKey {
         })
     }
 
-    /// The token in a branch of ours. A proxy's has a [`DIGEST_LEN`] long digest behind a dot.
+    /// The token in a branch of ours. A proxy's has a [`DIGEST_LEN`] long digest behind a dot, or two.
     pub fn parse_branch(&self, branch: &[u8]) -> Option<Token> {
         let (cookie, token) = branch.split_at_checked(BRANCH_COOKIE.len())?;
         if !cookie.eq_ignore_ascii_case(BRANCH_COOKIE) {
@@ -124,7 +127,9 @@ impl TokenKey {
         }
         match token.split_at_checked(TOKEN_LEN)? {
             (token, []) => self.parse(token),
-            (token, [b'.', digest @ ..]) if digest.len() == DIGEST_LEN => self.parse(token),
+            (token, [b'.', digests @ ..]) if [DIGEST_LEN, 2 * DIGEST_LEN].contains(&digests.len()) => {
+                self.parse(token)
+            }
             (_, [_, ..]) => None,
         }
     }
@@ -329,6 +334,9 @@ mod tests {
         let with_digest = [&key.branch(token)[..], b".", &digest_text(0x0123_4567_89ab_cdef)].concat();
         assert!(with_digest.ends_with(b".0123456789abcdef"));
         assert_eq!(key.parse_branch(&with_digest), Some(token));
+        let with_two = [&with_digest[..], &digest_text(7)].concat();
+        assert_eq!(key.parse_branch(&with_two), Some(token));
+        assert_eq!(key.parse_branch(&[&with_two[..], &digest_text(7)].concat()), None);
         assert_eq!(key.parse_branch(&with_digest[..with_digest.len() - 1]), None);
     }
 

@@ -7,6 +7,8 @@ mod world;
 
 #[path = "proxy/attacks.rs"]
 mod attacks;
+#[path = "proxy/early.rs"]
+mod early;
 #[path = "proxy/edge.rs"]
 mod edge;
 #[path = "proxy/forking.rs"]
@@ -142,6 +144,35 @@ pub fn ack_of(invite: &Message, failure: &Message) -> Message {
         .with("Call-ID", invite.text("Call-ID"))
         .with("CSeq", format!("{} ACK", invite.cseq().0))
         .with("Content-Length", 0)
+}
+
+/// A request of the callee within the dialog that `there`, an INVITE as it reached him, and his answer make: by what was recorded.
+pub fn from_callee(method: &str, cseq: u32, at: &str, there: &Message, answer: &Message) -> Message {
+    let mut request = Message::request(method, bench_harness::sip::uri(there.text("Contact"))).with(
+        "Via",
+        via(at, &format!("{method}{cseq}{}", there.text("Call-ID"))),
+    );
+    for route in there.get_all("Record-Route") {
+        request = request.with("Route", route);
+    }
+    request
+        .with("From", answer.text("To"))
+        .with("To", there.text("From"))
+        .with("Call-ID", there.text("Call-ID"))
+        .with("CSeq", format!("{cseq} {method}"))
+        .with("Max-Forwards", 70)
+        .with("Contact", format!("<sip:bob@{at}>"))
+        .with("Content-Length", 0)
+}
+
+/// A request that has reached `at` comes back from there, for `uri`.
+pub fn comes_back(there: &Message, at: &str, uri: &str) -> Message {
+    let text = there.to_string();
+    let (line, rest) = text.split_once("\r\n").expect("lines");
+    let method = line.split(' ').next().expect("a method");
+    let via = via(at, &format!("again{}", uri.len()));
+    let text = format!("{method} {uri} SIP/2.0\r\nVia: {via}\r\n{rest}");
+    Message::parse(text.as_bytes()).expect("a message")
 }
 
 /// BOB takes the CANCEL and ends his INVITE with 487, which the caller hears.
@@ -422,17 +453,9 @@ fn a_request_that_comes_back_is_a_loop_and_one_for_another_place_a_spiral() {
     let mut world = world(1, TO_BOB);
     world.udp(ALICE, &ask("OPTIONS", "sip:bob@example.com", "o1"));
     let there = world.request(BOB, "OPTIONS");
-    let back = |uri: &str| {
-        let text = String::from_utf8(there.to_bytes()).expect("text");
-        let line = format!("OPTIONS {uri} SIP/2.0");
-        let via = via(BOB, &format!("again{}", uri.len()));
-        let line = format!("{line}\r\nVia: {via}");
-        let text = text.replacen("OPTIONS sip:bob@example.com SIP/2.0", &line, 1);
-        Message::parse(text.as_bytes()).expect("a message")
-    };
-    world.udp(BOB, &back("sip:bob@example.com"));
+    world.udp(BOB, &comes_back(&there, BOB, "sip:bob@example.com"));
     world.response(BOB, 482);
-    world.udp(BOB, &back("sip:robert@example.com"));
+    world.udp(BOB, &comes_back(&there, BOB, "sip:robert@example.com"));
     let spiral = world.request(BOB, "OPTIONS");
     assert_eq!(spiral.get_all("Via").len(), 4);
     world.udp(BOB, &reply(&spiral, 200, "b", BOB));
@@ -514,6 +537,37 @@ fn a_proxy_without_state_forwards_each_message_alone() {
     });
 }
 
+/// Without state too, what circles is not led round until its Max-Forwards is used up: RFC 5393 §4.2.
+#[test]
+fn what_comes_back_to_a_proxy_without_state_is_a_loop() {
+    on_each_number_of_shards(|shards| {
+        // A CANCEL whose INVITE is not known here goes on alone, whatever the rule says.
+        for mode in ["stateless", "stateful"] {
+            let mut world = world(shards, &format!("{TO_BOB}mode = \"{mode}\"\n"));
+            let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+            world.udp(ALICE, &cancel(&invite));
+            let there = world.request(BOB, "CANCEL");
+            world.udp(BOB, &comes_back(&there, BOB, "sip:bob@example.com"));
+            world.response(BOB, 482);
+            world.udp(BOB, &comes_back(&there, BOB, "sip:robert@example.com"));
+            assert_eq!(world.request(BOB, "CANCEL").get_all("Via").len(), 4, "a spiral");
+            world.silent();
+            ends_empty(world);
+        }
+        let mut world = world(shards, &format!("{TO_BOB}mode = \"stateless\"\n"));
+        for (method, id) in [("INVITE", "c1"), ("MESSAGE", "m1"), ("ACK", "a1")] {
+            world.udp(ALICE, &ask(method, "sip:bob@example.com", id));
+            let there = world.request(BOB, method);
+            world.udp(BOB, &comes_back(&there, BOB, "sip:bob@example.com"));
+            if method != "ACK" {
+                world.response(BOB, 482);
+            }
+            world.silent();
+        }
+        ends_empty(world);
+    });
+}
+
 #[test]
 fn a_proxy_without_state_answers_on_the_connection() {
     on_each_number_of_shards(|shards| {
@@ -556,6 +610,54 @@ fn a_large_request_takes_tcp_where_a_rule_says_so() {
     world.advance(40_000);
     world.forget_waiting();
     ends_empty(world);
+}
+
+/// RFC 3261 §18.1.1 holds for the requests of a dialog too: its route says that its rule wants it so, in both directions.
+#[test]
+fn a_large_request_within_a_dialog_takes_tcp_where_its_rule_said_so() {
+    let large = "x".repeat(1_200);
+    for (rule, transport) in [("tcp_when_large = true\n", "SIP/2.0/TCP"), ("", "SIP/2.0/UDP")] {
+        on_each_number_of_shards(|shards| {
+            let mut world = world(shards, &format!("{TO_BOB}{rule}"));
+            let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+            world.udp(ALICE, &invite);
+            world.response(ALICE, 100);
+            let there = world.request(BOB, "INVITE");
+            world.udp(BOB, &reply(&there, 200, "b1", BOB));
+            let ok = world.response(ALICE, 200);
+            world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+            world.request(BOB, "ACK");
+
+            let info = within("INFO", 33303, &invite, &ok);
+            world.udp(ALICE, &info.with_body("text/plain", large.as_str()));
+            let there_b = world.request(BOB, "INFO");
+            assert!(there_b.top_via().starts_with(transport), "{}", there_b.top_via());
+            world.udp(BOB, &reply(&there_b, 200, "b1", BOB));
+            world.response(ALICE, 200);
+            // From the other side, and by UDP after all where TCP is refused.
+            for (cseq, is_refused) in [(1, true), (2, false)] {
+                world.refuses_connections = is_refused;
+                let info = from_callee("INFO", cseq, BOB, &there, &ok);
+                world.udp(BOB, &info.with_body("text/plain", large.as_str()));
+                let there_a = world.request(ALICE, "INFO");
+                let expected = if is_refused { "SIP/2.0/UDP" } else { transport };
+                assert!(there_a.top_via().starts_with(expected), "{}", there_a.top_via());
+                world.udp(ALICE, &reply(&there_a, 200, "fc1", ALICE));
+                world.response(BOB, 200);
+            }
+            // What is small goes as ever.
+            world.udp(ALICE, &within("INFO", 33304, &invite, &ok));
+            let there_b = world.request(BOB, "INFO");
+            assert!(
+                there_b.top_via().starts_with("SIP/2.0/UDP"),
+                "{}",
+                there_b.top_via()
+            );
+            world.udp(BOB, &reply(&there_b, 200, "b1", BOB));
+            world.response(ALICE, 200);
+            ends_empty(world);
+        });
+    }
 }
 
 #[test]

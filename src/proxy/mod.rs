@@ -39,6 +39,7 @@ use crate::port::ConfigId;
 use crate::routing::rewrite;
 use crate::slots::Slots;
 use crate::time::Instant;
+use crate::token::TokenKind;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
@@ -78,7 +79,7 @@ pub struct Policy {
 
 impl Policy {
     /// Requests within a dialog go where they say.
-    pub const DIALOG: Policy = Policy {
+    const DIALOG: Policy = Policy {
         route: None,
         config: ConfigId::FIRST,
         fork: Fork::ByQ,
@@ -104,6 +105,22 @@ impl Policy {
             tcp_when_large: route.tcp_when_large,
             ring_s: route.ring_s,
             is_trunk,
+        }
+    }
+
+    /// For a request of a dialog that began earlier, as its rule said then.
+    pub fn of_dialog(arrived: &Arrived<'_>) -> Policy {
+        Policy {
+            tcp_when_large: arrived.tcp_when_large,
+            ..Policy::DIALOG
+        }
+    }
+
+    /// What stands for a dialog that begins by this.
+    fn record_route_kind(self) -> TokenKind {
+        match self.tcp_when_large {
+            true => TokenKind::RecordRouteTcp,
+            false => TokenKind::RecordRoute,
         }
     }
 

@@ -13,21 +13,22 @@ use crate::msg::build::Writer;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
+use crate::msg::status::reason_phrase;
 use crate::msg::uri::Uri;
 use crate::msg::via::Via;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::token::{Token, TokenKind};
-use crate::transaction::Stack;
 use crate::transaction::destination::{is_one_host, listener_for};
+use crate::transaction::{Stack, User};
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 
 use super::forward::next_route;
 use super::names::{Address, Way, unresolved, way};
 use super::response::edit_relayed;
-use super::validate::{Arrived, Refused, check, preprocess};
+use super::validate::{Arrived, Refused, check, preprocess, relay_digest};
 use super::write::{edit_received, put_record_routes, put_via};
-use super::{Policy, Proxy, rewritten};
+use super::{ContextId, Policy, Proxy, rewritten};
 
 /// The lines that are put before those of the request.
 const BLOCK_BYTES: usize = 2_048;
@@ -74,6 +75,9 @@ impl Proxy {
         };
         self.read_again(buf, out, |proxy, request, out| {
             let arrived = preprocess(stack, request, flow);
+            if request.method == Method::Cancel && proxy.meets_its_invite(stack, request, flow, out) {
+                return;
+            }
             let sent = match resolved {
                 Resolved::Targets => {
                     let known = Address::Known(targets, 0);
@@ -86,6 +90,36 @@ impl Proxy {
             refuse(stack, request, flow, sent, out);
         });
         out.pool.release(buf);
+    }
+
+    /// Whether the INVITE of a CANCEL that was held has come since: then it is answered here, once (RFC 3261 §16.10).
+    fn meets_its_invite(
+        &mut self,
+        stack: &mut Stack,
+        cancel: &Request<'_>,
+        flow: Flow,
+        out: &mut Effects,
+    ) -> bool {
+        let now = out.received_at;
+        let key = match stack.key_of_new(cancel) {
+            Some(key) => key,
+            // It has come again, and was answered then.
+            None => return true,
+        };
+        let Some(invite) = stack.find_invite(cancel) else {
+            return false;
+        };
+        match stack.user_of(invite) {
+            Some(User::ProxyContext { slot, generation }) => {
+                let id = ContextId::new(slot, generation);
+                self.cancel(stack, id, cancel, key, flow, now, out);
+            }
+            // §9.2: it has had its final response, and a CANCEL changes nothing.
+            Some(_) | None => {
+                stack.respond_stateless(cancel, flow, (200, reason_phrase(200)), |_| {}, out);
+            }
+        }
+        true
     }
 
     /// Keeps a message until it is known where it goes.
@@ -178,17 +212,20 @@ impl Proxy {
                 };
                 let mut block = [0; BLOCK_BYTES];
                 let mut w = Writer::new(&mut block);
-                put_via(
-                    stack,
-                    to,
-                    token_for(stack, flow),
-                    branch_digest(stack, request),
-                    b"",
-                    &mut w,
-                );
+                let own = branch_digest(stack, request);
+                let token = token_for(stack, flow);
+                // What a dialog's route leads here is led on by it: it comes to us again only where somebody else has it circle.
+                match policy.route {
+                    None => put_via(stack, to, token, &[own], b"", &mut w),
+                    Some(_) => {
+                        let digests = [own, relay_digest(stack, request, arrived)];
+                        put_via(stack, to, token, &digests, b"", &mut w);
+                    }
+                }
                 if request.to_tag.is_none() && policy.record_route && request.method == Method::Invite {
                     let dialog = stack.key.digest(&[request.call_id]);
-                    put_record_routes(stack, dialog, (flow, None), (to, None), &mut w);
+                    let recorded = (policy.record_route_kind(), dialog);
+                    put_record_routes(stack, recorded, (flow, None), (to, None), &mut w);
                 }
                 let block_len = w.finish().ok_or(Refused::with(513, "Message Too Large"))?;
                 let block = &block[..block_len];
@@ -247,7 +284,8 @@ impl Proxy {
             | TokenKind::Leg
             | TokenKind::Subscription
             | TokenKind::Stateless
-            | TokenKind::RecordRoute => Transport::Tcp,
+            | TokenKind::RecordRoute
+            | TokenKind::RecordRouteTcp => Transport::Tcp,
         };
         let (like, conn) = match transport {
             Transport::Udp => (u16::try_from(token.slot).ok().map(ListenerId), None),

@@ -32,6 +32,8 @@ pub struct Arrived<'a> {
     pub is_by_maddr: bool,
     /// A Record-Route of ours for this very dialog has led it here.
     pub is_in_dialog: bool,
+    /// The rule that the dialog began by has large requests go over TCP.
+    pub tcp_when_large: bool,
     /// RFC 5626 §5.3.1: a flow token of ours has led it here, and it goes on over that flow.
     pub over: Option<Flow>,
     /// What stands in the place of a flow token is none of ours.
@@ -48,8 +50,8 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>, flow: Flow) -> Arriv
     let is_recorded = |uri: &Uri<'_>| recorded(stack, request, uri);
     match is_recorded(&request.request_uri) {
         Recorded::No => {}
-        ours @ (Recorded::ThisDialog | Recorded::Another) => {
-            arrived.is_in_dialog = ours == Recorded::ThisDialog;
+        ours @ (Recorded::ThisDialog { .. } | Recorded::Another) => {
+            arrived.note_dialog(ours);
             arrived.repaired = request
                 .msg
                 .elements(Name::Route)
@@ -62,10 +64,8 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>, flow: Flow) -> Arriv
             break;
         };
         match is_recorded(&uri) {
-            Recorded::ThisDialog => arrived.is_in_dialog = true,
-            Recorded::Another => {}
-            Recorded::No if names_us(&stack.cfg, &uri) => {}
-            Recorded::No => break,
+            Recorded::No if !names_us(&stack.cfg, &uri) => break,
+            ours => arrived.note_dialog(ours),
         }
         arrived.note_flow(stack, &uri, flow);
         arrived.popped += 1;
@@ -81,6 +81,13 @@ pub fn preprocess<'a>(stack: &Stack, request: &Request<'a>, flow: Flow) -> Arriv
 }
 
 impl Arrived<'_> {
+    fn note_dialog(&mut self, ours: Recorded) {
+        if let Recorded::ThisDialog { tcp_when_large } = ours {
+            self.is_in_dialog = true;
+            self.tcp_when_large |= tcp_when_large;
+        }
+    }
+
     /// A URI of ours in a Route may name a flow: RFC 5626 §5.3.
     fn note_flow(&mut self, stack: &Stack, uri: &Uri<'_>, came_over: Flow) {
         let Some(user) = uri.user.filter(|user| user.len() == FLOW_TOKEN_LEN) else {
@@ -98,7 +105,9 @@ impl Arrived<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Recorded {
     No,
-    ThisDialog,
+    ThisDialog {
+        tcp_when_large: bool,
+    },
     /// We wrote it, into another dialog: it lets nothing through.
     Another,
 }
@@ -109,12 +118,14 @@ fn recorded(stack: &Stack, request: &Request<'_>, uri: &Uri<'_>) -> Recorded {
         return Recorded::No;
     }
     let token = uri.param(ROUTE_PARAM).and_then(|text| stack.key.parse(text));
-    match token.filter(|token| token.kind == TokenKind::RecordRoute) {
+    let is_record_route = |kind| matches!(kind, TokenKind::RecordRoute | TokenKind::RecordRouteTcp);
+    match token.filter(|token| is_record_route(token.kind)) {
         None => Recorded::No,
         Some(token) => {
             let digest = stack.key.digest(&[request.call_id]);
             if (u64::from(token.slot) << 32 | u64::from(token.generation)) == digest {
-                Recorded::ThisDialog
+                let tcp_when_large = token.kind == TokenKind::RecordRouteTcp;
+                Recorded::ThisDialog { tcp_when_large }
             } else {
                 Recorded::Another
             }
@@ -282,21 +293,44 @@ pub fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u6
     ])
 }
 
+/// The same for a branch of what is forwarded without state, which the CANCEL of an INVITE and the ACK of its failure have too.
+pub fn relay_digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
+    let next_route = request.msg.elements(Name::Route).nth(arrived.popped);
+    stack.key.digest(&[
+        request.uri,
+        next_route.unwrap_or_default(),
+        request.call_id,
+        request.from_tag.unwrap_or_default(),
+        &request.cseq.number.to_be_bytes(),
+    ])
+}
+
 /// Whether a Via is ours and stands for the same request. Most requests have one Via, which is read already.
 fn is_loop(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>, known: Option<u64>) -> bool {
     const OURS_LEN: usize = BRANCH_COOKIE.len() + TOKEN_LEN + 1 + DIGEST_LEN;
+    const RELAYED_LEN: usize = OURS_LEN + DIGEST_LEN;
     let mut text = known.map(digest_text);
+    let mut relayed = None;
     let mut is_same = |branch: Option<&[u8]>| {
-        branch
-            .filter(|branch| branch.len() == OURS_LEN)
-            .is_some_and(|branch| {
+        let Some(branch) = branch else { return false };
+        let (text, is_relayed) = match branch.len() {
+            OURS_LEN => {
                 let text = text.get_or_insert_with(|| digest_text(digest(stack, request, arrived)));
-                branch.ends_with(&text[..])
-                    && stack
-                        .key
-                        .parse_branch(branch)
-                        .is_some_and(|token| token.kind == TokenKind::Transaction)
-            })
+                (text, false)
+            }
+            RELAYED_LEN => {
+                let digest = || digest_text(relay_digest(stack, request, arrived));
+                (relayed.get_or_insert_with(digest), true)
+            }
+            _ => return false,
+        };
+        let kind = || stack.key.parse_branch(branch).map(|token| token.kind);
+        branch.ends_with(&text[..])
+            && match kind() {
+                Some(TokenKind::Transaction) => !is_relayed,
+                Some(TokenKind::RelayTcp | TokenKind::RelayUdp) => is_relayed,
+                Some(_) | None => false,
+            }
     };
     is_same(request.via.branch)
         || (request.msg.elements(Name::Via).skip(1))

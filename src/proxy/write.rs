@@ -62,7 +62,7 @@ impl Proxy {
         let offers = destination_of(self, stack, tx)
             .is_some_and(|destination| stack.trunks.offers_overload_control(&stack.cfg, destination));
         let params = if offers { overload::OFFER } else { b"" };
-        put_via(stack, flow, token, context.digest, params, w);
+        put_via(stack, flow, token, &[context.digest], params, w);
         // RFC 5393 §5.3.3: every request that is forwarded has one.
         w.put(b"Max-Breadth: ").num(u64::from(breadth)).crlf();
         // RFC 5626 §5.3.1: whom a flow token leads to is reached within the dialog by it alone.
@@ -71,9 +71,10 @@ impl Proxy {
             let token = |flow| FlowToken::of(flow, &stack.key);
             let caller = context.caller_flow.map(token);
             let callee = Some(flow).filter(|_| is_alone).map(token);
+            let kind = context.policy.record_route_kind();
             put_record_routes(
                 stack,
-                context.dialog,
+                (kind, context.dialog),
                 (incoming, caller.as_ref()),
                 (flow, callee.as_ref()),
                 w,
@@ -170,11 +171,15 @@ fn destination_of(proxy: &Proxy, stack: &Stack, tx: TxId) -> Option<DestinationI
     }
 }
 
-/// A Via line of ours, with `params` behind its branch: §16.6 step 8.
-pub fn put_via(stack: &Stack, flow: Flow, token: Token, digest: u64, params: &[u8], w: &mut Writer<'_>) {
+/// A Via line of ours, with `digests` at the end of its branch and `params` behind it: §16.6 step 8.
+pub fn put_via(stack: &Stack, flow: Flow, token: Token, digests: &[u64], params: &[u8], w: &mut Writer<'_>) {
     w.put(VIA_NAME);
     stack.put_via_value(flow, token, w);
-    w.put(b".").put(&digest_text(digest)).put(params).crlf();
+    w.put(b".");
+    for digest in digests {
+        w.put(&digest_text(*digest));
+    }
+    w.put(params).crlf();
 }
 
 /// RFC 3327 §5.2: the way to us for requests to whom is registered, with the flow that leads on from here (RFC 5626 §5.1).
@@ -204,13 +209,13 @@ fn put_own_address(stack: &Stack, flow: Flow, w: &mut Writer<'_>) {
 /// it came by, so that each side finds its own (RFC 5658), or where each side has a flow of its own.
 pub fn put_record_routes(
     stack: &Stack,
-    dialog: u64,
+    (kind, dialog): (TokenKind, u64),
     incoming: (Flow, Option<&FlowToken>),
     outgoing: (Flow, Option<&FlowToken>),
     w: &mut Writer<'_>,
 ) {
     let token = Token {
-        kind: TokenKind::RecordRoute,
+        kind,
         shard: stack.shard,
         slot: (dialog >> 32) as u32,
         generation: dialog as u32,

@@ -59,7 +59,8 @@ impl Shard {
         }
         let arrived = preprocess(&self.stack, request, flow);
         if arrived.is_in_dialog || arrived.over.is_some() || arrived.is_forged {
-            self.forward(request, &arrived, Policy::DIALOG, key, flow, now, out);
+            let policy = Policy::of_dialog(&arrived);
+            self.forward(request, &arrived, policy, key, flow, now, out);
             return;
         }
         if self.stack.cfg.routes.is_empty() || self.ims.owns(&self.stack, request, &out.pool) {
@@ -106,8 +107,9 @@ impl Shard {
     fn dispatch_ack(&mut self, request: &Request<'_>, flow: Flow, now: Instant, out: &mut Effects) {
         let arrived = preprocess(&self.stack, request, flow);
         if arrived.is_in_dialog || arrived.over.is_some() || arrived.is_forged {
+            let policy = Policy::of_dialog(&arrived);
             self.proxy
-                .relay(&mut self.stack, request, &arrived, Policy::DIALOG, flow, out);
+                .relay(&mut self.stack, request, &arrived, policy, flow, out);
             return;
         }
         if self.ims.ack(&mut self.stack, request, now, out) {

@@ -170,7 +170,11 @@ impl Shard {
             Some(TokenKind::Transaction) => false,
             Some(TokenKind::RelayTcp | TokenKind::RelayUdp) => true,
             Some(
-                TokenKind::Leg | TokenKind::Subscription | TokenKind::Stateless | TokenKind::RecordRoute,
+                TokenKind::Leg
+                | TokenKind::Subscription
+                | TokenKind::Stateless
+                | TokenKind::RecordRoute
+                | TokenKind::RecordRouteTcp,
             )
             | None => {
                 self.stack.metrics.dropped(DropReason::StrayResponse);
@@ -246,8 +250,11 @@ impl Shard {
         if let Some(token) = token.filter(|token| usize::from(token.shard.0) < self.stack.shards) {
             match token.kind {
                 TokenKind::Leg | TokenKind::Subscription | TokenKind::Transaction => return token.shard,
-                TokenKind::Stateless | TokenKind::RecordRoute | TokenKind::RelayTcp | TokenKind::RelayUdp => {
-                }
+                TokenKind::Stateless
+                | TokenKind::RecordRoute
+                | TokenKind::RecordRouteTcp
+                | TokenKind::RelayTcp
+                | TokenKind::RelayUdp => {}
             }
         }
         match owner_aor(request, &self.stack.cfg) {

@@ -428,8 +428,10 @@ impl Book {
 
     pub fn in_call_answered(&mut self, call: usize, request: &Packet, response: &Packet, at: Instant) {
         let status = response.status.unwrap_or(0);
-        // 481: the other side has hung up meanwhile. 487: the server ends the call. 491: glare. 500: overtaken.
-        let is_usual = matches!(status, 200 | 408 | 481 | 487 | 491) || (status == 500 && !self.is_calm());
+        // 481: the other side has hung up meanwhile. 487: the server ends the call. 491: glare. 500: overtaken, on the way or by going over
+        // TCP for its size.
+        let may_overtake = !self.is_calm() || self.exchange.is_some_and(|exchange| exchange.splits_dialogs());
+        let is_usual = matches!(status, 200 | 408 | 481 | 487 | 491) || (status == 500 && may_overtake);
         if self.is_fair() && !is_usual && !self.calls[call].is_excused {
             self.find_in(call, at, || {
                 format!(

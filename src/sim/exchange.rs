@@ -111,6 +111,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Whether the large requests of some dialogs go over TCP and the small ones over UDP.
+    pub fn splits_dialogs(&self) -> bool {
+        let rules = [self.subscribers, self.several, self.trunk, self.to_mirror];
+        rules.iter().any(|rule| rule.record_route && rule.tcp_when_large)
+    }
+
     pub fn draw(phones: usize, rng: &mut Rng) -> Exchange {
         Exchange {
             subscribers: rule(rng),

@@ -360,6 +360,53 @@ fn a_message_without_state_is_held_for_dns() {
     });
 }
 
+/// A CANCEL that overtook its INVITE waits for DNS; when the INVITE has come it is answered, and no second time for what DNS says.
+#[test]
+fn a_cancel_that_is_held_is_answered_once() {
+    on_each_number_of_shards(|shards| {
+        let invite = invite("alice", ALICE, "sip:bob@carrier.example", "c1");
+        // It has come again, and was answered then.
+        let mut world = world(shards, ANYWHERE);
+        world.udp(ALICE, &cancel(&invite));
+        world.silent();
+        world.udp(ALICE, &invite);
+        world.response(ALICE, 100);
+        world.udp(ALICE, &cancel(&invite));
+        world.response(ALICE, 200);
+        let failure = world.response(ALICE, 487);
+        world.udp(ALICE, &ack_of(&invite, &failure));
+        Zone::default().answer(&mut world, shards, |_, _| Answer::Failed);
+        world.silent();
+        ends_empty(world);
+    });
+    on_each_number_of_shards(|shards| {
+        let invite = invite("alice", ALICE, "sip:bob@carrier.example", "c1");
+        // It has not: what was held finds the INVITE. DNS knows the name, or does not answer.
+        for is_known in [true, false] {
+            let (mut world, mut zone) = (world(shards, ANYWHERE), Zone::two());
+            world.udp(ALICE, &cancel(&invite));
+            world.udp(ALICE, &invite);
+            world.response(ALICE, 100);
+            zone.answer(&mut world, shards, |zone, question| match is_known {
+                true => zone.of(question),
+                false => Answer::Failed,
+            });
+            let mut answers = [world.next(ALICE), world.next(ALICE)];
+            answers.sort_by_key(|answer| answer.cseq().1 == "INVITE");
+            let [of_cancel, of_invite] = answers;
+            assert_eq!(
+                (of_cancel.cseq().1, of_cancel.status()),
+                ("CANCEL", Some(200)),
+                "{of_cancel}"
+            );
+            assert_eq!(of_invite.status(), Some(if is_known { 487 } else { 504 }));
+            world.udp(ALICE, &ack_of(&invite, &of_invite));
+            world.silent();
+            ends_empty(world);
+        }
+    });
+}
+
 #[test]
 fn what_waits_for_dns_when_the_server_stops_is_given_up() {
     let mut stateful = world(2, ANYWHERE);

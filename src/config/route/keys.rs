@@ -276,7 +276,8 @@ pub static ROUTE_KEYS: &[Key<Route>] = &[
         unit: "",
         kind: switch!(tcp_when_large),
         meaning: "Whether a request of more than 1,300 bytes goes over TCP where UDP was not asked for by name (RFC 3261 section \
-                  18.1.1), and over UDP after all where TCP is refused.",
+                  18.1.1), and over UDP after all where TCP is refused. Holds for later requests of a dialog that the rule records, \
+                  too, but for the ACK of a 2xx, of which nobody would hear that TCP is refused.",
     },
     Key {
         section: "route",

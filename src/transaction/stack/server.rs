@@ -113,6 +113,12 @@ impl Stack {
         id
     }
 
+    /// What the server transaction of this request would be found by. `None`: there is one.
+    pub fn key_of_new(&self, request: &Request<'_>) -> Option<Key> {
+        let key = self.keyer.server(request, request.method, request.method_text);
+        self.by_key.get(key).is_none().then_some(key)
+    }
+
     /// The INVITE server transaction that a CANCEL is about (RFC 3261 §9.2).
     pub fn find_invite(&self, cancel: &Request<'_>) -> Option<TxId> {
         let key = self.keyer.server(cancel, Method::Invite, b"INVITE");

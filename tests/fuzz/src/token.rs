@@ -7,7 +7,7 @@ use ringway::token::{BRANCH_COOKIE, Purpose, SEALED_LEN_MAX, TOKEN_LEN, Token, T
 use ringway::wire::ShardId;
 
 const KEY: TokenKey = TokenKey::new([7; 16]);
-const KINDS: [TokenKind; 7] = [
+const KINDS: [TokenKind; 8] = [
     TokenKind::Transaction,
     TokenKind::Leg,
     TokenKind::Subscription,
@@ -15,6 +15,7 @@ const KINDS: [TokenKind; 7] = [
     TokenKind::RecordRoute,
     TokenKind::RelayTcp,
     TokenKind::RelayUdp,
+    TokenKind::RecordRouteTcp,
 ];
 /// Bytes of a sealed flow, and of a temporary GRUU.
 const FLOW: usize = 32;
