@@ -728,15 +728,25 @@ fn connections_fit_the_open_files_or_say_what_does_not() {
     let limits = &loaded.config.limits;
     assert_eq!(
         (limits.connections_max, limits.connections_per_source_max),
-        (766, 766)
+        (514, 514)
+    );
+    // DNS has a quarter of them, at six sockets a question; what is asked for is counted, and goes before connections.
+    assert_eq!(loaded.config.dns.questions_max, 1_024 / 4 / 6);
+    let asked = loaded_on("[dns]\nquestions_max = 100", &few).expect("defaults are cut down");
+    assert_eq!(
+        (
+            asked.config.dns.questions_max,
+            asked.config.limits.connections_max
+        ),
+        (100, 1_024 - 258 - 600)
     );
     assert!(loaded.notices.iter().any(|n| n.text().contains("ulimit")));
     let told = errors_on("[limits]\nconnections_max = 1_000", &few);
     assert_eq!(
         told,
         [
-            "r.toml:2:19: limits.connections_max: expected at most 766: this process may open 1024 files (ulimit -Hn) \
-          and needs 258 for itself, found 1000"
+            "r.toml:2:19: limits.connections_max: expected at most 514: this process may open 1024 files (ulimit -Hn) \
+          and needs 510 for itself, found 1000"
         ]
     );
 }

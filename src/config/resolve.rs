@@ -18,6 +18,10 @@ pub const LISTENERS_MAX: usize = 64;
 const FILES_PER_SHARD: u64 = 64;
 /// Files of the process beside the admin server's connections: the log, journals, sockets.
 const FILES_OF_PROCESS: u64 = 64;
+/// Sockets of one question to DNS: two servers at a time, each asked up to three times before the first answer is given up.
+const FILES_PER_QUESTION: u64 = 6;
+/// Questions may take this part of the files that may be open.
+const QUESTIONS_PART: u64 = 4;
 /// What stands beside a message in a mailbox: where it came from, when, and its length.
 const MAILBOX_ENTRY_BYTES: u64 = 256;
 
@@ -71,7 +75,12 @@ pub fn fits_mailbox(message_bytes_max: usize, mailbox_bytes: usize) -> bool {
 pub fn files_max(config: &Config) -> u64 {
     let of_a_shard = config.listeners.len() as u64 + FILES_PER_SHARD;
     let admin = 2 * config.admin.connections_max as u64;
-    config.limits.connections_max as u64 + FILES_OF_PROCESS + admin + config.shards as u64 * of_a_shard
+    let questions = config.dns.questions_max as u64 * FILES_PER_QUESTION;
+    config.limits.connections_max as u64
+        + FILES_OF_PROCESS
+        + admin
+        + questions
+        + config.shards as u64 * of_a_shard
 }
 
 struct Resolver<'a> {
@@ -565,6 +574,12 @@ impl Resolver<'_> {
         let Some(origin) = self.settings.origin("limits", "connections_max") else {
             return;
         };
+        let questions = self.config.dns.questions_max as u64;
+        let at_once = (allowed / QUESTIONS_PART / FILES_PER_QUESTION).max(1);
+        if questions > at_once && self.settings.origin("dns", "questions_max") == Some(Origin::Default) {
+            // Enough for any rate of names that are answered for: nobody needs to be told.
+            self.config.dns.questions_max = at_once as usize;
+        }
         let shards = self.config.shards as u64;
         let connections = self.config.limits.connections_max as u64;
         let own = files_max(&self.config) - connections;

@@ -23,6 +23,7 @@ use crate::wire::ShardId;
 use super::desk::{Busy, By, Desk};
 use super::history::{History, percentiles};
 use super::lock;
+use super::places::GoesOn;
 use super::prometheus;
 use super::status::Facts;
 use super::watch::Wanted;
@@ -408,7 +409,7 @@ async fn trace(
         let line = lines.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(line), lines))
     });
-    Ok((NDJSON, Body::from_stream(lines)).into_response())
+    Ok((Extension(GoesOn), NDJSON, Body::from_stream(lines)).into_response())
 }
 
 async fn drain(State(api): State<Api>, Extension(by): Extension<By>) -> Answer<StatusCode> {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::desk::By;
-use super::places::{Counts, Place, Places, Question, Source, Taken, Told, Watched};
+use super::places::{Counts, GoesOn, Place, Places, Question, Source, Taken, Told, Watched};
 use super::{origin, page};
 
 /// Bytes of one request's head.
@@ -194,6 +194,9 @@ async fn answer(
 ) -> Result<Response<Told>, std::convert::Infallible> {
     let asked = place.asked();
     let response = answer_of(request, router, &access, place).await;
+    if response.extensions().get::<GoesOn>().is_some() {
+        asked.goes_on();
+    }
     Ok(response.map(|body| Told { body, asked }))
 }
 

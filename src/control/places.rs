@@ -65,7 +65,13 @@ enum Wait {
     Body,
     /// That it takes what it is answered.
     Taking,
+    /// Nothing: it is told what happens, as long as it wants. It goes last, when nobody else keeps us waiting.
+    Watching,
 }
+
+/// Stands in the extensions of an answer that goes on for as long as who asked wants.
+#[derive(Clone, Copy)]
+pub struct GoesOn;
 
 /// The places of one listener.
 pub struct Places {
@@ -142,7 +148,7 @@ fn loser(taken: &[Arc<Place>]) -> Option<usize> {
     let waiting = taken.iter().enumerate();
     waiting
         .filter_map(|(index, place)| Some((index, share(place), place.since()?)))
-        .min_by_key(|&(_, share, since)| (std::cmp::Reverse(share), since))
+        .min_by_key(|&(_, share, (watches, since))| (watches, std::cmp::Reverse(share), since))
         .map(|(index, ..)| index)
 }
 
@@ -175,7 +181,7 @@ impl Drop for Taken {
 pub struct Place {
     source: Source,
     /// Since when it keeps us waiting, by [`Wait`]: as [`Shared::begun`] counts.
-    waits: Mutex<[Option<u64>; 3]>,
+    waits: Mutex<[Option<u64>; 4]>,
     is_lost: Notify,
     shared: Arc<Shared>,
 }
@@ -192,8 +198,14 @@ impl Place {
         Asked(Arc::clone(self))
     }
 
-    fn since(&self) -> Option<u64> {
-        lock(&self.waits).iter().flatten().min().copied()
+    /// Since when it keeps us waiting, and whether it only watches.
+    fn since(&self) -> Option<(bool, u64)> {
+        let waits = lock(&self.waits);
+        let [of_us @ .., watching] = &*waits;
+        let since = of_us.iter().flatten().min().copied();
+        since
+            .map(|since| (false, since))
+            .or(watching.map(|since| (true, since)))
     }
 
     fn begin(&self, wait: Wait) {
@@ -222,8 +234,16 @@ impl Place {
 /// While a request is answered.
 pub struct Asked(Arc<Place>);
 
+impl Asked {
+    /// What it is answered goes on.
+    pub fn goes_on(&self) {
+        self.0.begin(Wait::Watching);
+    }
+}
+
 impl Drop for Asked {
     fn drop(&mut self) {
+        self.0.end(Wait::Watching);
         self.0.end(Wait::Body);
         self.0.begin(Wait::Head);
     }
@@ -377,6 +397,25 @@ mod tests {
         assert!(is_lost(&first));
         drop((third, asked_third));
         assert_eq!((counts.now(), counts.given_up()), (3, 4));
+    }
+
+    #[test]
+    fn who_watches_goes_when_nobody_else_keeps_us_waiting() {
+        let (places, _) = places(3);
+        let asking = |last| {
+            let taken = places.try_take(from(last))?;
+            let asked = taken.place().asked();
+            Some((taken, asked))
+        };
+        let watchers = [asking(1).unwrap(), asking(1).unwrap()];
+        for (_, asked) in &watchers {
+            asked.goes_on();
+        }
+        let idle = places.try_take(from(2)).unwrap();
+        let _first = asking(2).expect("in place of the idle one");
+        assert!(is_lost(&idle) && !is_lost(&watchers[0].0));
+        let _second = asking(2).expect("in place of who has watched longest");
+        assert!(is_lost(&watchers[0].0) && !is_lost(&watchers[1].0));
     }
 
     #[test]

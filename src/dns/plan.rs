@@ -394,7 +394,9 @@ impl<'a, A: Answers> Planner<'a, A> {
     }
 
     fn target(&mut self, transport: Transport, ip: IpAddr, port: u16) {
-        if port != 0 && is_one_host(ip.to_canonical()) && self.speaks.to(transport, ip.is_ipv4()) {
+        // One of IPv4 that stands in an AAAA record is no other host.
+        let ip = ip.to_canonical();
+        if port != 0 && is_one_host(ip) && self.speaks.to(transport, ip.is_ipv4()) {
             let addr = SocketAddr::new(ip, port);
             self.targets.add(Target { transport, addr });
         }

@@ -609,6 +609,27 @@ mod tests {
     }
 
     #[test]
+    fn want_of_memory_says_nothing_of_a_peer() {
+        let (metrics, mut notices) = (Metrics::default(), Notices::default());
+        let op = Some(TxOp::Request {
+            shard: crate::wire::ShardId(0),
+            slot: 1,
+            generation: 1,
+        });
+        let flow = flow_to(ListenerId(0), ([127, 0, 0, 1], 5060).into());
+        for (errno, is_told) in [
+            (libc::ENOBUFS, false),
+            (libc::ENOMEM, false),
+            (libc::ENETUNREACH, true),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            refused(op, flow, b"bytes", &error, &metrics, &mut notices);
+            assert_eq!(notices.is_empty(), !is_told, "{error}");
+        }
+        assert_eq!(metrics.drops[DropReason::SendError as usize].get(), 3);
+    }
+
+    #[test]
     fn what_is_held_is_bounded() {
         let mut held = Held::default();
         let peer = ([127, 0, 0, 1], 5060).into();

@@ -312,7 +312,8 @@ pub fn host_len(bytes: &[u8]) -> usize {
     0
 }
 
-/// The address that `host` is, brackets or not; `None` for a name.
+/// The address that `host` is, brackets or not; `None` for a name. One of IPv4 that is written as one of IPv6 (RFC 4291 §2.5.5.2) is the
+/// same host, and no other way to it.
 pub fn host_ip(host: &[u8]) -> Option<IpAddr> {
     let inner = match host {
         [b'[', inner @ .., b']'] => inner,
@@ -326,7 +327,8 @@ pub fn host_ip(host: &[u8]) -> Option<IpAddr> {
     if inner.len() > 45 || !inner.contains(&b':') {
         return None;
     }
-    core::str::from_utf8(inner).ok()?.parse().ok()
+    let ip: IpAddr = core::str::from_utf8(inner).ok()?.parse().ok()?;
+    Some(ip.to_canonical())
 }
 
 /// Four numbers of 0 to 255 with dots between them, none with a zero in front that means nothing.
@@ -519,7 +521,8 @@ mod tests {
             "fe80::1%1",
             "1234",
         ] {
-            assert_eq!(host_ip(text.as_bytes()), text.parse().ok(), "{text}");
+            let expected = text.parse().ok().map(|ip: IpAddr| ip.to_canonical());
+            assert_eq!(host_ip(text.as_bytes()), expected, "{text}");
         }
     }
 
@@ -568,6 +571,8 @@ mod tests {
         }
         assert_eq!(host_ip(b"[::1]"), "::1".parse().ok());
         assert_eq!(host_ip(b"192.0.2.1"), "192.0.2.1".parse().ok());
+        assert_eq!(host_ip(b"[::ffff:192.0.2.1]"), "192.0.2.1".parse().ok());
+        assert_eq!(host_ip(b"[::FFFF:C000:201]"), "192.0.2.1".parse().ok());
         assert_eq!(host_ip(b"example.com"), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::msg::via::Via;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::token::{Token, TokenKind};
-use crate::transaction::destination::{is_one_host, listener_for};
+use crate::transaction::destination::flow_to;
 use crate::transaction::{Stack, User};
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 
@@ -337,25 +337,20 @@ impl Proxy {
             Transport::Udp => via.rport.flatten().or(via.port),
             Transport::Tcp => via.port,
         };
-        let flow = match ip.map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT))) {
-            // The Via is as the sender of the response has it: a group of hosts, or none, never asked us anything.
-            Some(peer) => listener_for(&stack.cfg, transport, peer.ip(), like)
-                .filter(|_| peer.port() != 0 && is_one_host(peer.ip().to_canonical()))
-                .map(|listener| Flow {
-                    transport,
-                    listener,
-                    peer,
-                    conn,
-                }),
-            // We had put a `received` there, which is gone: the connection is left, or the name.
-            None => Some(Flow {
-                transport,
-                listener: like.unwrap_or(ListenerId(0)),
-                peer: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-                conn,
-            }),
+        let like = Flow {
+            transport,
+            listener: like.unwrap_or(ListenerId(0)),
+            peer: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+            conn,
         };
-        let Some(flow) = flow else {
+        let flow = match ip.map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT))) {
+            // The Via is as the sender of the response has it: a group of hosts, or none, never asked us anything; nor do we ourselves,
+            // and what has our Via a hundred times would come to us as often.
+            Some(peer) => flow_to(&stack.cfg, (transport, peer), Some(like)),
+            // We had put a `received` there, which is gone: the connection is left, or the name.
+            None => Ok(like),
+        };
+        let Ok(flow) = flow else {
             stack.metrics.dropped(DropReason::StrayResponse);
             return;
         };

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Listener, ListenerState};
-use crate::msg::lex::Elements;
+use crate::msg::lex::{self, Elements};
 use crate::msg::name_addr::NameAddr;
 use crate::msg::uri::{Scheme, Uri};
 use crate::wire::{Flow, ListenerId, Transport};
@@ -39,7 +39,7 @@ pub fn destination(uri: &Uri<'_>) -> Result<(Transport, SocketAddr), RouteError>
         Some(name) if name.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
         Some(_) => return Err(RouteError::Transport),
     };
-    let ip = match uri.param(b"maddr").and_then(parse_ip) {
+    let ip = match uri.param(b"maddr").and_then(lex::host_ip) {
         Some(ip) => ip,
         None => uri.host_ip().ok_or(RouteError::HostName)?,
     };
@@ -115,15 +115,6 @@ pub fn is_one_host(ip: IpAddr) -> bool {
         IpAddr::V6(_) => false,
     };
     !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
-}
-
-fn parse_ip(text: &[u8]) -> Option<IpAddr> {
-    std::str::from_utf8(text)
-        .ok()?
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
 }
 
 /// The listener to send from: the one named if it fits, else one at the same address, else the first that fits. One that a reload has
@@ -227,7 +218,14 @@ mod tests {
             to("sip:a@[::1]:5099;transport=tcp", None),
             Err(RouteError::NoListener)
         );
-        assert_eq!(to("sip:a@127.0.0.2:5070", None), Err(RouteError::Ourselves));
+        for ours in [
+            "sip:a@127.0.0.2:5070",
+            "sip:a@[::ffff:127.0.0.2]:5070",
+            "sip:a@[::ffff:7f00:2]:5070;transport=tcp",
+            "sip:a@example.com:5070;maddr=[::ffff:127.0.0.2]",
+        ] {
+            assert_eq!(to(ours, None), Err(RouteError::Ourselves), "{ours}");
+        }
         for nobody in [
             "sip:a@0.0.0.0",
             "sip:a@255.255.255.255",

@@ -113,3 +113,16 @@ fn idle_connections_and_those_that_take_no_answer_make_room() {
     drop((idle, greedy, bodies));
     server.stop();
 }
+
+#[test]
+fn whoever_watches_on_every_place_keeps_nobody_from_health() {
+    let mut server = Server::start(&patient_setup(4));
+    let trace = "GET /api/v1/trace?peer=127.0.0.9 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    let mut watchers: Vec<TcpStream> = (0..4).map(|_| said(&server, 2, trace)).collect();
+    for stream in &mut watchers {
+        assert!(stream.read(&mut [0; 1_024]).expect("it has begun") > 0);
+    }
+    assert_eq!(page_over_http(&server, "/healthz"), "ok\n");
+    drop(watchers);
+    server.stop();
+}

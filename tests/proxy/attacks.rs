@@ -448,3 +448,54 @@ fn the_ack_of_an_answer_without_a_transaction_goes_no_further() {
     assert_eq!(world.drops(DropReason::StrayAck), 1);
     ends_empty(world);
 }
+
+/// Whoever has got one Via of ours can put it into a response as often as one holds: each would lead it to us once more.
+#[test]
+fn without_state_no_response_goes_round_through_ourselves() {
+    let mut world = world(1, &format!("{TO_BOB}mode = \"stateless\"\n"));
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+    let there = world.request(BOB, "MESSAGE");
+    let own = there.top_via().to_owned();
+    for below in [
+        own.clone(),
+        own.replace(SERVER, "elsewhere.example:5060") + ";received=127.0.0.1",
+        own.replace(SERVER, "[::ffff:127.0.0.1]:5060"),
+    ] {
+        let mut response = reply(&there, 200, "b1", BOB).removing("Via");
+        response.insert("Via", &own);
+        for _ in 0..50 {
+            response.insert("Via", &below);
+        }
+        let before = world.drops(DropReason::StrayResponse);
+        world.udp(BOB, &response);
+        world.silent();
+        assert_eq!(world.drops(DropReason::StrayResponse), before + 1, "{below}");
+    }
+    // What comes by them in order still does.
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}
+
+/// RFC 4291 §2.5.5.2: an IPv4 address in the clothes of IPv6 is the same host, ourselves included.
+#[test]
+fn our_address_is_known_in_the_clothes_of_ipv6() {
+    let table = "[[route]]\naction = \"proxy\"\nto = [\"request-uri\"]\n";
+    let mut world = world(1, table);
+    for (id, uri) in [
+        ("o1", "sip:bob@[::ffff:127.0.0.1]"),
+        ("o2", "sip:bob@[::FFFF:7F00:1]:5060"),
+    ] {
+        world.udp(ALICE, &ask("OPTIONS", uri, id));
+        world.response(ALICE, 482);
+    }
+    // And so is another's; a Route of ours is used up.
+    let options = ask("OPTIONS", "sip:bob@[::ffff:127.0.0.3]:5063", "o4")
+        .with("Route", "<sip:[::ffff:127.0.0.1]:5060;lr>");
+    world.udp(ALICE, &options);
+    let there = world.request(BOB, "OPTIONS");
+    assert!(!there.has("Route"), "{there}");
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    world.response(ALICE, 200);
+    ends_empty(world);
+}

@@ -99,7 +99,7 @@ pub(super) static KEYS: &[Key] = &[
         unit: "connections",
         kind: count!(admin.connections_max, 1, 4_096),
         meaning: "Connections at a time, over HTTP and over the socket each. When one more comes, one goes that keeps the server waiting, \
-                  for a request or for its answer to be taken: the oldest of whoever has most.",
+                  for a request or for its answer to be taken: the oldest of whoever has most. Whoever watches a trace goes last.",
     },
     Key {
         section: "admin",

@@ -210,7 +210,8 @@ pub(super) static KEYS: &[Key] = &[
         name: "questions_max",
         unit: "questions",
         kind: count!(dns.questions_max, 1, 65_536),
-        meaning: "Questions that may be out to the DNS servers at once; more wait.",
+        meaning: "Questions that may be out to the DNS servers at once, each of which may take six sockets; more wait. Fewer by default \
+                  where the process may open few files: a quarter of them is for DNS.",
     },
     Key {
         section: "dns",
