@@ -238,12 +238,21 @@ impl Location {
             return;
         };
         set.reset(Outcome::Offline);
+        let is_found = |binding: &Binding| binding.said.expires_at > now && is_wanted(&binding.said);
+        if subscriber.bindings == 1 {
+            let only = self.link(subscriber.first).map(|(_, binding)| binding);
+            if let Some(binding) = only.filter(|binding| is_found(binding)) {
+                // Who has one contact has one device.
+                set.push(&binding.said.contact(0, pool));
+            }
+            return;
+        }
         // Each round finds the next in rank; a subscriber has a handful of contacts.
         let mut last = None;
         for _ in 0..subscriber.bindings {
             let next = self
                 .bindings_from(subscriber.first)
-                .filter(|(_, binding)| binding.said.expires_at > now && is_wanted(&binding.said))
+                .filter(|(_, binding)| is_found(binding))
                 .enumerate()
                 .map(|(place, (_, binding))| {
                     let rank = (
@@ -257,24 +266,11 @@ impl Location {
                 .min_by_key(|(rank, _)| *rank);
             let Some((rank, binding)) = next else { return };
             last = Some(rank);
-            let said = &binding.said;
-            // Who has one contact has one device.
-            let device = match said.text.instance(pool) {
-                Some(instance) if subscriber.bindings > 1 => self.device(subscriber, instance, pool),
-                Some(_) | None => 0,
+            let device = match binding.said.text.instance(pool) {
+                Some(instance) => self.device(subscriber, instance, pool),
+                None => 0,
             };
-            let fits = set.push(&Contact {
-                uri: said.text.uri(pool),
-                params: said.text.params(pool),
-                path: said.text.path(pool),
-                device,
-                is_flow: said.is_flow,
-                q: said.q,
-                flow: said.flow,
-                tcp: said.tcp,
-                is_at_peer: said.is_at_peer,
-            });
-            if !fits {
+            if !set.push(&binding.said.contact(device, pool)) {
                 return;
             }
         }

@@ -457,7 +457,9 @@ impl<'p> Planner<'p> {
             expires_at: self.now + Duration::from_secs(u64::from(said.expires_s)),
             is_at_peer: match old.filter(|old| old.flow.peer == flow.peer) {
                 Some(old) => old.is_at_peer,
-                None => destination(&said.uri) == Ok((Transport::Udp, flow.peer)),
+                None => {
+                    said.uri.headers.is_empty() && destination(&said.uri) == Ok((Transport::Udp, flow.peer))
+                }
             },
             flow,
         })

@@ -46,8 +46,10 @@ pub struct Lines<'a> {
     pub has_to_tag: bool,
 }
 
-/// What completing the topmost Via may add to it: `received`, a port behind `rport`, and the load of this server.
-const VIA_SLACK: usize = 160;
+/// What completing the topmost Via may add to it: `received`, a port behind `rport`.
+const VIA_SLACK: usize = 64;
+/// And the load of this server.
+const LOAD_SLACK: usize = 112;
 /// What a 100 has beside these lines, its Timestamp, and the URI of its Contact.
 const TRYING_BYTES: usize = 64;
 
@@ -69,7 +71,11 @@ impl Asked {
         let others = [Some(from), Some(to), Some(call_id), Some(cseq), timestamp];
         let others: usize = others.into_iter().flatten().map(line_room).sum();
         let around = trying.map_or(0, |contact_uri| TRYING_BYTES + contact_uri.len());
-        let mut draft = pool.draft(VIA_SLACK + vias + others + around)?;
+        let load = match back.load {
+            Some(_) if request.via.has_oc => LOAD_SLACK,
+            Some(_) | None => 0,
+        };
+        let mut draft = pool.draft(VIA_SLACK + load + vias + others + around)?;
         let mut w = Writer::new(&mut draft.bytes);
         if trying.is_some() {
             w.put(b"SIP/2.0 100 Trying\r\n");

@@ -238,7 +238,10 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), Failed> {
-        let target = target_of(contact.uri);
+        let target = match contact.is_at_peer {
+            true => contact.uri,
+            false => target_of(contact.uri),
+        };
         let flow = flow_of(stack, id, contact, target, now).map_err(Failed::Route)?;
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);

@@ -11,6 +11,8 @@ use crate::slots::Id;
 use crate::time::Instant;
 use crate::wire::{ConnId, Flow};
 
+use super::Contact;
+
 /// Most bytes of the texts of one binding: URI, parameters and Call-ID. [`super::ContactSet`] holds several such.
 pub const BINDING_TEXT_MAX: usize = 1_536;
 /// Most bytes of the path of one binding (RFC 3327), beside its other texts.
@@ -228,7 +230,8 @@ pub struct Fresh {
     pub q: u16,
     /// Whether the URI asks for TCP.
     pub tcp: bool,
-    /// Whether the URI leads, over UDP, to the very address in `flow`: then it need not be read again to reach the phone.
+    /// Whether the URI has no headers and leads, over UDP, to the very address in `flow`: then it need not be read again to reach the
+    /// phone.
     pub is_at_peer: bool,
     /// RFC 5626 §4.2: which of the flows of one device this is. It means something beside an instance only, and only where the
     /// first hop knows of flows.
@@ -248,6 +251,26 @@ pub struct Fresh {
 }
 
 impl Fresh {
+    /// As a look-up gives it. `device`: the number of its device there.
+    pub(super) fn contact<'p>(&self, device: u8, pool: &'p Pool) -> Contact<'p> {
+        let text = &self.text;
+        let lens = [text.uri_len, text.params_len, text.call_id_len + text.aor_len].map(usize::from);
+        let (uri, rest) = pool.get(text.buf).split_at(lens[0]);
+        let (params, rest) = rest.split_at(lens[1]);
+        let (_, path) = rest.split_at(lens[2]);
+        Contact {
+            uri,
+            params,
+            path,
+            device,
+            is_flow: self.is_flow,
+            q: self.q,
+            flow: self.flow,
+            tcp: self.tcp,
+            is_at_peer: self.is_at_peer,
+        }
+    }
+
     /// The connection without which the contact is not reached: RFC 5626 §7.
     pub(super) fn flow_conn(&self) -> Option<ConnId> {
         self.flow.conn.filter(|_| self.is_flow)

@@ -49,7 +49,7 @@ pub struct Contact<'a> {
     pub flow: Flow,
     /// Whether the contact asks for TCP: it is reached over `flow.conn` while that lives. Otherwise the URI says where.
     pub tcp: bool,
-    /// Whether the URI leads, over UDP, to `flow.peer`.
+    /// Whether the URI leads, over UDP, to `flow.peer`, and has no headers.
     pub is_at_peer: bool,
 }
 
