@@ -387,6 +387,8 @@ impl Proxy {
         }
         if let Some(context) = self.contexts.remove(id) {
             stack.set_user(context.server, User::None);
+            // A 2xx to INVITE that found no buffer comes again from whoever sent it, but not for ever.
+            stack.abandon_unanswered(context.server, out);
         }
     }
 

@@ -124,6 +124,20 @@ impl Stack {
         }
     }
 
+    /// Ends a server transaction that has sent no final response: nobody is left who could give it one, and no timer runs for it.
+    pub fn abandon_unanswered(&mut self, id: TxId, out: &mut Effects) {
+        let is_unanswered = self.txs.get(id).is_some_and(|tx| {
+            matches!(
+                tx.machine,
+                Machine::Ist(ist::State::Proceeding)
+                    | Machine::Nist(nist::State::Trying | nist::State::Proceeding)
+            )
+        });
+        if is_unanswered {
+            self.abandon(id, out);
+        }
+    }
+
     /// Ends all transactions: the server stops.
     pub fn abandon_all(&mut self, out: &mut Effects) {
         for slot in 0..self.txs.slots() {
