@@ -2,7 +2,7 @@
 
 use ringway::config::Config;
 use ringway::location::{AorHasher, Named};
-use ringway::msg::uri::Uri;
+use ringway::msg::uri::{Scheme, Uri};
 use ringway::token::{BRANCH_COOKIE, Purpose, SEALED_LEN_MAX, TOKEN_LEN, Token, TokenKey, TokenKind};
 use ringway::wire::ShardId;
 
@@ -68,7 +68,8 @@ fn named(uri: &Uri<'_>) -> Option<Named> {
         ..Config::default()
     };
     let named = Named::from_uri(uri, &cfg, &AorHasher::new([3; 8]), &KEY).ok()?;
-    if uri.param(b"gr") == Some(b"") {
+    // RFC 5627 §5: `gr` is a parameter of SIP URIs; in another it says nothing to us.
+    if matches!(uri.scheme, Scheme::Sip | Scheme::Sips) && uri.param(b"gr") == Some(b"") {
         let sealed = uri.user.and_then(|user| user.strip_prefix(b"tgruu."));
         assert!(sealed.is_some_and(|text| KEY.open::<GRUU>(Purpose::Gruu, text).is_some()));
     }
