@@ -1,6 +1,6 @@
 //! The vocabulary between the sans-IO core and the reactor: events go in, effects come out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::pool::{BufId, Pool};
 use crate::port::{Tell, Teller};
@@ -69,6 +69,56 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Length of [`Flow::to_bytes`].
+    pub const BYTES: usize = 30;
+    const FLAG_TCP: u8 = 1;
+    const FLAG_CONN: u8 = 2;
+
+    /// Numbers big-endian: flags (1), connection shard (1), listener (2), peer address (16) and port (2), connection slot (4) and
+    /// generation (4). An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6
+    /// alone.
+    pub fn to_bytes(self) -> [u8; Flow::BYTES] {
+        let mut bytes = [0; Flow::BYTES];
+        match self.transport {
+            Transport::Udp => {}
+            Transport::Tcp => bytes[0] |= Flow::FLAG_TCP,
+        }
+        let ip = match self.peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        bytes[2..4].copy_from_slice(&self.listener.0.to_be_bytes());
+        bytes[4..20].copy_from_slice(&ip.octets());
+        bytes[20..22].copy_from_slice(&self.peer.port().to_be_bytes());
+        if let Some(conn) = self.conn {
+            bytes[0] |= Flow::FLAG_CONN;
+            bytes[1] = conn.shard.0;
+            bytes[22..26].copy_from_slice(&conn.slot.to_be_bytes());
+            bytes[26..].copy_from_slice(&conn.generation.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// What [`Flow::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; Flow::BYTES]) -> Flow {
+        let two = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let four = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let ip = Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| bytes[4 + i]));
+        Flow {
+            transport: match bytes[0] & Flow::FLAG_TCP {
+                0 => Transport::Udp,
+                _ => Transport::Tcp,
+            },
+            listener: ListenerId(two(2)),
+            peer: SocketAddr::new(IpAddr::V6(ip).to_canonical(), two(20)),
+            conn: (bytes[0] & Flow::FLAG_CONN != 0).then_some(ConnId {
+                shard: ShardId(bytes[1]),
+                slot: four(22),
+                generation: four(26),
+            }),
+        }
+    }
+
     /// This flow and nothing else: when its connection is gone, none is opened in its place.
     pub const fn alone(self) -> Flow {
         match self.transport {
@@ -252,5 +302,33 @@ impl Effects {
     /// Forgets the list once every effect has been applied. Buffers are not touched.
     pub fn clear(&mut self) {
         self.list.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_comes_back_from_its_bytes() {
+        let conn = ConnId {
+            shard: ShardId(63),
+            slot: 70_000,
+            generation: 4_000_000_000,
+        };
+        for (transport, peer, conn) in [
+            (Transport::Udp, "192.0.2.1:5060", None),
+            (Transport::Udp, "[2001:db8::1]:65535", None),
+            (Transport::Tcp, "192.0.2.1:40000", Some(conn)),
+            (Transport::Tcp, "[2001:db8::1]:0", None),
+        ] {
+            let flow = Flow {
+                transport,
+                listener: ListenerId(513),
+                peer: peer.parse().expect("an address"),
+                conn,
+            };
+            assert_eq!(Flow::from_bytes(&flow.to_bytes()), flow);
+        }
     }
 }

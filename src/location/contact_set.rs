@@ -2,14 +2,10 @@
 //! another shard as it is.
 //!
 //! Encoding, numbers big-endian: outcome (1), for a dialog the length (2) and text of its names, then for each contact q (2),
-//! flags (1), listener (2), peer address (16) and port (2), connection shard (1), slot (4) and generation (4), length of URI (2),
-//! of parameters (2) and of path (2), device (1), URI, parameters, path.
-//! An IPv4 address stands in the IPv6 form that maps it, which no peer of an IPv6 listener has: those listen on IPv6 alone.
-
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+//! flags (1), flow ([`Flow::BYTES`]), length of URI (2), of parameters (2) and of path (2), device (1), URI, parameters, path.
 
 use crate::msg::named_dialog::NamedDialog;
-use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
+use crate::wire::Flow;
 
 /// Capacity of a set, bytes. Contacts that no longer fit are left out, the least preferred first.
 pub const SET_BYTES: usize = 16_384;
@@ -60,13 +56,14 @@ pub struct ContactSet {
 }
 
 /// Everything of a contact but its texts.
-const HEAD_BYTES: usize = 39;
+const HEAD_BYTES: usize = DEVICE_AT + 1;
 const FLAGS_AT: usize = 2;
+const FLOW_AT: usize = FLAGS_AT + 1;
+const LENS_AT: usize = FLOW_AT + Flow::BYTES;
+const DEVICE_AT: usize = LENS_AT + 6;
 const FLAG_TCP_WANTED: u8 = 1;
-const FLAG_FLOW_IS_TCP: u8 = 2;
-const FLAG_HAS_CONN: u8 = 4;
-const FLAG_AT_PEER: u8 = 8;
-const FLAG_FLOW_ALONE: u8 = 16;
+const FLAG_AT_PEER: u8 = 2;
+const FLAG_FLOW_ALONE: u8 = 4;
 
 impl Default for ContactSet {
     fn default() -> ContactSet {
@@ -192,7 +189,6 @@ impl ContactSet {
             return false;
         }
         let [uri_len, params_len, path_len] = texts.map(|text| text.len() as u16);
-        let flow = contact.flow;
         let mut flags = 0;
         if contact.tcp {
             flags |= FLAG_TCP_WANTED;
@@ -203,35 +199,15 @@ impl ContactSet {
         if contact.is_flow {
             flags |= FLAG_FLOW_ALONE;
         }
-        match flow.transport {
-            Transport::Udp => {}
-            Transport::Tcp => flags |= FLAG_FLOW_IS_TCP,
-        }
-        if flow.conn.is_some() {
-            flags |= FLAG_HAS_CONN;
-        }
-        let ip = match flow.peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let conn = flow.conn.unwrap_or(ConnId {
-            shard: ShardId(0),
-            slot: 0,
-            generation: 0,
-        });
         let mut head = [0; HEAD_BYTES];
         head[0..2].copy_from_slice(&contact.q.to_be_bytes());
         head[FLAGS_AT] = flags;
-        head[3..5].copy_from_slice(&flow.listener.0.to_be_bytes());
-        head[5..21].copy_from_slice(&ip.octets());
-        head[21..23].copy_from_slice(&flow.peer.port().to_be_bytes());
-        head[23] = conn.shard.0;
-        head[24..28].copy_from_slice(&conn.slot.to_be_bytes());
-        head[28..32].copy_from_slice(&conn.generation.to_be_bytes());
-        head[32..34].copy_from_slice(&uri_len.to_be_bytes());
-        head[34..36].copy_from_slice(&params_len.to_be_bytes());
-        head[36..38].copy_from_slice(&path_len.to_be_bytes());
-        head[38] = contact.device;
+        head[FLOW_AT..LENS_AT].copy_from_slice(&contact.flow.to_bytes());
+        let lens = head[LENS_AT..].as_chunks_mut().0;
+        for (place, len) in lens.iter_mut().zip([uri_len, params_len, path_len]) {
+            *place = len.to_be_bytes();
+        }
+        head[DEVICE_AT] = contact.device;
         let parts: [&[u8]; 4] = [&head, contact.uri, contact.params, contact.path];
         for part in parts {
             self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
@@ -258,9 +234,9 @@ impl<'a> Contacts<'a> {
     #[inline(always)]
     fn step(&mut self) -> Option<(&'a [u8; HEAD_BYTES], [&'a [u8]; 3])> {
         let (head, texts) = self.rest.split_first_chunk()?;
-        let (uri, texts) = texts.split_at_checked(usize::from(two(head, 32)))?;
-        let (params, texts) = texts.split_at_checked(usize::from(two(head, 34)))?;
-        let (path, rest) = texts.split_at_checked(usize::from(two(head, 36)))?;
+        let (uri, texts) = texts.split_at_checked(usize::from(two(head, LENS_AT)))?;
+        let (params, texts) = texts.split_at_checked(usize::from(two(head, LENS_AT + 2)))?;
+        let (path, rest) = texts.split_at_checked(usize::from(two(head, LENS_AT + 4)))?;
         self.rest = rest;
         Some((head, [uri, params, path]))
     }
@@ -271,33 +247,16 @@ impl<'a> Iterator for Contacts<'a> {
 
     fn next(&mut self) -> Option<Contact<'a>> {
         let (head, [uri, params, path]) = self.step()?;
-        let two = |at| two(head, at);
-        let four = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (q, flags, listener, port) = (two(0), head[FLAGS_AT], ListenerId(two(3)), two(21));
-        let ip = Ipv6Addr::from(*head[5..].first_chunk::<16>()?);
-        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
-        let conn = ConnId {
-            shard: ShardId(head[23]),
-            slot: four(24),
-            generation: four(28),
-        };
+        let (q, flags) = (two(head, 0), head[FLAGS_AT]);
+        let flow = Flow::from_bytes(head[FLOW_AT..].first_chunk()?);
         Some(Contact {
             uri,
             params,
             path,
-            device: head[38],
+            device: head[DEVICE_AT],
             is_flow: flags & FLAG_FLOW_ALONE != 0,
             q,
-            flow: Flow {
-                transport: if flags & FLAG_FLOW_IS_TCP == 0 {
-                    Transport::Udp
-                } else {
-                    Transport::Tcp
-                },
-                listener,
-                peer: SocketAddr::new(ip, port),
-                conn: (flags & FLAG_HAS_CONN != 0).then_some(conn),
-            },
+            flow,
             tcp: flags & FLAG_TCP_WANTED != 0,
             is_at_peer: flags & FLAG_AT_PEER != 0,
         })
@@ -307,6 +266,7 @@ impl<'a> Iterator for Contacts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{ConnId, ListenerId, ShardId, Transport};
 
     fn contact<'a>(uri: &'a [u8], params: &'a [u8], peer: &str, conn: Option<ConnId>) -> Contact<'a> {
         Contact {

@@ -1,15 +1,11 @@
 //! Flows as the user part of our URIs in Path and Record-Route: RFC 5626 §5.2. Nothing is kept: the flow is in the text, sealed, so that
 //! whoever has it learns no address and can make no other.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
 use crate::token::{Purpose, SEALED_LEN_MAX, TokenKey, sealed_len};
-use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
+use crate::wire::{Flow, Transport};
 
-/// Flags, connection shard, listener (2), peer address (16) and port (2), nothing (2), connection slot (4) and generation (4).
+/// A flow, and nothing (2).
 const BYTES: usize = 32;
-const FLAG_TCP: u8 = 1;
-const FLAG_CONN: u8 = 2;
 /// Length of a flow token.
 pub const FLOW_TOKEN_LEN: usize = sealed_len(BYTES);
 
@@ -21,23 +17,7 @@ pub struct FlowToken {
 impl FlowToken {
     pub fn of(flow: Flow, key: &TokenKey) -> FlowToken {
         let mut plain = [0; BYTES];
-        match flow.transport {
-            Transport::Udp => {}
-            Transport::Tcp => plain[0] |= FLAG_TCP,
-        }
-        let ip = match flow.peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        plain[2..4].copy_from_slice(&flow.listener.0.to_be_bytes());
-        plain[4..20].copy_from_slice(&ip.octets());
-        plain[20..22].copy_from_slice(&flow.peer.port().to_be_bytes());
-        if let Some(conn) = flow.conn {
-            plain[0] |= FLAG_CONN;
-            plain[1] = conn.shard.0;
-            plain[24..28].copy_from_slice(&conn.slot.to_be_bytes());
-            plain[28..].copy_from_slice(&conn.generation.to_be_bytes());
-        }
+        plain[..Flow::BYTES].copy_from_slice(&flow.to_bytes());
         let mut text = [0; SEALED_LEN_MAX];
         key.seal(Purpose::Flow, plain, &mut text);
         FlowToken { text }
@@ -51,23 +31,7 @@ impl FlowToken {
 /// The flow that a user part names; `None` where we did not write it.
 pub fn parse(text: &[u8], key: &TokenKey) -> Option<Flow> {
     let plain: [u8; BYTES] = key.open(Purpose::Flow, text)?;
-    let two = |at: usize| u16::from_be_bytes([plain[at], plain[at + 1]]);
-    let four = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| plain[at + i]));
-    let ip = Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| plain[4 + i]));
-    let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
-    Some(Flow {
-        transport: match plain[0] & FLAG_TCP {
-            0 => Transport::Udp,
-            _ => Transport::Tcp,
-        },
-        listener: ListenerId(two(2)),
-        peer: SocketAddr::new(ip, two(20)),
-        conn: (plain[0] & FLAG_CONN != 0).then_some(ConnId {
-            shard: ShardId(plain[1]),
-            slot: four(24),
-            generation: four(28),
-        }),
-    })
+    plain.first_chunk().map(Flow::from_bytes)
 }
 
 /// Whether both are the same way between the same two: §5.3.
@@ -83,6 +47,7 @@ pub fn is_same(one: Flow, other: Flow) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{ConnId, ListenerId, ShardId};
 
     fn flow(transport: Transport, peer: &str, slot: Option<u32>) -> Flow {
         Flow {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::route::Fork;
+use crate::dns::plan::Wanted;
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::lex::Elements;
@@ -37,6 +38,28 @@ struct Place {
     destination: Option<DestinationId>,
     /// Of a subscriber.
     device: u8,
+}
+
+/// The way of a branch, and what it is written with.
+struct Hop<'u> {
+    flow: Flow,
+    /// The address to try after it, where the place is a name.
+    next_address: Option<usize>,
+    /// It goes over TCP for its size alone.
+    goes_for_size: bool,
+    /// The flow is the only way there.
+    is_alone: bool,
+    request_uri: &'u [u8],
+    /// What stood there, where the next hop is a strict router.
+    strict_target: Option<&'u [u8]>,
+}
+
+/// Where a branch goes, or what has to be known first.
+#[allow(clippy::large_enum_variant)]
+enum Next<'u> {
+    Hop(Hop<'u>),
+    /// DNS must be asked; the address to begin with.
+    Unknown(Wanted, usize),
 }
 
 /// What a branch is written from.
@@ -240,19 +263,136 @@ impl Proxy {
         let Some(context) = self.contexts.get(id) else {
             return Err(Refused::with(503, "Context Gone"));
         };
-        let (method, policy, seed) = (context.method, context.policy, context.dialog);
-        let request_uri = if target.is_next_hop { set_uri } else { target.uri };
+        let (method, policy) = (context.method, context.policy);
         let received_len = match (source, context.template) {
             (Source::Received { request, .. }, _) => request.msg.len(),
             (Source::Template, Some(template)) => out.pool.get(template).len(),
             (Source::Template, None) => return Err(Refused::with(503, "Request Gone")),
         };
-        let mut hop_text = [0; 1_024];
+        let mut text = [0; 1_024];
+        let hop = match self.next_hop(
+            stack,
+            id,
+            source,
+            target,
+            set_uri,
+            address,
+            received_len,
+            &mut text,
+            now,
+            out,
+        )? {
+            Next::Hop(hop) => hop,
+            Next::Unknown(wanted, first) => {
+                let wanted = (wanted, first);
+                return self.wait_for_name(stack, id, source, target, set_uri, wanted, breadth, now, out);
+            }
+        };
+        let flow = hop.flow;
+        let to = Place {
+            flow,
+            destination: target.destination,
+            device: target.device,
+        };
+        if let Some(destination) = target.destination {
+            self.enter(stack, id, destination, now)?;
+        }
+        let added = policy
+            .rule(stack)
+            .map_or(0, |rule| rewrite::bytes_added(&rule.rewrite));
+        let uris = 2 * hop
+            .request_uri
+            .len()
+            .max(hop.strict_target.map_or(0, <[u8]>::len));
+        let len = received_len + BLOCK_BYTES + FORWARD_SLACK + added + target.path.len() + uris;
+        let Some(mut draft) = out.pool.draft(len) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return Err(Refused::with(503, "Buffer Limit Reached"));
+        };
+        let tx = match self.open_branch(stack, id, to, breadth, out) {
+            Some(tx) => tx,
+            None => {
+                out.pool.discard(draft);
+                return Err(Refused::with(503, "Transaction Limit Reached"));
+            }
+        };
+        let mut block = [0; BLOCK_BYTES];
+        let mut w = Writer::new(&mut block);
+        self.put_block(stack, id, tx, (flow, hop.is_alone), breadth, &mut w);
+        let block_len = w.finish();
+        let block = &block[..block_len.unwrap_or(0)];
+        let written = match source {
+            Source::Received { request, arrived } => {
+                let came_from = self
+                    .contexts
+                    .get(id)
+                    .and_then(|context| stack.source_of(context.server));
+                let fits = edit_received(
+                    &mut self.edits,
+                    request,
+                    arrived,
+                    came_from,
+                    hop.request_uri,
+                    hop.strict_target,
+                    policy.rule(stack).map(|rule| &rule.rewrite),
+                    block,
+                    target.path,
+                );
+                fits.then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
+                    .flatten()
+            }
+            Source::Template => {
+                self.write_from_template(id, hop.request_uri, block, target.path, &mut draft.bytes, out)
+            }
+        };
+        let Some(len) = written.filter(|_| block_len.is_some()) else {
+            out.pool.discard(draft);
+            self.close_branch(stack, tx, out);
+            stack.metrics.dropped(DropReason::TooLarge);
+            return Err(Refused::with(513, "Message Too Large"));
+        };
+        let buf = out.pool.commit(draft, len);
+        let block_len = block.len();
+        let place = (hop.next_address).and_then(|next| self.keep_place(target, set_uri, next, out));
+        if let Some(User::ProxyBranch { slot, generation }) = stack.user_of(tx)
+            && let Some(branch) = self.branches.get_mut(BranchId::new(slot, generation))
+        {
+            branch.for_udp = hop
+                .goes_for_size
+                .then(|| (out.pool.retain(buf), block_len as u16));
+            branch.place = place;
+        }
+        self.keep_template(id, buf, block_len + path_line_len(target.path), out);
+        stack.count_request(method, flow.transport);
+        stack.send_request(tx, buf, now, out);
+        self.note_rung(id, flow);
+        Ok(())
+    }
+
+    /// Which way a branch goes, and with which request URI: §16.6 steps 6 and 7, §18.1.1.
+    #[allow(clippy::too_many_arguments)]
+    fn next_hop<'u>(
+        &mut self,
+        stack: &Stack,
+        id: ContextId,
+        source: &Source<'u, '_>,
+        target: &Target<'u>,
+        set_uri: &'u [u8],
+        address: Address<'_>,
+        received_len: usize,
+        text: &'u mut [u8],
+        now: Instant,
+        out: &Effects,
+    ) -> Result<Next<'u>, Refused> {
+        let Some(context) = self.contexts.get(id) else {
+            return Err(Refused::with(503, "Context Gone"));
+        };
+        let (policy, seed) = (context.policy, context.dialog);
         let hop = match source {
             // RFC 3327 §5.4: the path comes before whatever route the request has.
             _ if !target.path.is_empty() => Elements::new(target.path).next().and_then(NameAddr::uri_of),
             Source::Received { request, arrived } => next_route(request, arrived),
-            Source::Template => self.template_route(id, &mut hop_text, out),
+            Source::Template => self.template_route(id, text, out),
         };
         // §16.6 step 7: a route decides; else what says where to send; else the request URI.
         let hop_uri = Uri::parse(hop.unwrap_or(target.uri)).map_err(|_| Refused::with(400, "Bad Route"))?;
@@ -274,19 +414,15 @@ impl Proxy {
         };
         let (mut flow, next_address) = match found {
             Way::There { flow, next } => (flow, next),
-            Way::Unknown { wanted, next } => {
-                let wanted = (wanted, next);
-                return self.wait_for_name(stack, id, source, target, set_uri, wanted, breadth, now, out);
-            }
+            Way::Unknown { wanted, next } => return Ok(Next::Unknown(wanted, next)),
         };
-        let names_udp = hop_uri.transport().is_some();
-        // §18.1.1: a large request takes TCP.
+        // §18.1.1: a large request takes TCP, unless its transport is named, or its flow is all there is.
         let is_large = received_len + BLOCK_ESTIMATE > UDP_BYTES_MAX;
         let mut goes_for_size = false;
         if policy.tcp_when_large
             && is_large
             && flow.transport == Transport::Udp
-            && !names_udp
+            && hop_uri.transport().is_none()
             && !over_flow
             && let Some(listener) =
                 listener_for(&stack.cfg, Transport::Tcp, flow.peer.ip(), Some(flow.listener))
@@ -298,88 +434,34 @@ impl Proxy {
                 ..flow
             };
         }
-        let added = policy
-            .rule(stack)
-            .map_or(0, |rule| rewrite::bytes_added(&rule.rewrite));
-        let len =
-            received_len + BLOCK_BYTES + FORWARD_SLACK + added + target.path.len() + 2 * request_uri.len();
-        let strict_target = if is_strict { Some(request_uri) } else { None };
-        let request_uri = if is_strict { hop_uri.raw } else { request_uri };
-        let to = Place {
+        let request_uri = if target.is_next_hop { set_uri } else { target.uri };
+        let (request_uri, strict_target) = match is_strict {
+            true => (hop_uri.raw, Some(request_uri)),
+            false => (request_uri, None),
+        };
+        Ok(Next::Hop(Hop {
             flow,
-            destination: target.destination,
-            device: target.device,
+            next_address,
+            goes_for_size,
+            is_alone: over_flow,
+            request_uri,
+            strict_target,
+        }))
+    }
+
+    /// What is written first is what further branches, and answers of our own, are made from.
+    fn keep_template(&mut self, id: ContextId, buf: BufId, block_len: usize, out: &mut Effects) {
+        let Some(context) = self.contexts.get_mut(id) else {
+            return;
         };
-        if let Some(destination) = target.destination {
-            self.enter(stack, id, destination, now)?;
+        if context.template.is_some() {
+            return;
         }
-        let Some(mut draft) = out.pool.draft(len) else {
-            stack.metrics.dropped(DropReason::NoBuffer);
-            return Err(Refused::with(503, "Buffer Limit Reached"));
-        };
-        let tx = match self.open_branch(stack, id, to, breadth, out) {
-            Some(tx) => tx,
-            None => {
-                out.pool.discard(draft);
-                return Err(Refused::with(503, "Transaction Limit Reached"));
-            }
-        };
-        let mut block = [0; BLOCK_BYTES];
-        let mut w = Writer::new(&mut block);
-        self.put_block(stack, id, tx, (flow, over_flow), breadth, &mut w);
-        let block_len = w.finish();
-        let block = &block[..block_len.unwrap_or(0)];
-        let written = match source {
-            Source::Received { request, arrived } => {
-                let came_from = self
-                    .contexts
-                    .get(id)
-                    .and_then(|context| stack.source_of(context.server));
-                let fits = edit_received(
-                    &mut self.edits,
-                    request,
-                    arrived,
-                    came_from,
-                    request_uri,
-                    strict_target,
-                    policy.rule(stack).map(|rule| &rule.rewrite),
-                    block,
-                    target.path,
-                );
-                fits.then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
-                    .flatten()
-            }
-            Source::Template => {
-                self.write_from_template(id, request_uri, block, target.path, &mut draft.bytes, out)
-            }
-        };
-        let Some(len) = written.filter(|_| block_len.is_some()) else {
-            out.pool.discard(draft);
-            self.close_branch(stack, tx, out);
-            stack.metrics.dropped(DropReason::TooLarge);
-            return Err(Refused::with(513, "Message Too Large"));
-        };
-        let buf = out.pool.commit(draft, len);
-        let place = next_address.and_then(|next| self.keep_place(target, set_uri, next, out));
-        if let Some(User::ProxyBranch { slot, generation }) = stack.user_of(tx)
-            && let Some(branch) = self.branches.get_mut(BranchId::new(slot, generation))
-        {
-            branch.for_udp = goes_for_size.then(|| (out.pool.retain(buf), block.len() as u16));
-            branch.place = place;
+        context.template = Some(out.pool.retain(buf));
+        context.block_len = block_len as u16;
+        if let Some(asked) = context.asked.take() {
+            out.pool.release(asked);
         }
-        if let Some(context) = self.contexts.get_mut(id)
-            && context.template.is_none()
-        {
-            context.template = Some(out.pool.retain(buf));
-            context.block_len = (block.len() + path_line_len(target.path)) as u16;
-            if let Some(asked) = context.asked.take() {
-                out.pool.release(asked);
-            }
-        }
-        stack.count_request(method, flow.transport);
-        stack.send_request(tx, buf, now, out);
-        self.note_rung(id, flow);
-        Ok(())
     }
 
     /// Sends what went over TCP for its size alone over UDP after all: RFC 3261 §18.1.1. `false`: there is no such message.

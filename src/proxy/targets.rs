@@ -1,24 +1,19 @@
 //! The places that a request may go to, in the order in which they are tried: RFC 3261 §16.5.
 //!
 //! They lie in one flat run of bytes, so that what is not tried at once can wait in a buffer of the pool. Numbers are
-//! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), device (1), listener (2),
-//! peer address (16) and port (2), connection shard (1), slot (4) and generation (4), destination index (2) and generation (4), length
-//! of path (2), path, and the URI.
-
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+//! big-endian: the request URI's length (2) and text; then for each place its length in all (2), q (2), flags (1), device (1), flow
+//! ([`Flow::BYTES`]), destination index (2) and generation (4), length of path (2), path, and the URI.
 
 use crate::trunk::DestinationId;
-use crate::wire::{ConnId, Flow, ListenerId, ShardId, Transport};
+use crate::wire::Flow;
 
 /// Bytes that the places of one request may take. Those that no longer fit are left out, the last first.
 const SET_BYTES: usize = 16_384;
-const HEAD_BYTES: usize = 43;
+const HEAD_BYTES: usize = 14 + Flow::BYTES;
 
 const FLAG_NEXT_HOP: u8 = 1;
-const FLAG_TCP: u8 = 2;
-const FLAG_CONN: u8 = 4;
-const FLAG_DESTINATION: u8 = 8;
-const FLAG_FLOW_ALONE: u8 = 16;
+const FLAG_DESTINATION: u8 = 2;
+const FLAG_FLOW_ALONE: u8 = 4;
 
 /// One place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,17 +88,9 @@ impl TargetSet {
         if end > SET_BYTES || self.iter().any(is_same) {
             return false;
         }
-        let flow = target.prefer;
         let mut flags = 0;
         if target.is_next_hop {
             flags |= FLAG_NEXT_HOP;
-        }
-        match flow.transport {
-            Transport::Udp => {}
-            Transport::Tcp => flags |= FLAG_TCP,
-        }
-        if flow.conn.is_some() {
-            flags |= FLAG_CONN;
         }
         if target.is_flow {
             flags |= FLAG_FLOW_ALONE;
@@ -115,26 +102,12 @@ impl TargetSet {
             index: 0,
             generation: 0,
         });
-        let ip = match flow.peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let conn = flow.conn.unwrap_or(ConnId {
-            shard: ShardId(0),
-            slot: 0,
-            generation: 0,
-        });
-        let parts: [&[u8]; 15] = [
+        let parts: [&[u8]; 10] = [
             &(len as u16).to_be_bytes(),
             &target.q.to_be_bytes(),
             &[flags],
             &[target.device],
-            &flow.listener.0.to_be_bytes(),
-            &ip.octets(),
-            &flow.peer.port().to_be_bytes(),
-            &[conn.shard.0],
-            &conn.slot.to_be_bytes(),
-            &conn.generation.to_be_bytes(),
+            &target.prefer.to_bytes(),
             &destination.index.to_be_bytes(),
             &destination.generation.to_be_bytes(),
             &(target.path.len() as u16).to_be_bytes(),
@@ -229,16 +202,7 @@ impl<'a> Iterator for Targets<'a> {
         let q = u16::from_be_bytes(take(&mut at)?);
         let [flags] = take(&mut at)?;
         let [device] = take(&mut at)?;
-        let listener = ListenerId(u16::from_be_bytes(take(&mut at)?));
-        let ip = Ipv6Addr::from(take::<16>(&mut at)?);
-        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
-        let port = u16::from_be_bytes(take(&mut at)?);
-        let [shard] = take(&mut at)?;
-        let conn = ConnId {
-            shard: ShardId(shard),
-            slot: u32::from_be_bytes(take(&mut at)?),
-            generation: u32::from_be_bytes(take(&mut at)?),
-        };
+        let prefer = Flow::from_bytes(&take(&mut at)?);
         let destination = DestinationId {
             index: u16::from_be_bytes(take(&mut at)?),
             generation: u32::from_be_bytes(take(&mut at)?),
@@ -250,16 +214,7 @@ impl<'a> Iterator for Targets<'a> {
             path,
             is_next_hop: flags & FLAG_NEXT_HOP != 0,
             q,
-            prefer: Flow {
-                transport: if flags & FLAG_TCP == 0 {
-                    Transport::Udp
-                } else {
-                    Transport::Tcp
-                },
-                listener,
-                peer: SocketAddr::new(ip, port),
-                conn: (flags & FLAG_CONN != 0).then_some(conn),
-            },
+            prefer,
             is_flow: flags & FLAG_FLOW_ALONE != 0,
             device,
             destination: (flags & FLAG_DESTINATION != 0).then_some(destination),
@@ -270,6 +225,7 @@ impl<'a> Iterator for Targets<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{ConnId, ListenerId, ShardId, Transport};
 
     fn target<'a>(uri: &'a [u8], q: u16, conn: Option<ConnId>) -> Target<'a> {
         Target {
