@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bench_harness::seed;
+use bench_harness::captured;
 use ringway::config::Config;
 use ringway::config::route::{Action, Methods, Route, To};
 use ringway::shard::Shard;
@@ -109,7 +109,7 @@ pub struct Crowd(Template);
 
 impl Crowd {
     pub fn new() -> Crowd {
-        let domain = seed::DOMAIN;
+        let domain = captured::DOMAIN;
         Crowd(Template::new(&format!(
             "REGISTER sip:{domain} SIP/2.0\r\n\
              From: <sip:{NUMBER}@{domain}>;tag=4VWkdTHOF9.Odc\r\n\
@@ -309,9 +309,9 @@ pub struct Phones {
 impl Phones {
     pub fn new() -> Phones {
         let (alice, bob) = (addr(ALICE), addr(BOB));
-        let domain = seed::DOMAIN;
-        let (caller, callee) = (seed::CALLER, seed::CALLEE);
-        let features = seed::CALL_FEATURES;
+        let domain = captured::DOMAIN;
+        let (caller, callee) = (captured::CALLER, captured::CALLEE);
+        let features = captured::CALL_FEATURES;
         let register = format!(
             "REGISTER sip:{domain} SIP/2.0\r\n\
              From: <sip:{callee}@{domain}>;tag=4VWkdTHOF9.Odc\r\n\
@@ -325,7 +325,7 @@ impl Phones {
              +g-3gpp-ps-data-off=\"inactive\";+sip.instance=\"<urn:gsma:imei:86539405-000273-0>\"\r\n\
              Content-Length: 0\r\n\r\n"
         );
-        let sdp = seed::offer(alice);
+        let sdp = captured::offer(alice);
         let to = format!("tel:{callee};phone-context={domain}");
         let invite = format!(
             "INVITE {to} SIP/2.0\r\n\
@@ -386,7 +386,7 @@ impl Phones {
             options: Template::new(&options),
             message: Template::new(&message),
             subscribe: Template::new(""),
-            answer_sdp: seed::answer(bob),
+            answer_sdp: captured::answer(bob),
             reply: Vec::with_capacity(4_096),
             number: 0,
         }
@@ -567,7 +567,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 fn subscribe_text(to_tag: &str) -> String {
-    let (callee, domain) = (seed::CALLEE, seed::DOMAIN);
+    let (callee, domain) = (captured::CALLEE, captured::DOMAIN);
     format!(
         "SUBSCRIBE sip:{callee}@{domain} SIP/2.0\r\n\
          From: <sip:{callee}@{domain}>;tag=ZkTGAlN2H5\r\n\
@@ -613,7 +613,7 @@ fn reply(into: &mut Vec<u8>, status: &str, tag: Option<u64>, request: &[u8], sdp
     into.extend_from_slice(b"\r\nContact: <sip:13800011103@");
     into.extend_from_slice(BOB.as_bytes());
     into.extend_from_slice(b">;");
-    into.extend_from_slice(seed::CALL_FEATURES.as_bytes());
+    into.extend_from_slice(captured::CALL_FEATURES.as_bytes());
     into.extend_from_slice(
         b"\r\nAllow: INVITE,CANCEL,BYE,ACK,REFER,NOTIFY,MESSAGE,INFO,PRACK,UPDATE,OPTIONS\r\n",
     );

@@ -12,6 +12,8 @@ mod admin;
 mod admin_places;
 #[path = "flows/calls.rs"]
 mod calls;
+#[path = "flows/captured.rs"]
+mod captured;
 #[path = "flows/dialogs.rs"]
 mod dialogs;
 #[path = "flows/dns_server.rs"]
@@ -50,8 +52,6 @@ mod replaces;
 mod retransmissions;
 #[path = "flows/runs.rs"]
 mod runs;
-#[path = "flows/seed.rs"]
-mod seed;
 #[path = "flows/service.rs"]
 mod service;
 #[path = "flows/stopping.rs"]

@@ -7,9 +7,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use bench_harness::call::{hang_up, place};
+use bench_harness::captured;
 use bench_harness::links::Transport::Udp;
 use bench_harness::phone::{Account, Phone};
-use bench_harness::seed;
 use ringway::config::{Config, Listener, Steering};
 use ringway::io::probe::Feature;
 use ringway::metrics::Metrics;
@@ -30,7 +30,7 @@ fn start(steering: Steering) -> Option<Server> {
                 state: ringway::config::ListenerState::Open,
             })
             .into(),
-        domains: vec![seed::DOMAIN.to_owned()],
+        domains: vec![captured::DOMAIN.to_owned()],
         shards: SHARDS,
         ..Config::default()
     };
@@ -52,7 +52,7 @@ fn start(steering: Steering) -> Option<Server> {
 fn phone(server: &Server, name: &str, user: &str, number: u8) -> Phone {
     let udp = server.listening()[0].addr;
     let ip = [127, 0, 0, number].into();
-    let account = Account::new(name, user, seed::DOMAIN, ip, udp, number.into());
+    let account = Account::new(name, user, captured::DOMAIN, ip, udp, number.into());
     Phone::start(account, None).expect("a phone")
 }
 
@@ -68,7 +68,7 @@ fn stop(server: Server) {
 /// Sends OPTIONS with a Call-ID each from one address; gives how many datagrams came to each shard, and how many went on by mail.
 fn ask_options(steering: Steering, count: u64) -> Option<(Vec<u64>, u64)> {
     let server = start(steering)?;
-    let mut phone = phone(&server, "UE1", seed::CALLER, 2);
+    let mut phone = phone(&server, "UE1", captured::CALLER, 2);
     for _ in 0..count {
         let options = phone.request("OPTIONS", &phone.registrar(), Udp);
         phone.ask_for(&options, Udp, 200).expect("an answer");
@@ -104,10 +104,10 @@ fn of_a_call_nothing_goes_by_mail_but_the_question_who_the_callee_is() {
     let Some(server) = start(Steering::Auto) else {
         return;
     };
-    let mut caller = phone(&server, "UE1", seed::CALLER, 3);
-    let mut callee = phone(&server, "UE2", seed::CALLEE, 4);
+    let mut caller = phone(&server, "UE1", captured::CALLER, 3);
+    let mut callee = phone(&server, "UE2", captured::CALLEE, 4);
     for phone in [&mut caller, &mut callee] {
-        let register = seed::register(phone, Udp);
+        let register = captured::register(phone, Udp);
         phone.ask_for(&register, Udp, 200).expect("registered");
     }
     let mailed = |server: &Server| {

@@ -1,11 +1,11 @@
 //! Whole calls between two phones through ringway, step by step, each step checked for being there.
 
+use crate::captured;
 use crate::contract::InDialog;
 use crate::dialog::Dialog;
 use crate::failure::Outcome;
 use crate::links::{Received, Transport};
 use crate::phone::Phone;
-use crate::seed;
 use crate::sip::{self, Message};
 
 /// An answered call, with everything that was said on the way.
@@ -60,14 +60,14 @@ pub fn invite_reply(callee: &mut Phone, invite: &Received, status: u16, reason: 
     );
     let reply = callee.reply(invite, status, reason).inserting("Contact", contact);
     if (200..300).contains(&status) && !invite.body.is_empty() {
-        return reply.with_body("application/sdp", seed::answer(callee.addr()));
+        return reply.with_body("application/sdp", captured::answer(callee.addr()));
     }
     reply
 }
 
 /// Places the captured call: INVITE, 100, 180, 200, ACK. The caller's INVITE goes over `transport`, its ACK over UDP.
 pub fn place(caller: &mut Phone, callee: &mut Phone, transport: Transport) -> Outcome<Call> {
-    let invite = seed::invite(caller, callee.user(), transport);
+    let invite = captured::invite(caller, callee.user(), transport);
     place_with(caller, callee, invite, transport)
 }
 

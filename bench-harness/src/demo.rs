@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::call::{self, Call};
+use crate::captured;
 use crate::contract;
 use crate::failure::{Failure, Outcome};
 use crate::ladder::{Ladder, Trace};
 use crate::links::Transport;
 use crate::phone::{Account, Phone};
-use crate::seed;
 
 /// Pairs of phones that call each other at the same time.
 const PAIRS: usize = 8;
@@ -126,8 +126,8 @@ impl<'o> Show<'o> {
     }
 
     fn run(&mut self, server: SocketAddr) -> Outcome<Vec<String>> {
-        let mut ue1 = phone("UE1", seed::CALLER, server, 1, Some((self.trace.clone(), 0)))?;
-        let mut ue2 = phone("UE2", seed::CALLEE, server, 2, Some((self.trace.clone(), 1)))?;
+        let mut ue1 = phone("UE1", captured::CALLER, server, 1, Some((self.trace.clone(), 0)))?;
+        let mut ue2 = phone("UE2", captured::CALLEE, server, 2, Some((self.trace.clone(), 1)))?;
         writeln!(self.out, "UE1 {} at {}", ue1.aor(), ue1.addr())?;
         writeln!(self.out, "UE2 {} at {}", ue2.aor(), ue2.addr())?;
         writeln!(self.out, "\n{}", self.ladder.heading())?;
@@ -141,15 +141,15 @@ impl<'o> Show<'o> {
     fn flows(&mut self, ue1: &mut Phone, ue2: &mut Phone, server: SocketAddr) -> Outcome {
         self.chapter("both register")?;
         for phone in [&mut *ue1, &mut *ue2] {
-            let register = seed::register(phone, Transport::Tcp);
+            let register = captured::register(phone, Transport::Tcp);
             let response = phone.ask(&register, Transport::Tcp)?;
             self.faults
-                .extend(contract::register_ok(&register, &response, seed::EXPIRES_S));
+                .extend(contract::register_ok(&register, &response, captured::EXPIRES_S));
             self.draw()?;
         }
         self.chapter("and watch their registration")?;
         for phone in [&mut *ue1, &mut *ue2] {
-            let subscribe = seed::subscribe(phone, Transport::Udp);
+            let subscribe = captured::subscribe(phone, Transport::Udp);
             let accepted = phone.ask_for(&subscribe, Transport::Udp, 200)?;
             self.faults.extend(contract::subscribe_ok(&subscribe, &accepted));
             let notify = phone.expect("NOTIFY")?;
@@ -157,7 +157,7 @@ impl<'o> Show<'o> {
                 self.faults
                     .push("NOTIFY: it overtook the 200 to the SUBSCRIBE".to_owned());
             }
-            let granted = seed::EXPIRES_S;
+            let granted = captured::EXPIRES_S;
             self.faults.extend(contract::notify(
                 &subscribe, &accepted, &notify, 1, granted, server,
             ));
@@ -226,7 +226,7 @@ fn phone(
         IpAddr::V4(ip) if ip.is_loopback() => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + number)),
         other => other,
     };
-    let account = Account::new(name, user, seed::DOMAIN, ip, server, u64::from(number));
+    let account = Account::new(name, user, captured::DOMAIN, ip, server, u64::from(number));
     let mut phone = Phone::start(account, trace)?;
     phone.retransmit = Some(T1);
     // A few more than 64*T1: then every transaction has said what became of it.
@@ -310,7 +310,7 @@ fn call_on(pair: usize, server: SocketAddr, progress: &Progress) -> Outcome {
         let user = format!("1380002{role}{pair:03}");
         let name = format!("{name} {pair}");
         let mut phone = phone(&name, &user, server, number + role as u8, None)?;
-        let register = seed::register(&mut phone, Transport::Tcp);
+        let register = captured::register(&mut phone, Transport::Tcp);
         phone.ask_for(&register, Transport::Tcp, 200)?;
         phones.push(phone);
     }

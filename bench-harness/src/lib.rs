@@ -7,7 +7,7 @@
 //! - [`sip`]: one message as text, and framing of a stream.
 //! - [`links`]: a phone's sockets; [`phone`]: the user agent on them; [`dialog`]: its view of one dialog; [`call`]: whole calls between two.
 //! - [`ladder`]: what went over the wire, drawn.
-//! - [`seed`]: the messages of the captured call flows; [`contract`]: what ringway must make of them.
+//! - [`captured`]: the messages of the captured call flows; [`contract`]: what ringway must make of them.
 //! - [`demo`]: the flows shown once, then some thousand calls.
 //! - `load` (feature `load`): the load generator, which is written to be fast and shares nothing with the rest.
 
@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod call;
+pub mod captured;
 pub mod contract;
 pub mod demo;
 pub mod dialog;
@@ -26,5 +27,4 @@ pub mod links;
 pub mod load;
 mod memory;
 pub mod phone;
-pub mod seed;
 pub mod sip;

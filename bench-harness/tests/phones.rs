@@ -3,20 +3,20 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::demo::{DemoOptions, demo};
 use bench_harness::failure::Outcome;
 use bench_harness::ladder::{Ladder, Trace};
 use bench_harness::links::Transport;
 use bench_harness::phone::{Account, Phone};
-use bench_harness::seed;
 
 /// UE1 takes UE2 for its server.
 fn pair(ip: &str, trace: &Trace) -> Outcome<(Phone, Phone)> {
     let ip: IpAddr = ip.parse().map_err(|_| std::io::Error::other("an address"))?;
     let nobody = SocketAddr::new(ip, 9);
-    let ue2 = Account::new("UE2", seed::CALLEE, seed::DOMAIN, ip, nobody, 2);
+    let ue2 = Account::new("UE2", captured::CALLEE, captured::DOMAIN, ip, nobody, 2);
     let ue2 = Phone::start(ue2, Some((trace.clone(), 1)))?;
-    let ue1 = Account::new("UE1", seed::CALLER, seed::DOMAIN, ip, ue2.addr(), 1);
+    let ue1 = Account::new("UE1", captured::CALLER, captured::DOMAIN, ip, ue2.addr(), 1);
     Ok((Phone::start(ue1, Some((trace.clone(), 0)))?, ue2))
 }
 

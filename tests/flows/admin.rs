@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::Tcp;
-use bench_harness::seed;
 use serde_json::Value;
 
 use crate::support::{Scene, Server, Setup, register, registered, scene, wait_until};
@@ -90,14 +90,14 @@ fn a_call_can_be_seen_and_ended_from_the_command_line() {
         );
         let registrations = json(&socket, &["registrations"]);
         assert_eq!(registrations.len(), 2);
-        let aor = format!("sip:{}@{}", seed::CALLEE, seed::DOMAIN);
+        let aor = format!("sip:{}@{}", captured::CALLEE, captured::DOMAIN);
         let of_callee = json(&socket, &["registrations", &aor]);
         assert_eq!(
             (of_callee.len(), of_callee[0]["aor"].as_str()),
             (1, Some(&aor[..]))
         );
         assert_eq!(
-            json(&socket, &["registrations", seed::CALLEE]),
+            json(&socket, &["registrations", captured::CALLEE]),
             of_callee,
             "the short name"
         );
@@ -224,7 +224,9 @@ fn times_counts_and_the_log_can_be_asked_for() {
 }
 
 fn seed_options(s: &mut Scene) -> bench_harness::failure::Outcome {
-    let options = s.ue1.request("OPTIONS", &format!("sip:{}", seed::DOMAIN), Tcp);
+    let options = s
+        .ue1
+        .request("OPTIONS", &format!("sip:{}", captured::DOMAIN), Tcp);
     s.ue1.ask_for(&options, Tcp, 200)?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use bench_harness::links::Received;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
 use bench_harness::sip::Message;
-use bench_harness::{contract, seed, sip};
+use bench_harness::{captured, contract, sip};
 
 use crate::support::{
     Scene, Setup, on_every_server, refused, register, register_contact, register_for_tcp, registered, scene,
@@ -27,7 +27,7 @@ on_every_server![
 
 /// The caller's INVITE over TCP, and the callee's with a 180 that has come back to the caller.
 fn ring(s: &mut Scene) -> Outcome<(Message, Received)> {
-    let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+    let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
     s.ue1.send(&invite, Tcp)?;
     let leg_b = s.ue2.expect("INVITE")?;
     let ringing = invite_reply(&mut s.ue2, &leg_b, 180, "Ringing");
@@ -90,7 +90,7 @@ fn cancelled_while_it_rings(flags: &[&str]) {
 fn a_cancel_waits_until_the_callee_has_said_anything() {
     // §9.1: "if no provisional response has been received, the CANCEL request MUST NOT be sent".
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         s.ue1.ask_for(&Phone::cancel_of(&invite), Tcp, 200)?;
@@ -169,7 +169,7 @@ fn busy(flags: &[&str]) {
 
 /// The callee refuses; the caller hears it as it was said, and both sides' INVITEs are acknowledged.
 fn is_refused_with(s: &mut Scene, status: u16, reason: &str) -> Outcome {
-    let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+    let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
     s.ue1.send(&invite, Tcp)?;
     let leg_b = s.ue2.expect("INVITE")?;
     let mut answer = s.ue2.reply(&leg_b, status, reason);
@@ -199,7 +199,7 @@ fn every_refusal_is_passed_on_as_it_was_said() {
 #[test]
 fn a_redirection_is_passed_on_with_its_contact() {
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         let answer = s
@@ -218,7 +218,7 @@ fn a_redirection_is_passed_on_with_its_contact() {
 fn the_callee_never_registered(flags: &[&str]) {
     scene(Setup::new().flags(flags), |s| {
         register(&mut s.ue1, Tcp)?;
-        let invite = seed::invite(&mut s.ue1, "13800019999", Tcp);
+        let invite = captured::invite(&mut s.ue1, "13800019999", Tcp);
         s.ue1.send(&invite, Tcp)?;
         let got = refused(&mut s.ue1, &invite, 404, Tcp)?;
         for name in ["Via", "From", "Call-ID", "CSeq"] {
@@ -235,9 +235,9 @@ fn the_callee_never_registered(flags: &[&str]) {
 #[test]
 fn the_callee_is_known_but_offline() {
     registered(Setup::new(), |s| {
-        let gone = seed::register(&mut s.ue2, Tcp).setting("Expires", 0);
+        let gone = captured::register(&mut s.ue2, Tcp).setting("Expires", 0);
         s.ue2.ask_for(&gone, Tcp, 200)?;
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         refused(&mut s.ue1, &invite, 480, Tcp)?;
         Ok(())
@@ -248,7 +248,7 @@ fn the_callee_is_known_but_offline() {
 fn the_callee_does_not_answer_at_all() {
     // RFC 3261 §17.1.1.2 timer B, seen as a 408 (§8.1.3.1); the caller is told what that means.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         s.ue2.expect("INVITE")?;
         refused(&mut s.ue1, &invite, 408, Tcp)?;
@@ -317,15 +317,15 @@ fn whole_call(
 fn one_subscriber_is_reached_by_tel_uri_by_sip_uri_and_by_either_spelling_of_the_domain() {
     registered(Setup::new(), |s| {
         for uri in [
-            format!("tel:{}", seed::CALLEE),
-            format!("tel:{};phone-context={}", seed::CALLEE, seed::DOMAIN),
-            format!("sip:{}@{}", seed::CALLEE, seed::DOMAIN),
-            format!("sip:{}@{};user=phone", seed::CALLEE, seed::DOMAIN),
-            format!("sip:{}@ONE.ATT.NET", seed::CALLEE),
+            format!("tel:{}", captured::CALLEE),
+            format!("tel:{};phone-context={}", captured::CALLEE, captured::DOMAIN),
+            format!("sip:{}@{}", captured::CALLEE, captured::DOMAIN),
+            format!("sip:{}@{};user=phone", captured::CALLEE, captured::DOMAIN),
+            format!("sip:{}@ONE.ATT.NET", captured::CALLEE),
             // RFC 3261 §19.1.4: an escaped character and the character itself are the same.
-            format!("sip:%31{}@{}", &seed::CALLEE[1..], seed::DOMAIN),
+            format!("sip:%31{}@{}", &captured::CALLEE[1..], captured::DOMAIN),
         ] {
-            let mut invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+            let mut invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
             invite.start = Message::request("INVITE", &uri).start;
             invite.set("To", format!("<{uri}>"));
             let mut call = call::place_with(&mut s.ue1, &mut s.ue2, invite, Tcp)?;
@@ -410,7 +410,7 @@ fn a_phone_whose_registration_expired_is_offline() {
         let brief = format!("<{}>;expires=1", s.ue2.contact());
         register_contact(&mut s.ue2, &brief, Udp)?;
         wait_until_offline(&mut s.ue2)?;
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         refused(&mut s.ue1, &invite, 480, Tcp)?;
         Ok(())

@@ -6,7 +6,7 @@ use bench_harness::failure::{Outcome, no_faults};
 use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::Phone;
 use bench_harness::sip::Message;
-use bench_harness::{contract, seed};
+use bench_harness::{captured, contract};
 
 use crate::support::{Scene, Setup, on_every_server, register, register_for_tcp, registered, scene};
 
@@ -140,7 +140,7 @@ fn changes_the_session(
     let reinvite = from
         .request_in(dialog, "INVITE")
         .with("Contact", contact)
-        .with_body("application/sdp", seed::offer(from.addr()));
+        .with_body("application/sdp", captured::offer(from.addr()));
     from.send(&reinvite, transport)?;
     let passed = to.expect("INVITE")?;
     let answer = invite_reply(to, &passed, 200, "OK");
@@ -222,7 +222,7 @@ fn the_session_is_changed_both_ways(flags: &[&str]) {
 #[test]
 fn a_timer_is_granted_for_a_phone_without_and_too_short_a_one_refused() {
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp)
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp)
             .inserting("Supported", "timer")
             .inserting("Session-Expires", "120");
         let mut call = call::place_with(&mut s.ue1, &mut s.ue2, invite, Tcp)?;
@@ -256,7 +256,7 @@ fn a_change_that_is_refused_leaves_the_call_as_it_was() {
             .ue1
             .request_in(&mut call.caller, "INVITE")
             .with("Contact", format!("<{}>", s.ue1.contact()))
-            .with_body("application/sdp", seed::offer(s.ue1.addr()));
+            .with_body("application/sdp", captured::offer(s.ue1.addr()));
         s.ue1.send(&reinvite, Tcp)?;
         let passed = s.ue2.expect("INVITE")?;
         let answer = s.ue2.answers(&passed, 488, "Not Acceptable Here")?;
@@ -282,7 +282,7 @@ fn a_reinvite_is_cancelled() {
             .ue1
             .request_in(&mut call.caller, "INVITE")
             .with("Contact", format!("<{}>", s.ue1.contact()))
-            .with_body("application/sdp", seed::offer(s.ue1.addr()));
+            .with_body("application/sdp", captured::offer(s.ue1.addr()));
         s.ue1.send(&reinvite, Tcp)?;
         let passed = s.ue2.expect("INVITE")?;
         s.ue2.answers(&passed, 100, "Trying")?;
@@ -326,15 +326,15 @@ fn a_reliable_provisional_response_is_acknowledged(flags: &[&str]) {
     // RFC 3262: PRACK's RAck repeats the number and method of the INVITE, and each leg has its own number.
     registered(Setup::new().flags(flags), |s| {
         let server = s.server.udp;
-        let invite =
-            seed::invite(&mut s.ue1, seed::CALLEE, Tcp).inserting("Supported", "100rel, precondition");
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp)
+            .inserting("Supported", "100rel, precondition");
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         assert_eq!(leg_b.get_all("Supported"), ["100rel, precondition"]);
         let progress = invite_reply(&mut s.ue2, &leg_b, 183, "Session Progress")
             .inserting("Require", "100rel, precondition")
             .inserting("RSeq", 9021)
-            .with_body("application/sdp", seed::answer(s.ue2.addr()));
+            .with_body("application/sdp", captured::answer(s.ue2.addr()));
         s.ue2.respond(&leg_b, &progress)?;
         let got = s.ue1.response(&invite, 183)?;
         no_faults(contract::passed_response(&invite, &progress, &got, server))?;
@@ -345,7 +345,7 @@ fn a_reliable_provisional_response_is_acknowledged(flags: &[&str]) {
             .ue1
             .request_in(&mut caller, "PRACK")
             .with("RAck", format!("9021 {} INVITE", invite.cseq().0))
-            .with_body("application/sdp", seed::offer(s.ue1.addr()));
+            .with_body("application/sdp", captured::offer(s.ue1.addr()));
         let said = call::exchange(&mut s.ue1, &mut s.ue2, prack, Tcp, (200, "OK"))?;
         assert_eq!(said.passed.text("RAck"), "9021 1 INVITE");
         assert_eq!(said.passed.cseq(), (2, "PRACK"));
@@ -356,7 +356,7 @@ fn a_reliable_provisional_response_is_acknowledged(flags: &[&str]) {
         let update = s
             .ue1
             .request_in(&mut caller, "UPDATE")
-            .with_body("application/sdp", seed::offer(s.ue1.addr()));
+            .with_body("application/sdp", captured::offer(s.ue1.addr()));
         let said = call::exchange(&mut s.ue1, &mut s.ue2, update, Tcp, (200, "OK"))?;
         assert_eq!(said.passed.cseq(), (3, "UPDATE"));
         let update = s.ue2.request_in(&mut callee, "UPDATE");
@@ -382,21 +382,21 @@ fn a_reliable_provisional_response_is_acknowledged(flags: &[&str]) {
 #[test]
 fn an_offer_in_the_200_is_answered_in_the_ack() {
     registered(Setup::new(), |s| {
-        let mut invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp).removing("Content-Type");
+        let mut invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp).removing("Content-Type");
         invite.body.clear();
         invite.set("Content-Length", 0);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         let accepted = invite_reply(&mut s.ue2, &leg_b, 200, "OK")
-            .with_body("application/sdp", seed::offer(s.ue2.addr()));
+            .with_body("application/sdp", captured::offer(s.ue2.addr()));
         s.ue2.respond(&leg_b, &accepted)?;
         let ok = s.ue1.response(&invite, 200)?;
-        assert_eq!(ok.body.len(), seed::SDP_BYTES);
+        assert_eq!(ok.body.len(), captured::SDP_BYTES);
         let mut dialog = Dialog::of_caller(&invite, &ok, Tcp);
         let ack = s
             .ue1
             .ack_in(&dialog, &invite)
-            .with_body("application/sdp", seed::answer(s.ue1.addr()));
+            .with_body("application/sdp", captured::answer(s.ue1.addr()));
         s.ue1.send(&ack, Tcp)?;
         let got = s.ue2.expect("ACK")?;
         assert_eq!(got.body, ack.body);

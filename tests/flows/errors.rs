@@ -1,10 +1,10 @@
 //! Wrong input: the status that the RFCs name, and a reason phrase that says what was wrong.
 
+use bench_harness::captured;
 use bench_harness::failure::Outcome;
 use bench_harness::links::Received;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::seed;
 use bench_harness::sip::{Message, Start};
 
 use crate::support::{Setup, alive, nothing_more, on_every_server, refused, register, registered, scene};
@@ -103,7 +103,7 @@ fn a_body_that_ends_before_its_length_gets_a_400() {
 #[test]
 fn an_invite_that_is_malformed_is_refused_and_its_ack_absorbed() {
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp).setting("Max-Forwards", "x");
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp).setting("Max-Forwards", "x");
         s.ue1.send(&invite, Udp)?;
         let response = s.ue1.response(&invite, 400)?;
         let ack = Phone::ack_of(&invite, &response);
@@ -195,10 +195,10 @@ fn a_message_beyond_the_limit_gets_a_513() {
 fn a_body_that_the_server_cannot_read_gets_a_415() {
     // RFC 3261 §8.2.3: with Accept, or Accept-Encoding where that is the matter.
     registered(Setup::new(), |s| {
-        let subscribe = seed::subscribe(&mut s.ue1, Udp).with_body("application/x-unheard-of", "?");
+        let subscribe = captured::subscribe(&mut s.ue1, Udp).with_body("application/x-unheard-of", "?");
         let response = s.ue1.ask_for(&subscribe, Udp, 415)?;
         assert!(response.has("Accept"), "{}", response.message);
-        let register = seed::register(&mut s.ue1, Udp)
+        let register = captured::register(&mut s.ue1, Udp)
             .inserting("Content-Encoding", "x-unheard-of")
             .with_body("application/sdp", "?");
         let response = s.ue1.ask_for(&register, Udp, 415)?;
@@ -212,7 +212,7 @@ fn a_uri_of_a_scheme_that_is_not_served_gets_a_416() {
     // RFC 3261 §8.2.2.1.
     registered(Setup::new(), |s| {
         for uri in ["http://one.att.net/", "mailto:13800011103@one.att.net"] {
-            let invite = starting(seed::invite(&mut s.ue1, seed::CALLEE, Tcp), "INVITE", uri);
+            let invite = starting(captured::invite(&mut s.ue1, captured::CALLEE, Tcp), "INVITE", uri);
             s.ue1.send(&invite, Tcp)?;
             refused(&mut s.ue1, &invite, 416, Tcp)?;
         }
@@ -224,14 +224,15 @@ fn a_uri_of_a_scheme_that_is_not_served_gets_a_416() {
 fn an_extension_that_is_required_and_unknown_gets_a_420() {
     // RFC 3261 §8.2.2.3 and §16.3 step 5: Unsupported names it.
     registered(Setup::new(), |s| {
-        let register = seed::register(&mut s.ue1, Udp).inserting("Require", "path, x-unheard-of");
+        let register = captured::register(&mut s.ue1, Udp).inserting("Require", "path, x-unheard-of");
         let response = s.ue1.ask_for(&register, Udp, 420)?;
         assert!(
             response.elements("Unsupported").contains(&"x-unheard-of"),
             "{}",
             response.message
         );
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp).inserting("Proxy-Require", "x-unheard-of");
+        let invite =
+            captured::invite(&mut s.ue1, captured::CALLEE, Tcp).inserting("Proxy-Require", "x-unheard-of");
         s.ue1.send(&invite, Tcp)?;
         let response = refused(&mut s.ue1, &invite, 420, Tcp)?;
         assert_eq!(response.elements("Unsupported"), ["x-unheard-of"]);
@@ -249,12 +250,12 @@ fn an_extension_that_the_caller_must_support_gets_a_421() {
     registered(
         Setup::new().key("", "extensions_required", "[\"x-needed\"]"),
         |s| {
-            let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp).inserting("Supported", "timer");
+            let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp).inserting("Supported", "timer");
             s.ue1.send(&invite, Tcp)?;
             let response = refused(&mut s.ue1, &invite, 421, Tcp)?;
             assert_eq!(response.elements("Require"), ["x-needed"]);
             let invite =
-                seed::invite(&mut s.ue1, seed::CALLEE, Tcp).inserting("Supported", "timer, x-needed");
+                captured::invite(&mut s.ue1, captured::CALLEE, Tcp).inserting("Supported", "timer, x-needed");
             s.ue1.send(&invite, Tcp)?;
             let leg_b = s.ue2.expect("INVITE")?;
             s.ue2.answers(&leg_b, 486, "Busy Here")?;
@@ -274,14 +275,14 @@ fn what_belongs_to_no_dialog_or_transaction_gets_a_481() {
             stray.set("To", format!("<{}>;tag=of-nobody", s.ue2.aor()));
             s.ue1.ask_for(&stray, Udp, 481)?;
         }
-        let mut subscribe = seed::subscribe(&mut s.ue1, Udp);
+        let mut subscribe = captured::subscribe(&mut s.ue1, Udp);
         subscribe.set("To", format!("<{}>;tag=of-nobody", s.ue1.aor()));
         s.ue1.ask_for(&subscribe, Udp, 481)?;
-        let mut invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let mut invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         invite.set("To", format!("<{}>;tag=of-nobody", s.ue2.aor()));
         s.ue1.send(&invite, Udp)?;
         refused(&mut s.ue1, &invite, 481, Udp)?;
-        let cancel = Phone::cancel_of(&seed::invite(&mut s.ue1, seed::CALLEE, Udp));
+        let cancel = Phone::cancel_of(&captured::invite(&mut s.ue1, captured::CALLEE, Udp));
         s.ue1.ask_for(&cancel, Udp, 481)?;
         // An ACK is never answered.
         let mut ack = s.ue1.request("ACK", &format!("sip:{}", s.server.udp), Udp);
@@ -297,7 +298,7 @@ fn what_belongs_to_no_dialog_or_transaction_gets_a_481() {
 fn the_same_invite_by_another_way_gets_a_482() {
     // RFC 3261 §8.2.2.2: same From tag, Call-ID and CSeq, another branch: a merged request.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.send(&invite, Udp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         s.ue2.answers(&leg_b, 100, "Trying")?;
@@ -315,7 +316,7 @@ fn the_same_invite_by_another_way_gets_a_482() {
 fn a_request_that_may_go_no_further_gets_a_483() {
     // RFC 3261 §16.3 step 3.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp).setting("Max-Forwards", 0);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp).setting("Max-Forwards", 0);
         s.ue1.send(&invite, Tcp)?;
         refused(&mut s.ue1, &invite, 483, Tcp)?;
         let message = s
@@ -346,11 +347,11 @@ fn calls_beyond_the_limit_get_a_503_that_says_when_to_try_again() {
             .flags(&["--shards", "1"])
             .key("limits", "calls_max", "1"),
         |s| {
-            let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+            let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
             s.ue1.send(&invite, Tcp)?;
             let leg_b = s.ue2.expect("INVITE")?;
             s.ue2.answers(&leg_b, 100, "Trying")?;
-            let second = seed::invite(&mut s.ue2, seed::CALLER, Udp);
+            let second = captured::invite(&mut s.ue2, captured::CALLER, Udp);
             s.ue2.send(&second, Udp)?;
             let response = refused(&mut s.ue2, &second, 503, Udp)?;
             has_retry_after(&response);

@@ -7,7 +7,7 @@ use bench_harness::links::Received;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
 use bench_harness::sip::Message;
-use bench_harness::{contract, seed};
+use bench_harness::{captured, contract};
 
 use crate::support::{
     Scene, Setup, alive, bindings, nothing_more, on_every_server, refused, register, register_contact,
@@ -19,7 +19,7 @@ on_every_server![the_first_that_answers_has_the_call];
 /// UE1, UE2, and UE3, which registered the same subscriber as UE2.
 fn two_phones_of_one_subscriber(setup: Setup, story: impl FnOnce(&mut Scene, &mut Phone) -> Outcome) {
     registered(setup, |s| {
-        let mut ue3 = s.phone("UE3", seed::CALLEE)?;
+        let mut ue3 = s.phone("UE3", captured::CALLEE)?;
         let contact = format!(
             "<{}>;audio;+sip.instance=\"<urn:gsma:imei:86539405-999999-0>\"",
             ue3.contact()
@@ -33,7 +33,7 @@ fn two_phones_of_one_subscriber(setup: Setup, story: impl FnOnce(&mut Scene, &mu
 
 /// Both phones' INVITEs of one call, and the caller's.
 fn both_ring(s: &mut Scene, ue3: &mut Phone) -> Outcome<(Message, Received, Received)> {
-    let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+    let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
     s.ue1.send(&invite, Tcp)?;
     let at_ue2 = s.ue2.expect("INVITE")?;
     let at_ue3 = ue3.expect("INVITE")?;
@@ -206,12 +206,12 @@ fn a_message_goes_to_every_phone_and_is_answered_once() {
 fn more_phones_than_may_ring_are_not_all_rung() {
     scene(Setup::new().key("limits", "forks_max", "1"), |s| {
         register(&mut s.ue1, Tcp)?;
-        let mut ue3 = s.phone("UE3", seed::CALLEE)?;
+        let mut ue3 = s.phone("UE3", captured::CALLEE)?;
         for (phone, q) in [(&mut s.ue2, "0.2"), (&mut ue3, "0.9")] {
             let contact = format!("<{}>;q={q}", phone.contact());
             register_contact(phone, &contact, Tcp)?;
         }
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         // The one with the higher q (RFC 3261 §20.10).
         let leg_b = ue3.expect("INVITE")?;

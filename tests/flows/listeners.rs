@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::Tcp;
-use bench_harness::seed;
 use bench_harness::sip::Message;
 
 use crate::support::{Setup, alive, bindings, on_every_server, registered, wait_until};
@@ -19,7 +19,7 @@ on_every_server![listeners_come_and_go_and_nobody_is_lost];
 fn file(listen: &str) -> String {
     format!(
         "listen = [{listen}]\ndomains = [\"{}\"]\ndrain_s = 8\n",
-        seed::DOMAIN
+        captured::DOMAIN
     )
 }
 
@@ -30,10 +30,13 @@ fn free_address() -> SocketAddr {
 }
 
 fn request(method: &str, own: &str, number: u32) -> Message {
-    Message::request(method, &format!("sip:{}", seed::DOMAIN))
+    Message::request(method, &format!("sip:{}", captured::DOMAIN))
         .with("Via", format!("SIP/2.0/{own};branch=z9hG4bK{method}{number}"))
-        .with("From", format!("<sip:{CAROL}@{}>;tag=c{number}", seed::DOMAIN))
-        .with("To", format!("<sip:{CAROL}@{}>", seed::DOMAIN))
+        .with(
+            "From",
+            format!("<sip:{CAROL}@{}>;tag=c{number}", captured::DOMAIN),
+        )
+        .with("To", format!("<sip:{CAROL}@{}>", captured::DOMAIN))
         .with("Call-ID", format!("carol-{method}-{number}"))
         .with("CSeq", format!("1 {method}"))
         .with("Max-Forwards", 70)
@@ -137,7 +140,7 @@ fn listeners_come_and_go_and_nobody_is_lost(flags: &[&str]) {
         }
 
         // Who registered there is called from elsewhere, and the standing call has noticed nothing.
-        let invite = seed::invite(&mut s.ue1, CAROL, Tcp);
+        let invite = captured::invite(&mut s.ue1, CAROL, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let mut bytes = [0; 8_192];
         let (len, from) = carol.recv_from(&mut bytes).expect("an INVITE in time");

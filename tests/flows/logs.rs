@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::Udp;
-use bench_harness::seed;
 
 use crate::support::{Setup, refused, registered, wait_until};
 
@@ -30,7 +30,7 @@ fn the_log_begins_with_the_whole_configuration_and_tells_a_limit_that_was_reache
         }
         assert!(!log.contains("a limit was reached"), "{log}");
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Udp)?;
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.send(&invite, Udp)?;
         refused(&mut s.ue1, &invite, 503, Udp)?;
         let until = Instant::now() + PATIENCE;

@@ -3,7 +3,7 @@
 use bench_harness::failure::Outcome;
 use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::{seed, sip};
+use bench_harness::{captured, sip};
 
 use crate::support::{Setup, on_every_server, register, register_for_tcp, registered, scene};
 
@@ -79,7 +79,7 @@ fn a_message_to_nobody_and_to_one_who_is_offline() {
     registered(Setup::new(), |s| {
         let nobody = s.ue1.request("MESSAGE", "sip:13800019999@one.att.net", Udp);
         s.ue1.ask_for(&nobody, Udp, 404)?;
-        let gone = seed::register(&mut s.ue2, Tcp).setting("Expires", 0);
+        let gone = captured::register(&mut s.ue2, Tcp).setting("Expires", 0);
         s.ue2.ask_for(&gone, Tcp, 200)?;
         let offline = s.ue1.request("MESSAGE", &s.ue2.aor(), Udp);
         s.ue1.ask_for(&offline, Udp, 480)?;

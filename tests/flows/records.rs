@@ -4,8 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::Tcp;
-use bench_harness::seed;
 use bench_harness::sip::Message;
 
 use crate::support::{Server, Setup, refused, registered};
@@ -43,7 +43,7 @@ fn each_call_leaves_a_line_and_the_last_ones_are_written_at_the_end() {
     registered(keeping_records(&directory).flags(&["--shards", "2"]), |s| {
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
         call::hang_up(&mut s.ue2, &mut s.ue1, &mut call.callee)?;
-        let invite = seed::invite(&mut s.ue1, "13800019999", Tcp);
+        let invite = captured::invite(&mut s.ue1, "13800019999", Tcp);
         s.ue1.send(&invite, Tcp)?;
         refused(&mut s.ue1, &invite, 404, Tcp)?;
         let standing = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;

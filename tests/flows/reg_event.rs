@@ -5,7 +5,7 @@ use bench_harness::links::Received;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
 use bench_harness::sip::Message;
-use bench_harness::{contract, seed, sip};
+use bench_harness::{captured, contract, sip};
 
 use crate::support::{Setup, alive, nothing_more, on_every_server, register_contact, registered, scene};
 
@@ -21,7 +21,7 @@ struct Watch {
 impl Watch {
     /// Subscribes for so long, and takes the first NOTIFY.
     fn begin(phone: &mut Phone, expires_s: u32) -> Outcome<(Watch, Received)> {
-        let subscribe = seed::subscribe(phone, Udp).setting("Expires", expires_s);
+        let subscribe = captured::subscribe(phone, Udp).setting("Expires", expires_s);
         let accepted = phone.ask_for(&subscribe, Udp, 200)?;
         assert_eq!(accepted.text("Expires"), expires_s.to_string());
         let cseq = subscribe.cseq().0;
@@ -180,7 +180,7 @@ fn a_change_is_told_to_who_watches(flags: &[&str]) {
             "{info:?}"
         );
 
-        let star = seed::register(&mut s.ue2, Udp)
+        let star = captured::register(&mut s.ue2, Udp)
             .setting("Contact", "*")
             .setting("Expires", 0);
         s.ue2.ask_for(&star, Udp, 200)?;
@@ -264,7 +264,7 @@ fn the_state_is_fetched_once() {
 fn a_subscriber_that_knows_nothing_of_it_is_not_told_again() {
     // RFC 6665 §4.2.2: a 481 to a NOTIFY ends the subscription.
     registered(Setup::new(), |s| {
-        let subscribe = seed::subscribe(&mut s.ue2, Udp);
+        let subscribe = captured::subscribe(&mut s.ue2, Udp);
         s.ue2.ask_for(&subscribe, Udp, 200)?;
         let notify = s.ue2.expect("NOTIFY")?;
         s.ue2.answers(&notify, 481, "Subscription Does Not Exist")?;
@@ -277,7 +277,7 @@ fn a_subscriber_that_knows_nothing_of_it_is_not_told_again() {
 #[test]
 fn who_is_not_registered_is_watched_all_the_same() {
     registered(Setup::new(), |s| {
-        let gone = seed::register(&mut s.ue2, Tcp).setting("Expires", 0);
+        let gone = captured::register(&mut s.ue2, Tcp).setting("Expires", 0);
         s.ue2.ask_for(&gone, Tcp, 200)?;
         let (watch, first) = Watch::begin(&mut s.ue2, 600)?;
         let info = reginfo(&first);
@@ -302,7 +302,7 @@ fn who_is_not_registered_is_watched_all_the_same() {
 fn two_watch_the_same_registration() {
     registered(Setup::new(), |s| {
         let (first, _) = Watch::begin(&mut s.ue2, 600)?;
-        let mut subscribe = seed::subscribe(&mut s.ue1, Udp).setting("To", format!("<{}>", s.ue2.aor()));
+        let mut subscribe = captured::subscribe(&mut s.ue1, Udp).setting("To", format!("<{}>", s.ue2.aor()));
         subscribe.start = Message::request("SUBSCRIBE", &s.ue2.aor()).start;
         let accepted = s.ue1.ask_for(&subscribe, Udp, 200)?;
         let second = Watch {
@@ -335,7 +335,7 @@ fn a_contact_with_characters_that_xml_keeps_for_itself_is_escaped() {
 fn other_events_are_not_known_here() {
     // RFC 6665 §4.2.1.1: 489 with Allow-Events.
     scene(Setup::new(), |s| {
-        let subscribe = seed::subscribe(&mut s.ue1, Udp).setting("Event", "presence");
+        let subscribe = captured::subscribe(&mut s.ue1, Udp).setting("Event", "presence");
         let response = s.ue1.ask_for(&subscribe, Udp, 489)?;
         assert!(
             response.elements("Allow-Events").contains(&"reg"),
@@ -349,7 +349,7 @@ fn other_events_are_not_known_here() {
 #[test]
 fn too_short_a_subscription_is_refused_and_the_minimum_named() {
     registered(Setup::new().key("reg_event", "expires_min_s", "60"), |s| {
-        let subscribe = seed::subscribe(&mut s.ue1, Udp).setting("Expires", 59);
+        let subscribe = captured::subscribe(&mut s.ue1, Udp).setting("Expires", 59);
         let response = s.ue1.ask_for(&subscribe, Udp, 423)?;
         assert_eq!(response.text("Min-Expires"), "60");
         Ok(())
@@ -359,7 +359,7 @@ fn too_short_a_subscription_is_refused_and_the_minimum_named() {
 #[test]
 fn a_notify_that_is_lost_comes_again() {
     registered(Setup::new(), |s| {
-        let subscribe = seed::subscribe(&mut s.ue2, Udp);
+        let subscribe = captured::subscribe(&mut s.ue2, Udp);
         s.ue2.ask_for(&subscribe, Udp, 200)?;
         let notify = s.ue2.expect("NOTIFY")?;
         s.ue2.wait_duplicates("NOTIFY", 2)?;

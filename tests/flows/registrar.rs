@@ -5,7 +5,7 @@ use bench_harness::links::Received;
 use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::Phone;
 use bench_harness::sip::Message;
-use bench_harness::{seed, sip};
+use bench_harness::{captured, sip};
 
 use crate::support::{Setup, bindings, register_contact, registered, scene, wait_until_offline};
 
@@ -18,7 +18,7 @@ struct Registration {
 impl Registration {
     fn new(phone: &mut Phone) -> Registration {
         Registration {
-            first: seed::register(phone, Udp),
+            first: captured::register(phone, Udp),
             cseq: 0,
         }
     }
@@ -87,10 +87,10 @@ fn the_time_that_is_granted_is_what_was_asked_for_within_limits() {
 fn too_short_a_time_is_refused_and_the_minimum_named() {
     // §10.3 step 7: 423 with Min-Expires.
     scene(Setup::new().key("registrar", "expires_min_s", "60"), |s| {
-        let register = seed::register(&mut s.ue1, Udp).setting("Expires", 59);
+        let register = captured::register(&mut s.ue1, Udp).setting("Expires", 59);
         let response = s.ue1.ask_for(&register, Udp, 423)?;
         assert_eq!(response.text("Min-Expires"), "60");
-        let register = seed::register(&mut s.ue1, Udp).setting("Contact", "<sip:a@127.0.0.1>;expires=1");
+        let register = captured::register(&mut s.ue1, Udp).setting("Contact", "<sip:a@127.0.0.1>;expires=1");
         s.ue1.ask_for(&register, Udp, 423)?;
         assert!(bindings(&mut s.ue1)?.is_empty());
         Ok(())
@@ -120,12 +120,12 @@ fn a_refresh_keeps_one_binding_and_a_date_comes_with_every_answer() {
 #[test]
 fn a_registration_is_removed() {
     registered(Setup::new(), |s| {
-        let register = seed::register(&mut s.ue1, Tcp).setting("Expires", 0);
+        let register = captured::register(&mut s.ue1, Tcp).setting("Expires", 0);
         let response = s.ue1.ask_for(&register, Tcp, 200)?;
         assert!(response.get_all("Contact").is_empty(), "{}", response.message);
         assert!(bindings(&mut s.ue1)?.is_empty());
         // Removing what is not there is no mistake.
-        let register = seed::register(&mut s.ue1, Tcp).setting("Expires", 0);
+        let register = captured::register(&mut s.ue1, Tcp).setting("Expires", 0);
         s.ue1.ask_for(&register, Tcp, 200)?;
         assert_eq!(bindings(&mut s.ue2)?.len(), 1, "nobody else's is touched");
         Ok(())
@@ -173,19 +173,19 @@ fn a_star_removes_everything_and_only_with_an_expiry_of_zero() {
         let ip = s.ue1.addr().ip();
         register_contact(&mut s.ue1, &format!("<sip:second@{ip}:7001>"), Udp)?;
         assert_eq!(bindings(&mut s.ue1)?.len(), 2);
-        let mut bad = seed::register(&mut s.ue1, Udp).setting("Contact", "*");
+        let mut bad = captured::register(&mut s.ue1, Udp).setting("Contact", "*");
         s.ue1.ask_for(&bad, Udp, 400)?;
-        bad = seed::register(&mut s.ue1, Udp)
+        bad = captured::register(&mut s.ue1, Udp)
             .setting("Contact", "*")
             .setting("Expires", 60);
         s.ue1.ask_for(&bad, Udp, 400)?;
-        bad = seed::register(&mut s.ue1, Udp)
+        bad = captured::register(&mut s.ue1, Udp)
             .setting("Contact", "*")
             .setting("Expires", 0);
         bad.insert("Contact", "<sip:third@127.0.0.1>");
         s.ue1.ask_for(&bad, Udp, 400)?;
         assert_eq!(bindings(&mut s.ue1)?.len(), 2);
-        let star = seed::register(&mut s.ue1, Udp)
+        let star = captured::register(&mut s.ue1, Udp)
             .setting("Contact", "*")
             .setting("Expires", 0);
         let response = s.ue1.ask_for(&star, Udp, 200)?;
@@ -211,7 +211,7 @@ fn an_older_register_of_the_same_call_id_changes_nothing() {
         }
         assert_eq!(bindings(&mut s.ue1)?.len(), 1);
         // A phone that starts anew has another Call-ID and may begin at 1 again.
-        let fresh = seed::register(&mut s.ue1, Udp).setting("Expires", 0);
+        let fresh = captured::register(&mut s.ue1, Udp).setting("Expires", 0);
         ask(&mut s.ue1, &fresh)?;
         assert!(bindings(&mut s.ue1)?.is_empty());
         Ok(())
@@ -240,7 +240,7 @@ fn a_device_that_registers_from_a_new_address_replaces_its_old_binding() {
     // RFC 5626 §6: +sip.instance names the device.
     registered(Setup::new(), |s| {
         let ip = s.ue1.addr().ip();
-        let moved = format!("<sip:moved@{ip}:7001>;{}", seed::register_features(&s.ue1));
+        let moved = format!("<sip:moved@{ip}:7001>;{}", captured::register_features(&s.ue1));
         let response = register_contact(&mut s.ue1, &moved, Udp)?;
         assert_eq!(response.elements("Contact").len(), 1, "{}", response.message);
         assert_eq!(sip::uri(response.text("Contact")), format!("sip:moved@{ip}:7001"));
@@ -279,7 +279,7 @@ fn a_binding_is_recognised_however_its_uri_is_spelled() {
 #[test]
 fn a_binding_ends_when_its_time_is_up() {
     scene(Setup::new(), |s| {
-        let register = seed::register(&mut s.ue1, Udp).setting("Expires", 1);
+        let register = captured::register(&mut s.ue1, Udp).setting("Expires", 1);
         let response = ask(&mut s.ue1, &register)?;
         assert_eq!(granted(&response, &s.ue1.contact()), Some(1));
         wait_until_offline(&mut s.ue1)
@@ -290,7 +290,7 @@ fn a_binding_ends_when_its_time_is_up() {
 fn nobody_registers_for_another_domain() {
     // §10.3 step 5: an address of record that is not of this domain gets a 404.
     scene(Setup::new(), |s| {
-        let foreign = seed::register(&mut s.ue1, Udp).setting("To", "<sip:13800011101@example.org>");
+        let foreign = captured::register(&mut s.ue1, Udp).setting("To", "<sip:13800011101@example.org>");
         s.ue1.ask_for(&foreign, Udp, 404)?;
         Ok(())
     });
@@ -301,7 +301,7 @@ fn to_names_who_is_registered_and_from_who_does_it() {
     // §10.2: third-party registration.
     scene(Setup::new(), |s| {
         let (aor, contact) = (s.ue2.aor(), format!("<{}>", s.ue2.contact()));
-        let register = seed::register(&mut s.ue1, Udp)
+        let register = captured::register(&mut s.ue1, Udp)
             .setting("To", format!("<{aor}>"))
             .setting("Contact", contact);
         ask(&mut s.ue1, &register)?;
@@ -318,7 +318,7 @@ fn contacts_beyond_the_limit_are_refused() {
         for port in [7001, 7002] {
             register_contact(&mut s.ue1, &format!("<sip:x@{ip}:{port}>"), Udp)?;
         }
-        let third = seed::register(&mut s.ue1, Udp).setting("Contact", format!("<sip:x@{ip}:7003>"));
+        let third = captured::register(&mut s.ue1, Udp).setting("Contact", format!("<sip:x@{ip}:7003>"));
         let refused = s.ue1.ask(&third, Udp)?;
         assert!(refused.status() >= Some(400), "{}", refused.message);
         assert_eq!(bindings(&mut s.ue1)?.len(), 2);
@@ -338,6 +338,6 @@ fn the_registrar_is_asked_over_either_transport_and_answers_there() {
 }
 
 fn register_over(phone: &mut Phone, transport: Transport) -> Outcome<Received> {
-    let register = seed::register(phone, transport);
+    let register = captured::register(phone, transport);
     phone.ask_for(&register, transport, 200)
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::{Tcp, Udp};
-use bench_harness::seed;
 
 use crate::support::{Server, Setup, alive, bindings, on_every_server, refused, registered};
 
@@ -26,7 +26,7 @@ fn calls_and_registrations_outlast_reloads(flags: &[&str]) {
         assert!(told.contains("2 changes"), "{told}");
         // What is new goes by it, on whichever shard: the first body has 1,466 bytes.
         for _ in 0..8 {
-            let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+            let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
             s.ue1.send(&invite, Udp)?;
             refused(&mut s.ue1, &invite, 413, Udp)?;
         }
@@ -41,7 +41,7 @@ fn calls_and_registrations_outlast_reloads(flags: &[&str]) {
                 .any(|line| line.contains(".toml:3:13: limits.calls_max: expected an integer")),
             "{log}"
         );
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.send(&invite, Udp)?;
         refused(&mut s.ue1, &invite, 413, Udp)?;
         // And back: the call goes on, and its end is as ever.
@@ -88,7 +88,7 @@ fn the_log_level_changes_while_it_serves() {
         alive(&mut s.ue1, Udp)?;
         assert!(!is_told(&s.server.log()));
         s.server.reload(&setup.clone().key("log", "level", "\"debug\""));
-        let invite = seed::invite(&mut s.ue1, "13800011199", Udp);
+        let invite = captured::invite(&mut s.ue1, "13800011199", Udp);
         s.ue1.send(&invite, Udp)?;
         refused(&mut s.ue1, &invite, 404, Udp)?;
         // What was told before this reload stands before its line.

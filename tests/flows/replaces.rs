@@ -6,7 +6,7 @@ use bench_harness::dialog::Dialog;
 use bench_harness::failure::Outcome;
 use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::{seed, sip};
+use bench_harness::{captured, sip};
 
 use crate::support::{Scene, Setup, nothing_more, on_every_server, refused, register, registered};
 
@@ -73,7 +73,8 @@ fn takes_over(
 fn a_transferred_call_takes_the_place_of_the_callees(flags: &[&str]) {
     beside_a_call(flags, |s, ue3, call| {
         // RFC 3891 §1: UE1 told UE3 to replace its call with UE2.
-        let invite = seed::invite(ue3, seed::CALLEE, Tcp).with("Replaces", replaces(names(&call.caller)));
+        let invite =
+            captured::invite(ue3, captured::CALLEE, Tcp).with("Replaces", replaces(names(&call.caller)));
         ue3.send(&invite, Tcp)?;
         let expected = replaces(own_names(&call.callee));
         let mut taken = takes_over(ue3, &mut s.ue2, &invite, "Replaces", &expected)?;
@@ -86,7 +87,7 @@ fn a_transferred_call_takes_the_place_of_the_callees(flags: &[&str]) {
 fn the_callers_phone_is_found_by_the_dialog_alone(flags: &[&str]) {
     beside_a_call(flags, |s, ue3, call| {
         // What UE2 knows of UE1 is a Contact of ours, which names nobody.
-        let invite = seed::invite(ue3, seed::CALLEE, Tcp).with("Join", replaces(names(&call.callee)));
+        let invite = captured::invite(ue3, captured::CALLEE, Tcp).with("Join", replaces(names(&call.callee)));
         let invite = sip::Message {
             start: sip::Message::request("INVITE", &call.callee.target).start,
             ..invite
@@ -113,7 +114,7 @@ fn a_call_that_nobody_has_is_not_replaced(flags: &[&str]) {
             (leg, leg_from, leg_to),
             (leg, leg_to, "other"),
         ] {
-            let invite = seed::invite(ue3, seed::CALLEE, Tcp).with("Replaces", replaces(unknown));
+            let invite = captured::invite(ue3, captured::CALLEE, Tcp).with("Replaces", replaces(unknown));
             ue3.send(&invite, Tcp)?;
             refused(ue3, &invite, 481, Tcp)?;
         }
@@ -125,14 +126,14 @@ fn a_call_that_nobody_has_is_not_replaced(flags: &[&str]) {
             ),
             ("Join", call_id.to_owned()),
         ] {
-            let invite = seed::invite(ue3, seed::CALLEE, Tcp).with(header, bad);
+            let invite = captured::invite(ue3, captured::CALLEE, Tcp).with(header, bad);
             ue3.send(&invite, Tcp)?;
             let answer = refused(ue3, &invite, 400, Tcp)?;
             assert_eq!(answer.reason(), Some(&*format!("Bad {header}")));
         }
         // RFC 3891 §3: one, and in an INVITE.
         let named = replaces((call_id, to, from));
-        let twice = seed::invite(ue3, seed::CALLEE, Tcp)
+        let twice = captured::invite(ue3, captured::CALLEE, Tcp)
             .with("Replaces", named.clone())
             .with("Join", named.clone());
         ue3.send(&twice, Tcp)?;
@@ -145,7 +146,7 @@ fn a_call_that_nobody_has_is_not_replaced(flags: &[&str]) {
 }
 
 fn page(phone: &mut Phone, transport: Transport) -> sip::Message {
-    let uri = format!("sip:{}@{}", seed::CALLEE, seed::DOMAIN);
+    let uri = format!("sip:{}@{}", captured::CALLEE, captured::DOMAIN);
     phone
         .request("MESSAGE", &uri, transport)
         .with_body("text/plain", "x")

@@ -1,10 +1,10 @@
 //! UDP loses messages: what is sent twice is done once, and what is not answered is sent again (RFC 3261 §17).
 
 use bench_harness::call::{self, invite_reply};
+use bench_harness::captured;
 use bench_harness::dialog::Dialog;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::seed;
 
 use crate::support::{Setup, alive, nothing_more, on_every_server, refused, registered};
 
@@ -16,7 +16,7 @@ on_every_server![
 
 fn an_invite_that_comes_again_is_absorbed_and_answered_again(flags: &[&str]) {
     registered(Setup::new().flags(flags), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.keeps_duplicates = true;
         s.ue1.send(&invite, Udp)?;
         s.ue1.response(&invite, 100)?;
@@ -76,7 +76,7 @@ fn a_bye_that_comes_again_is_answered_again(flags: &[&str]) {
 #[test]
 fn an_invite_is_repeated_until_the_callee_says_anything() {
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         s.ue2.wait_duplicates("INVITE", 2)?;
@@ -91,7 +91,7 @@ fn an_invite_is_repeated_until_the_callee_says_anything() {
 fn a_200_is_repeated_until_the_caller_acknowledges_it() {
     // RFC 3261 §13.3.1.4.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.send(&invite, Udp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         let accepted = invite_reply(&mut s.ue2, &leg_b, 200, "OK");
@@ -111,7 +111,7 @@ fn a_200_is_repeated_until_the_caller_acknowledges_it() {
 fn a_refusal_is_repeated_until_the_caller_acknowledges_it() {
     // RFC 3261 §17.2.1, timer G.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
         s.ue1.send(&invite, Udp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         s.ue2.answers(&leg_b, 486, "Busy Here")?;
@@ -127,7 +127,7 @@ fn a_refusal_is_repeated_until_the_caller_acknowledges_it() {
 fn a_refusal_that_comes_again_is_acknowledged_again() {
     // RFC 3261 §17.1.1.2: in Completed every further final response gets the ACK.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         let busy = s.ue2.answers(&leg_b, 486, "Busy Here")?;
@@ -172,7 +172,7 @@ fn a_callee_that_vanished_does_not_keep_the_caller_from_hanging_up() {
 fn a_register_that_comes_again_is_answered_again_and_done_once() {
     registered(Setup::new(), |s| {
         s.ue1.keeps_duplicates = true;
-        let register = seed::register(&mut s.ue1, Udp);
+        let register = captured::register(&mut s.ue1, Udp);
         let first = s.ue1.ask_for(&register, Udp, 200)?;
         // The same transaction: were it a new one, its CSeq would be out of order (RFC 3261 §10.3).
         let second = s.ue1.ask_for(&register, Udp, 200)?;

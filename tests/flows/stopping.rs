@@ -1,9 +1,9 @@
 //! SIGTERM: no new calls, those in progress go on, and nothing is left over.
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::seed;
 
 use crate::errors::has_retry_after;
 use crate::support::{Server, Setup, on_every_server, refused, registered};
@@ -16,7 +16,7 @@ fn a_call_in_progress_goes_on_while_new_ones_are_refused(flags: &[&str]) {
         s.server.terminate();
         // The signal takes its time: until then a call is a call.
         let refusal = loop {
-            let invite = seed::invite(&mut s.ue1, seed::CALLEE, Udp);
+            let invite = captured::invite(&mut s.ue1, captured::CALLEE, Udp);
             s.ue1.send(&invite, Udp)?;
             let mut first = s.ue1.any_response(&invite)?;
             if first.status() == Some(100) {
@@ -79,7 +79,7 @@ fn an_idle_server_stops_at_once_and_says_what_it_did() {
 #[test]
 fn a_ringing_call_is_not_forgotten_by_the_drain() {
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         s.ue2.answers(&leg_b, 180, "Ringing")?;

@@ -15,7 +15,7 @@ use bench_harness::ladder::{Ladder, Trace};
 use bench_harness::links::{Received, Transport};
 use bench_harness::phone::{Account, Phone};
 use bench_harness::sip::Message;
-use bench_harness::{contract, seed};
+use bench_harness::{captured, contract};
 
 /// How long the server may take to start or to stop. Only a broken one needs as long.
 const SERVER_PATIENCE: Duration = Duration::from_secs(30);
@@ -81,7 +81,7 @@ impl Setup {
         self.file
             .as_deref()
             .and_then(line)
-            .unwrap_or_else(|| seed::DOMAIN.to_owned())
+            .unwrap_or_else(|| captured::DOMAIN.to_owned())
     }
 
     /// What follows all keys in the configuration file: tables such as `[[route]]`.
@@ -120,7 +120,7 @@ impl Setup {
             return Vec::new();
         }
         let listen = SocketAddr::new(self.ip, 0).to_string();
-        ["--listen", &listen, "--domain", seed::DOMAIN]
+        ["--listen", &listen, "--domain", captured::DOMAIN]
             .map(str::to_owned)
             .into()
     }
@@ -419,8 +419,8 @@ impl Scene {
             start_phone(&server, &setup, name, user, number, &trace).expect("a phone starts")
         };
         Scene {
-            ue1: start("UE1", seed::CALLER, 0),
-            ue2: start("UE2", seed::CALLEE, 1),
+            ue1: start("UE1", captured::CALLER, 0),
+            ue2: start("UE2", captured::CALLEE, 1),
             names: vec!["UE1".to_owned(), "UE2".to_owned()],
             server,
             trace,
@@ -456,7 +456,7 @@ fn start_phone(
         IpAddr::V4(_) => Ipv4Addr::new(127, 0, 0, 2 + number as u8).into(),
         IpAddr::V6(ip) => ip.into(),
     };
-    let mut account = Account::new(name, user, seed::DOMAIN, ip, server.udp, 1 + number as u64);
+    let mut account = Account::new(name, user, captured::DOMAIN, ip, server.udp, 1 + number as u64);
     account.server_tcp = server.tcp;
     Phone::start(account, Some((trace.clone(), number)))
 }
@@ -482,27 +482,27 @@ impl Drop for Scene {
 
 /// Registers as the capture does: no expiry asked for, one contact without a transport.
 pub fn register(phone: &mut Phone, transport: Transport) -> Outcome<Received> {
-    let request = seed::register(phone, transport);
+    let request = captured::register(phone, transport);
     let response = phone.ask_for(&request, transport, 200)?;
-    no_faults(contract::register_ok(&request, &response, seed::EXPIRES_S))?;
+    no_faults(contract::register_ok(&request, &response, captured::EXPIRES_S))?;
     Ok(response)
 }
 
 /// Registers with that Contact value.
 pub fn register_contact(phone: &mut Phone, contact: &str, transport: Transport) -> Outcome<Received> {
-    let request = seed::register(phone, transport).setting("Contact", contact);
+    let request = captured::register(phone, transport).setting("Contact", contact);
     phone.ask_for(&request, transport, 200)
 }
 
 /// Registers with a contact that is to be reached over the connection that registers it.
 pub fn register_for_tcp(phone: &mut Phone) -> Outcome<Received> {
-    let contact = format!("<{}>;{}", phone.contact_tcp(), seed::register_features(phone));
+    let contact = format!("<{}>;{}", phone.contact_tcp(), captured::register_features(phone));
     register_contact(phone, &contact, Transport::Tcp)
 }
 
 /// The Contacts that the registrar holds, asked for by a REGISTER without any (RFC 3261 §10.2.3).
 pub fn bindings(phone: &mut Phone) -> Outcome<Vec<String>> {
-    let query = seed::register(phone, Transport::Udp).removing("Contact");
+    let query = captured::register(phone, Transport::Udp).removing("Contact");
     let response = phone.ask_for(&query, Transport::Udp, 200)?;
     Ok(response
         .elements("Contact")

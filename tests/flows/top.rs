@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use bench_harness::call;
+use bench_harness::captured;
 use bench_harness::links::Transport::Tcp;
-use bench_harness::seed;
 use ringway::ask::top::Screen;
 
 use crate::admin::{asked_setup, json, printed, ringway};
@@ -148,7 +148,9 @@ fn a_screen_shows_live_numbers_survives_the_server_and_gives_the_terminal_back()
             words.contains("OPTIONS") && words.contains(&format!("{peer} ")) && !words.contains(" In/s 0 ")
         };
         while !is_loaded(&terminal.words()) {
-            let options = s.ue1.request("OPTIONS", &format!("sip:{}", seed::DOMAIN), Tcp);
+            let options = s
+                .ue1
+                .request("OPTIONS", &format!("sip:{}", captured::DOMAIN), Tcp);
             s.ue1.ask_for(&options, Tcp, 200)?;
             asked += 1;
             assert!(asked < 5_000, "{}", terminal.words());

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bench_harness::call::{self, Call};
+use bench_harness::captured;
 use bench_harness::links::Transport::Tcp;
-use bench_harness::seed;
 use bench_harness::sip::Message;
 use ringway::capture::Captured;
 use ringway::control::capture::pcapng;
@@ -346,7 +346,7 @@ fn a_call_is_watched_and_written_for_wireshark(flags: &[&str]) {
     registered(setup, |s| {
         let file = path.to_string_lossy().into_owned();
         // INVITE, 100, INVITE, 100?, 180 and 200 on both legs, ACK twice, BYE and its 200 twice: more than these.
-        let args = ["--aor", seed::CALLER, "--count", "12", "--write", &file];
+        let args = ["--aor", captured::CALLER, "--count", "12", "--write", &file];
         let watching = watch(&socket, &args);
         whole_call(s)?;
         let shown = watching.output();
@@ -396,7 +396,7 @@ fn a_trace_is_of_one_call_or_of_one_peer_and_ends_when_nobody_watches() {
     let (setup, socket) = asked(&["--shards", "2"]);
     registered(setup, |s| {
         let other = watch(&socket, &["--peer", "127.0.0.3", "--count", "6", "--ladder"]);
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         let call_id = invite.text("Call-ID").to_owned();
         let one = watch(&socket, &["--call-id", &call_id, "--count", "2", "--json"]);
         whole_call(s)?;

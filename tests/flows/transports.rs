@@ -10,7 +10,7 @@ use bench_harness::failure::{Outcome, no_faults};
 use bench_harness::links::Transport::{self, Tcp, Udp};
 use bench_harness::phone::{Account, Phone};
 use bench_harness::sip::{self, Message};
-use bench_harness::{contract, seed};
+use bench_harness::{captured, contract};
 
 use crate::support::{
     Scene, Setup, alive, nothing_more, on_every_server, register, register_contact, register_for_tcp,
@@ -173,7 +173,7 @@ fn one_server_listens_on_both_address_families() {
             .expect("one of them is IPv6");
         // A phone on IPv6 calls one on IPv4 and the other way round.
         register(&mut s.ue1, Tcp)?;
-        let account = Account::new("UE6", "13800011106", seed::DOMAIN, other.ip(), other, 6);
+        let account = Account::new("UE6", "13800011106", captured::DOMAIN, other.ip(), other, 6);
         let mut ue6 = Phone::start(account, None)?;
         register(&mut ue6, Udp)?;
         let mut call = call::place(&mut ue6, &mut s.ue1, Udp)?;
@@ -267,7 +267,7 @@ fn the_caller_loses_its_connection_in_the_middle_of_a_call(flags: &[&str]) {
 fn an_answer_finds_the_caller_whose_connection_died_while_it_rang() {
     // RFC 3261 §18.2.2: a new connection to the address in the Via.
     registered(Setup::new(), |s| {
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let leg_b = s.ue2.expect("INVITE")?;
         let ringing = invite_reply(&mut s.ue2, &leg_b, 180, "Ringing");
@@ -341,8 +341,12 @@ fn connections_beyond_the_limit_of_one_source_are_closed() {
 /// The callee as a phone that registers over TCP and then reads nothing more: not one of ours, those always read.
 fn stalled_callee(s: &mut Scene) -> Outcome<TcpStream> {
     let mut stalled = TcpStream::connect(s.server.tcp)?;
-    let contact = format!("<sip:{}@{};transport=tcp>", seed::CALLEE, stalled.local_addr()?);
-    let register = seed::register(&mut s.ue2, Tcp).setting("Contact", contact);
+    let contact = format!(
+        "<sip:{}@{};transport=tcp>",
+        captured::CALLEE,
+        stalled.local_addr()?
+    );
+    let register = captured::register(&mut s.ue2, Tcp).setting("Contact", contact);
     stalled.write_all(&register.to_bytes())?;
     let mut answer = [0; 12];
     stalled.read_exact(&mut answer)?;
@@ -460,7 +464,7 @@ fn halves_of_messages_leave_room_for_whole_ones() {
             let mut half = TcpStream::connect(s.server.tcp)?;
             let head = format!(
                 "OPTIONS sip:{} SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKhalf{number}\r\nContent-Length: 60000\r\n\r\n",
-                seed::DOMAIN
+                captured::DOMAIN
             );
             half.write_all(head.as_bytes())?;
             // One that is closed for want of room may say so here already.
@@ -508,11 +512,11 @@ fn a_connection_that_says_nothing_is_closed() {
 fn a_contact_that_nobody_answers_at_is_a_failed_call() {
     // RFC 3261 §8.1.3.1 and §18.4: a transport error is a 503 of the client transaction, or a 408 in the end.
     registered(Setup::new(), |s| {
-        let nobody = format!("<sip:{}@127.0.0.99:9;transport=tcp>", seed::CALLEE);
+        let nobody = format!("<sip:{}@127.0.0.99:9;transport=tcp>", captured::CALLEE);
         register_contact(&mut s.ue2, &nobody, Udp)?;
         let own = format!("<{}>;expires=0", s.ue2.contact());
         register_contact(&mut s.ue2, &own, Udp)?;
-        let invite = seed::invite(&mut s.ue1, seed::CALLEE, Tcp);
+        let invite = captured::invite(&mut s.ue1, captured::CALLEE, Tcp);
         s.ue1.send(&invite, Tcp)?;
         let failed = s.ue1.final_response(&invite)?;
         assert!(failed.status() >= Some(400), "{}", failed.message);

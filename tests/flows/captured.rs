@@ -3,7 +3,7 @@
 use bench_harness::failure::{Outcome, no_faults};
 use bench_harness::links::Transport::{Tcp, Udp};
 use bench_harness::phone::Phone;
-use bench_harness::{call, contract, seed, sip};
+use bench_harness::{call, captured, contract, sip};
 
 use crate::support::{Setup, on_every_server, registered, scene};
 
@@ -17,9 +17,9 @@ on_every_server![
 
 fn a_phone_registers_over_tcp(flags: &[&str]) {
     scene(Setup::new().flags(flags), |s| {
-        let register = seed::register(&mut s.ue2, Tcp);
+        let register = captured::register(&mut s.ue2, Tcp);
         let response = s.ue2.ask_for(&register, Tcp, 200)?;
-        no_faults(contract::register_ok(&register, &response, seed::EXPIRES_S))?;
+        no_faults(contract::register_ok(&register, &response, captured::EXPIRES_S))?;
         assert_eq!(
             response.conn,
             Some(s.ue2.connection()?),
@@ -36,7 +36,7 @@ fn a_phone_watches_its_registration(flags: &[&str]) {
 }
 
 fn watch(ue2: &mut Phone) -> Outcome {
-    let subscribe = seed::subscribe(ue2, Udp);
+    let subscribe = captured::subscribe(ue2, Udp);
     let accepted = ue2.ask_for(&subscribe, Udp, 200)?;
     no_faults(contract::subscribe_ok(&subscribe, &accepted))?;
     let notify = ue2.expect("NOTIFY")?;
@@ -46,7 +46,7 @@ fn watch(ue2: &mut Phone) -> Outcome {
         &accepted,
         &notify,
         1,
-        seed::EXPIRES_S,
+        captured::EXPIRES_S,
         server,
     ))?;
     assert_eq!(notify.transport, Udp);
@@ -61,7 +61,7 @@ fn a_call_over_tcp_reaches_a_phone_on_udp(flags: &[&str]) {
         let server = s.server.udp;
         let contact = s.ue2.contact();
         let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
-        assert_eq!(call.leg_b.body.len(), seed::SDP_BYTES);
+        assert_eq!(call.leg_b.body.len(), captured::SDP_BYTES);
         no_faults(contract::trying(&call.invite, &call.trying, server))?;
         assert_eq!(
             sip::uri(call.trying.text("Contact")),
@@ -148,7 +148,7 @@ fn the_callee_hangs_up(flags: &[&str]) {
 #[test]
 fn the_notify_of_the_capture_has_no_body_if_the_configuration_says_so() {
     registered(Setup::new().key("", "notify_body", "false"), |s| {
-        let subscribe = seed::subscribe(&mut s.ue2, Udp);
+        let subscribe = captured::subscribe(&mut s.ue2, Udp);
         let accepted = s.ue2.ask_for(&subscribe, Udp, 200)?;
         let notify = s.ue2.expect("NOTIFY")?;
         no_faults(contract::notify(
@@ -156,7 +156,7 @@ fn the_notify_of_the_capture_has_no_body_if_the_configuration_says_so() {
             &accepted,
             &notify,
             1,
-            seed::EXPIRES_S,
+            captured::EXPIRES_S,
             s.server.udp,
         ))?;
         assert_eq!(notify.text("Content-Length"), "0");
