@@ -248,7 +248,7 @@ impl B2bua {
         };
         let sizes = (request.msg.len() + FORWARD_SLACK_USUAL, most);
         stack.write_fitting(sizes, &mut out.pool, |dst, pool| {
-            self.write_forward(stack, request, to, from_tag, cseq, branch, mentions, pool, dst)
+            self.write_forward(stack, request, to, from_tag, cseq, branch, &mentions, pool, dst)
         })
     }
 

@@ -24,7 +24,7 @@ impl B2bua {
     fn twin(&self, stack: &Stack, leg: LegId, response: &Response<'_>, out: &mut Effects) -> Option<Dialog> {
         let leg = self.legs.get(leg)?;
         let remote_tag = response.to_tag?;
-        let target = first_contact(stack, response);
+        let target = first_contact(stack, response, b"");
         let mut routes = [0; ROUTES_BYTES_MAX];
         let mut w = Writer::new(&mut routes);
         let fits = put_route_set(&response.msg, true, &mut w);
@@ -67,7 +67,7 @@ impl B2bua {
             return;
         };
         let (call_id, flow) = (leg.call, leg.flow);
-        let target = first_contact(stack, response);
+        let target = first_contact(stack, response, leg.dialog.target(&out.pool));
         let remote_tag = leg.dialog.remote_tag(&out.pool);
         let (is_known, is_new) = (remote_tag == tag, remote_tag.is_empty());
         let begins_dialog =
@@ -161,7 +161,7 @@ impl B2bua {
         }
         let dialog = self.twin(stack, leg, response, out)?;
         let id = self.insert_callee(call_id, dialog, flow, cseq)?;
-        if let Some(target) = first_contact(stack, response) {
+        if let Some(target) = first_contact(stack, response, b"") {
             self.set_target(stack, id, target, None, out);
         }
         Some(id)
@@ -178,8 +178,12 @@ pub(super) fn is_acceptance(response: &Response<'_>) -> bool {
     }
 }
 
-/// Where the phone says that it is reached. RFC 5627 §4.4: a GRUU of ours leads to where it was rung.
-fn first_contact<'a>(stack: &Stack, response: &Response<'a>) -> Option<&'a [u8]> {
-    let uri = name_addr::first_uri(response.msg, Name::Contact).map(target_of);
-    uri.filter(|uri| !gruu::is_ours(uri, &stack.cfg))
+/// Where the phone says that it is reached. RFC 5627 §4.4: a GRUU of ours leads to where it was rung. `known`: the target that it has,
+/// which mostly comes again.
+fn first_contact<'a>(stack: &Stack, response: &Response<'a>, known: &[u8]) -> Option<&'a [u8]> {
+    let uri = name_addr::first_uri(response.msg, Name::Contact)?;
+    if uri == known {
+        return Some(uri);
+    }
+    Some(target_of(uri)).filter(|uri| !gruu::is_ours(uri, &stack.cfg))
 }

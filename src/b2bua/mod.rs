@@ -203,6 +203,7 @@ impl B2bua {
     // ---- Making and unmaking ---------------------------------------------------------------------------------------
 
     /// Adds an exchange to a call. `None`: a limit is reached.
+    #[inline(always)]
     fn add_exchange(&mut self, exchange: Exchange) -> Option<ExchangeId> {
         let call_id = exchange.call;
         let call = self.calls.get_mut(call_id)?;
@@ -219,6 +220,7 @@ impl B2bua {
     }
 
     /// Adds a branch to an exchange and makes it the user of its client transaction.
+    #[inline(always)]
     fn add_branch(&mut self, stack: &mut Stack, branch: Branch) -> Option<BranchId> {
         let exchange_id = branch.exchange;
         let tx = branch.tx;
@@ -506,7 +508,7 @@ impl B2bua {
         from_tag: &[u8],
         cseq: u32,
         branch: Token,
-        mentions: Mentions<'_>,
+        mentions: &Mentions<'_>,
         pool: &Pool,
         dst: &mut [u8],
     ) -> Option<Written> {

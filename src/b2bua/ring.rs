@@ -270,7 +270,7 @@ impl B2bua {
         let (pool, dst) = (&out.pool, &mut draft.bytes[..]);
         let written = match (request, kept) {
             (Some(request), _) => {
-                self.write_forward(stack, request, leg, b"", 1, branch, mentions, pool, dst)
+                self.write_forward(stack, request, leg, b"", 1, branch, &mentions, pool, dst)
             }
             (None, Some(kept)) => {
                 let mut table = self.table.take().expect("whoever takes the table puts it back");
@@ -279,7 +279,7 @@ impl B2bua {
                     .and_then(|()| Request::check(Message { bytes, table: &table }))
                     .ok()
                     .and_then(|request| {
-                        self.write_forward(stack, &request, leg, b"", 1, branch, mentions, pool, dst)
+                        self.write_forward(stack, &request, leg, b"", 1, branch, &mentions, pool, dst)
                     });
                 self.table = Some(table);
                 written
@@ -387,6 +387,7 @@ impl B2bua {
     }
 
     /// Adds a leg with a phone to a call that there is room for.
+    #[inline(always)]
     pub(super) fn insert_callee(
         &mut self,
         call_id: CallId,

@@ -39,7 +39,7 @@ pub struct Outgoing<'a> {
     pub cseq: u32,
     pub flow: Flow,
     pub branch: Token,
-    pub mentions: Mentions<'a>,
+    pub mentions: &'a Mentions<'a>,
 }
 
 /// Where the first address of a Contact line stands in its message.
