@@ -22,7 +22,10 @@ use super::destination::flow_to;
 
 /// The ways before the addresses of sent-by: back by the flow of the request, and by a new connection to its host.
 const WAYS_BACK: u8 = 2;
-const _: () = assert!(TARGETS_MAX + (WAYS_BACK as usize) < u8::MAX as usize);
+/// Addresses of sent-by that are tried, those that come first: a host that keeps silent holds a connection until it is given up
+/// (`limits.connect_timeout_ms`), and whoever asked has given up after 64*T1.
+const ADDRESSES_MAX: usize = 4;
+const _: () = assert!(ADDRESSES_MAX <= TARGETS_MAX);
 
 /// RFC 3261 §18.2.2: the port of a Via that names none.
 const PORT_DEFAULT: u16 = 5060;
@@ -102,7 +105,7 @@ impl Stack {
         };
         match resolved {
             Resolved::Targets => {
-                let way = WAYS_BACK + first.min(TARGETS_MAX) as u8;
+                let way = WAYS_BACK + first.min(ADDRESSES_MAX) as u8;
                 self.send_answer_by(way, flow, buf, Some(targets), now, out);
             }
             Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
@@ -196,7 +199,7 @@ impl Stack {
                 None => return Next::Ask { wanted, seed, first },
             },
         };
-        for (place, target) in targets.iter().enumerate().skip(first) {
+        for (place, target) in targets.iter().enumerate().take(ADDRESSES_MAX).skip(first) {
             // What was tried first is not tried again.
             if Some(target.addr) == back && target.transport == flow.transport {
                 continue;
