@@ -565,7 +565,8 @@ impl<'a> Said<'a> {
             return Err(Refusal::IntervalTooBrief);
         }
         let uri = Uri::parse(uri).map_err(|_| Refusal::MalformedContact)?;
-        if uri.raw.len() + params.len() + request.call_id.len() >= BINDING_TEXT_MAX {
+        let texts = [uri.raw, params, request.call_id, request.to.uri];
+        if texts.iter().map(|text| text.len()).sum::<usize>() >= BINDING_TEXT_MAX {
             return Err(Refusal::ContactTooLong);
         }
         if instance.is_some() && requested > 0 && is_circular(&uri, request, cfg) {

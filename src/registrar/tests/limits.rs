@@ -57,6 +57,24 @@ fn a_shortened_binding_expires_early_and_a_late_timer_does_not_ring_the_dead() {
     assert_eq!(rig.wheel.len(), 1);
 }
 
+/// It is the request that is at fault, and no table that is full.
+#[test]
+fn what_a_binding_can_not_hold_is_too_long() {
+    let mut rig = Rig::new();
+    let contact = "Contact: <sip:a@192.0.2.1>";
+    let long = "x".repeat(1_500);
+    let long_contact = format!("{contact};{long}");
+    for (aor, call_id, lines) in [
+        (ALICE, "c1", [long_contact.as_str()]),
+        (ALICE, long.as_str(), [contact]),
+        (format!("{ALICE};x={long}").as_str(), "c1", [contact]),
+    ] {
+        let refused = rig.register_as(aor, call_id, 1, &lines);
+        assert_eq!(refused, Err(Refusal::ContactTooLong));
+    }
+    assert_eq!(rig.pool.in_use(), 0);
+}
+
 #[test]
 fn one_subscriber_has_so_many_contacts_and_no_more() {
     let mut rig = Rig::with(|cfg| cfg.limits.contacts_per_aor_max = 2);
