@@ -43,6 +43,9 @@ struct Args {
     /// What the server is: "phones" or "proxy"; drawn by each seed if not given.
     #[arg(long, value_parser = service)]
     service: Option<Service>,
+    /// Whether places have names: "true" or "false"; drawn by each seed if not given.
+    #[arg(long)]
+    names: Option<bool>,
     /// Threads, each with runs of its own.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         phones: args.phones,
         polite: args.polite,
         service: args.service,
+        names: args.names,
     };
     let is_single = args.seeds.end - args.seeds.start == 1;
     let next = AtomicU64::new(args.seeds.start);

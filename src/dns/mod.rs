@@ -241,12 +241,15 @@ impl Resolver {
         }
     }
 
-    fn wake(&mut self, first: Option<LookUpId>) {
-        let mut next = first;
+    /// In the order in which they came to wait: what follows another request of its dialog must not overtake it.
+    fn wake(&mut self, newest: Option<LookUpId>) {
+        let before = self.ready.len();
+        let mut next = newest;
         while let Some(id) = next {
             next = self.look_ups.get(id).and_then(|look_up| look_up.next);
             self.ready.push_back(id);
         }
+        self.ready.make_contiguous()[before..].reverse();
     }
 
     /// The next look-up that has come to an end, and for [`Resolved::Targets`] its targets.

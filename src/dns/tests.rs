@@ -435,6 +435,17 @@ fn identical_questions_are_asked_once_and_all_who_wait_are_told() {
 }
 
 #[test]
+fn who_waits_longest_for_an_answer_is_told_first() {
+    let mut rig = Rig::new(|cfg| cfg.listeners.retain(|listener| listener.addr.is_ipv4()));
+    for index in 0..5 {
+        assert!(rig.is_waiting(index, "sip:nobody.example:5060"));
+    }
+    assert_eq!(rig.serve(&full_zone(), 1), 1);
+    let told: Vec<u16> = rig.finished.iter().map(|(index, ..)| *index).collect();
+    assert_eq!(told, [0, 1, 2, 3, 4]);
+}
+
+#[test]
 fn that_there_is_nothing_is_remembered_for_its_time() {
     let mut rig = Rig::new(|cfg| cfg.dns.negative_ttl_max = Duration::from_secs(20));
     assert!(rig.is_waiting(1, "sip:nobody.example:5060"));

@@ -480,6 +480,8 @@ impl Proxy {
         let (Some((kept, block_len)), flow) = (branch.for_udp.take(), branch.flow) else {
             return false;
         };
+        // Where else it can go goes with it.
+        let place = branch.place.take();
         let sent = listener_for(&stack.cfg, Transport::Udp, flow.peer.ip(), Some(flow.listener)).and_then(
             |listener| {
                 let flow = Flow {
@@ -497,6 +499,13 @@ impl Proxy {
             },
         );
         out.pool.release(kept);
+        let heir = sent.and_then(|tx| match stack.user_of(tx) {
+            Some(User::ProxyBranch { slot, generation }) => Some(BranchId::new(slot, generation)),
+            Some(_) | None => None,
+        });
+        if let Some(branch) = self.branches.get_mut(heir.unwrap_or(id)) {
+            branch.place = place;
+        }
         if sent.is_some() {
             self.remove_branch(stack, id, out);
         }
@@ -514,7 +523,7 @@ impl Proxy {
         breadth: u8,
         now: Instant,
         out: &mut Effects,
-    ) -> Option<()> {
+    ) -> Option<TxId> {
         let method = self.contexts.get(id)?.method;
         let len = out.pool.get(kept).len();
         let mut draft = out.pool.draft(len + BLOCK_BYTES)?;
@@ -536,7 +545,7 @@ impl Proxy {
                 let buf = out.pool.commit(draft, len);
                 stack.count_request(method, to.flow.transport);
                 stack.send_request(tx, buf, now, out);
-                Some(())
+                Some(tx)
             }
             None => {
                 out.pool.discard(draft);

@@ -105,6 +105,8 @@ pub struct Leftovers {
     pub branches: usize,
     /// Calls that are counted for a trunk.
     pub trunk_calls: usize,
+    /// Look-ups that wait for DNS.
+    pub look_ups: usize,
     pub subscribers: usize,
     pub subscriptions: usize,
     pub streams: usize,
@@ -124,6 +126,7 @@ impl Leftovers {
         self.contexts += other.contexts;
         self.branches += other.branches;
         self.trunk_calls += other.trunk_calls;
+        self.look_ups += other.look_ups;
         self.subscribers += other.subscribers;
         self.subscriptions += other.subscriptions;
         self.streams += other.streams;
@@ -584,6 +587,7 @@ impl Shard {
             contexts: self.proxy.len(),
             branches: self.proxy.branches(),
             trunk_calls: self.stack.trunks.calls(),
+            look_ups: self.stack.dns.waiting(),
             subscribers: self.ims.location.subscribers(),
             subscriptions: self.ims.reg_event.len(),
             streams: self.streams.len(),

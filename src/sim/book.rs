@@ -122,6 +122,8 @@ pub struct Book {
     /// Where the server is a proxy: its routing table.
     exchange: Option<Exchange>,
     pub start: Instant,
+    /// DNS may take its time.
+    pub has_names: bool,
 }
 
 impl Book {
@@ -136,6 +138,7 @@ impl Book {
             foresight,
             exchange,
             start,
+            has_names: false,
         }
     }
 
@@ -412,11 +415,23 @@ impl Book {
 
     /// A phone has answered and nobody has said ACK for 64*T1.
     pub fn never_acknowledged(&mut self, call: usize, phone: usize, at: Instant) {
-        if self.is_fair() && !self.calls[call].is_excused {
+        if self.is_fair() && !self.calls[call].is_excused && !self.is_cut_off(call) {
             self.find_in(call, at, || {
                 format!("phone {phone} has answered call {call} and never got an ACK")
             });
         }
+    }
+
+    /// Whether a call that goes round by another element was refused there: a 2xx that comes behind that finds a transaction
+    /// which takes 2xx in its states Calling and Proceeding alone (RFC 3261 §17.1.1.2 as RFC 6026 has it).
+    fn is_cut_off(&self, call: usize) -> bool {
+        let call = &self.calls[call];
+        let goes_round = matches!(
+            Dialled::number(&call.callee),
+            Some(Dialled::Loop | Dialled::Spiral)
+        );
+        let is_refused = call.outcome.is_some_and(|(status, _)| status >= 300);
+        self.is_proxied() && goes_round && is_refused
     }
 
     /// A request within a call got no answer for 64*T1.
@@ -533,6 +548,7 @@ impl Book {
             302 => dialled == Some(Dialled::Redirected),
             // The trunk's limits; and redirections lead anywhere.
             503 | 504 | 480 | 404 | 408 | 500 | 502 | 400 if dialled.is_some() => true,
+            503 if self.has_names => true,
             487 => call.is_cancelled,
             408 => never_answers,
             404 | 480 => call.rung.is_empty(),

@@ -47,6 +47,8 @@ pub enum Dialled {
     Itself,
     /// `7...`: answered with a redirection.
     Redirected,
+    /// `9...`: a place that has a name.
+    Named,
 }
 
 impl Dialled {
@@ -61,6 +63,7 @@ impl Dialled {
             b'6' => Some(Dialled::Spiral),
             b'7' => Some(Dialled::Redirected),
             b'8' => Some(Dialled::Itself),
+            b'9' => Some(Dialled::Named),
             _ => None,
         }
     }
@@ -108,6 +111,33 @@ pub struct Exchange {
     pub ping_interval: Duration,
     /// Where the gateways begin among the parties.
     first_gateway: usize,
+    pub names: Option<ByName>,
+}
+
+/// What is written as a name where DNS is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ByName {
+    rule: Rule,
+    place: &'static str,
+    stateless: bool,
+    pub trunk: bool,
+}
+
+impl ByName {
+    pub fn draw(own: &mut Rng) -> ByName {
+        ByName {
+            rule: rule(own),
+            place: own.pick(&[
+                "sip:carrier.test",
+                "sip:carrier.test",
+                "sip:carrier.test;transport=udp",
+                "sip:carrier.test;transport=tcp",
+                "sip:h1.carrier.test:5060",
+            ]),
+            stateless: own.one_in(2),
+            trunk: own.one_in(2),
+        }
+    }
 }
 
 impl Exchange {
@@ -139,6 +169,23 @@ impl Exchange {
             calls_per_second_max: rng.pick(&[0, 0, 2]),
             ping_interval: rng.pick(&[Duration::ZERO, Duration::from_secs(1), Duration::from_secs(30)]),
             first_gateway: phones,
+            names: None,
+        }
+    }
+
+    /// The place of a rule that has one by name.
+    pub fn place_of(&self, dialled: Dialled) -> Option<String> {
+        let names = self.names?;
+        match dialled {
+            Dialled::Named => Some(names.place.to_owned()),
+            Dialled::Stateless => names.stateless.then(|| "sip:gw0.test".to_owned()),
+            Dialled::Subscriber
+            | Dialled::Trunk
+            | Dialled::Several
+            | Dialled::Loop
+            | Dialled::Spiral
+            | Dialled::Itself
+            | Dialled::Redirected => None,
         }
     }
 
@@ -158,6 +205,7 @@ impl Exchange {
             Dialled::Several => Some(&self.several),
             Dialled::Stateless => Some(&self.stateless),
             Dialled::Loop | Dialled::Spiral | Dialled::Itself => Some(&self.to_mirror),
+            Dialled::Named => self.names.as_ref().map(|names| &names.rule),
             Dialled::Redirected => None,
         }
     }
@@ -177,7 +225,11 @@ impl Exchange {
                     most => format!(" calls={most}"),
                 };
                 let priority = self.priorities[nth];
-                format!("\"sip:{} priority={priority}{calls}\"", self.at(nth))
+                let place = match self.names {
+                    Some(ByName { trunk: true, .. }) => format!("gw{nth}.test"),
+                    Some(_) | None => self.at(nth).to_string(),
+                };
+                format!("\"sip:{place} priority={priority}{calls}\"")
             })
             .collect();
         let failover: Vec<String> = (self.fails_over_on.iter())
@@ -212,7 +264,10 @@ impl Exchange {
             .collect();
         let itself = format!("\"sip:{SERVER}\"");
         let mirror = format!("\"sip:{}\"", phone_addr(self.mirror()));
-        let stateless = format!("\"sip:{}\"", self.at(0));
+        let stateless = match self.place_of(Dialled::Stateless) {
+            Some(place) => format!("\"{place}\""),
+            None => format!("\"sip:{}\"", self.at(0)),
+        };
         let mut add = |digit: u32, to: &str, rule: &Rule, more: &str| {
             let Rule {
                 fork,
@@ -242,6 +297,9 @@ impl Exchange {
         add(5, &mirror, &self.to_mirror, "");
         add(6, &mirror, &self.to_mirror, "\nstrip = 1");
         add(8, &itself, &self.to_mirror, "");
+        if let Some(names) = &self.names {
+            add(9, &format!("\"{}\"", names.place), &names.rule, "");
+        }
         _ = writeln!(
             text,
             "[[route]]\nmethod = [\"INVITE\", \"MESSAGE\", \"OPTIONS\"]\nuser_prefix = [\"7\"]\naction = \"redirect\"\n\
@@ -273,6 +331,9 @@ impl Exchange {
 
     /// A number that somebody may dial, and how likely each kind is.
     pub fn some_number(&self, users: &[String], rng: &mut Rng) -> String {
+        if self.names.is_some() && rng.one_in(4) {
+            return format!("9{:04}", rng.below(10_000));
+        }
         let subscriber = |rng: &mut Rng| users[rng.below(users.len())].clone();
         match rng.below(40) {
             0..=15 => subscriber(rng),
@@ -291,6 +352,11 @@ impl Exchange {
 
     /// Where a party that is called says that another is: mostly one there is.
     pub fn elsewhere(&self, users: &[String], rng: &mut Rng) -> String {
+        if self.names.is_some() && rng.one_in(4) {
+            return rng
+                .pick(&["sip:p@carrier.test", "sip:p@gw1.test", "sip:p@dead.test"])
+                .to_owned();
+        }
         match rng.below(8) {
             0 => "sip:elsewhere@192.0.2.7:5060".to_owned(),
             1 => format!("sip:{}@{SERVER}", users[rng.below(users.len())]),

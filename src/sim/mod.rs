@@ -13,6 +13,7 @@ pub mod audit;
 pub mod book;
 mod exchange;
 mod mirror;
+mod names;
 mod net;
 mod packet;
 mod passage;

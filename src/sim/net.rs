@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::domain::{Answer, Question};
 use crate::time::Instant;
 use crate::wire::{ListenerId, Transport, TxOp};
 
@@ -14,7 +15,7 @@ use super::packet::Packet;
 use super::rng::Rng;
 use super::streams::Stream;
 use super::tally::tally;
-use super::trace::{Line, Step, Trace, What};
+use super::trace::{Heard, Line, Step, Trace, What};
 
 /// The server's one address, for both transports.
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 5060);
@@ -81,6 +82,14 @@ tally! {
         reloads,
         /// Requests that came back to the server by way of another element.
         mirrored,
+        dns_questions,
+        dns_answers,
+        dns_slow,
+        dns_nothing,
+        dns_failures,
+        dns_silences,
+        /// Requests that went on to the next target of their name.
+        failovers,
     }
 }
 
@@ -191,6 +200,12 @@ pub(super) enum Happening {
         phone: usize,
         token: u64,
     },
+    /// DNS tells a shard, if the server still lives that life.
+    Told {
+        shard: usize,
+        life: u64,
+        told: Box<(Question, Answer)>,
+    },
 }
 
 pub struct Net {
@@ -273,6 +288,18 @@ impl Net {
 
     pub fn note(&mut self, text: impl FnOnce() -> String) {
         self.trace.lines.push(Line::Note(self.now, text()));
+    }
+
+    /// What DNS is asked, or tells.
+    pub(super) fn heard(&mut self, shard: usize, question: Question, answer: Option<Answer>) {
+        let at = self.now;
+        let heard = Heard {
+            at,
+            shard,
+            question,
+            answer,
+        };
+        self.trace.lines.push(Line::Dns(Box::new(heard)));
     }
 
     pub(super) fn record(

@@ -21,6 +21,8 @@ pub struct Mix {
     pub polite: bool,
     /// Fixed here, or drawn.
     pub service: Option<Service>,
+    /// Whether places have names: fixed here, or drawn.
+    pub names: Option<bool>,
 }
 
 impl Default for Mix {
@@ -32,6 +34,7 @@ impl Default for Mix {
             phones: 10,
             polite: false,
             service: None,
+            names: None,
         }
     }
 }
@@ -56,6 +59,10 @@ pub struct Weather {
     pub is_deaf: bool,
     /// Seconds into the run at which the configuration is read again.
     pub reloads: Vec<Duration>,
+    /// Some places have names, for which DNS is asked.
+    pub has_names: bool,
+    /// DNS keeps silent about some, or gets them wrong.
+    pub has_dns_trouble: bool,
 }
 
 impl Weather {
@@ -125,7 +132,11 @@ impl Weather {
         } else {
             Vec::new()
         };
+        let mut names = Rng::part(seed, "names");
+        let has_names = mix.names.unwrap_or(names.one_in(3));
         Weather {
+            has_names,
+            has_dns_trouble: has_names && names.one_in(2),
             faults,
             shards,
             crashes,
@@ -147,6 +158,7 @@ impl Weather {
             && !self.faults.any_shard
             && !self.is_deaf
             && self.reloads.is_empty()
+            && !self.has_dns_trouble
     }
 
     /// Whether everything sent arrives sooner or later, at a server that has room for it.
@@ -180,6 +192,8 @@ pub struct Habits {
     pub is_gateway: bool,
     /// From when to when into the run it hears nothing.
     pub deaf: Option<(Duration, Duration)>,
+    /// Its Contact has a name.
+    pub has_name: bool,
 }
 
 impl Habits {
@@ -203,6 +217,7 @@ impl Habits {
             q: None,
             is_gateway: false,
             deaf: None,
+            has_name: false,
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use crate::domain::{Answer, Question};
 use crate::time::Instant;
 use crate::wire::Transport;
 
@@ -35,12 +36,23 @@ pub struct Step {
     pub packet: Rc<Packet>,
 }
 
+/// What a shard asks DNS, or is told by it.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub at: Instant,
+    pub shard: usize,
+    pub question: Question,
+    /// `None`: it is asked.
+    pub answer: Option<Answer>,
+}
+
 /// One line of the record.
 #[derive(Clone, Debug)]
 pub enum Line {
     Step(Step),
     /// Something else that happened: a reset, a crash.
     Note(Instant, String),
+    Dns(Box<Heard>),
     /// The server is gone with all it knew. What follows is another's life.
     Crash(Instant),
 }
@@ -54,15 +66,18 @@ impl Trace {
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.lines.iter().filter_map(|line| match line {
             Line::Step(step) => Some(step),
-            Line::Note(..) | Line::Crash(_) => None,
+            Line::Note(..) | Line::Dns(_) | Line::Crash(_) => None,
         })
     }
 
-    /// The ladder of the lines that `wanted` picks; notes and crashes are always among them.
+    /// The ladder of the lines that `wanted` picks, with what else happened between the first and the last of them.
     pub fn ladder(&self, wanted: impl Fn(&Step) -> bool) -> String {
         let start = self.lines.first().map_or(Instant::default(), Line::at);
         let mut text = String::new();
-        for line in &self.lines {
+        let mut times = self.steps().filter(|step| wanted(step)).map(|step| step.at);
+        let first = times.next().unwrap_or(start);
+        let span = first..=times.last().unwrap_or(first);
+        for line in self.lines.iter().filter(|line| span.contains(&line.at())) {
             let ms = line.at().since(start).as_secs_f64() * 1e3;
             match line {
                 Line::Step(step) if wanted(step) => {
@@ -89,6 +104,24 @@ impl Trace {
                 }
                 Line::Step(_) => {}
                 Line::Note(_, note) => _ = writeln!(text, "{ms:12.1} -- {note}"),
+                Line::Dns(heard) => {
+                    let Heard {
+                        shard,
+                        question,
+                        answer,
+                        ..
+                    } = &**heard;
+                    let (name, kind) = (question.name, question.record_type);
+                    _ = match answer {
+                        None => writeln!(text, "{ms:12.1} -- shard {shard} asks for {kind:?} of {name}"),
+                        Some(answer) => {
+                            writeln!(
+                                text,
+                                "{ms:12.1} -- shard {shard} is told {answer:?} for {kind:?} of {name}"
+                            )
+                        }
+                    };
+                }
                 Line::Crash(_) => _ = writeln!(text, "{ms:12.1} ======== the server crashes"),
             }
         }
@@ -100,6 +133,7 @@ impl Line {
     pub fn at(&self) -> Instant {
         match self {
             Line::Step(step) => step.at,
+            Line::Dns(heard) => heard.at,
             Line::Note(at, _) | Line::Crash(at) => *at,
         }
     }

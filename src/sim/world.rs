@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::config::{Config, Listener};
+use crate::domain::{Answer, Question};
 use crate::location::AorHasher;
 use crate::metrics::Metrics;
 use crate::owner::OwnerKey;
 use crate::pool::Pool;
-use crate::port::{Ask, ConfigId, ControlPort, port};
+use crate::port::{Ask, ConfigId, ControlPort, PORT_BYTES_MAX, Tell, port};
 use crate::run::ShardLoop;
 use crate::shard::{Keys, Leftovers, Mail, Shard};
 use crate::time::Instant;
@@ -22,7 +23,8 @@ use crate::wire::{Effects, ShardId, Transport};
 use super::Outcome;
 use super::audit;
 use super::book::{Book, Foresight};
-use super::exchange::{Exchange, GATEWAYS, OTHERS, Service};
+use super::exchange::{ByName, Exchange, GATEWAYS, OTHERS, Service};
+use super::names::Zone;
 use super::net::{Arrival, Happening, Net, PhoneEvent, SERVER};
 use super::phone::{Cx, DOMAIN, Due, Phone};
 use super::plan::{Habits, Mix, Weather};
@@ -45,6 +47,8 @@ const QUIET: Duration = Duration::from_secs(900);
 const PINGS_MAX: usize = GATEWAYS * 7;
 /// Calls, and transactions, that a shard has room for where nothing is scarce.
 const ROOM: usize = 16_384;
+/// An answer of DNS that takes longer is slow.
+const DNS_SLOW: Duration = Duration::from_millis(100);
 /// The loss up to which eleven transmissions of a message may be trusted, per mille.
 const FAIR_LOSS: u32 = 50;
 
@@ -83,6 +87,11 @@ pub(super) struct World {
     exchange: Option<Exchange>,
     board: Arc<Board>,
     config_id: ConfigId,
+    zone: Option<Zone>,
+    /// Where what a shard tells is read.
+    telling: Vec<u8>,
+    /// Shards that have told something.
+    asked_dns: Vec<usize>,
 }
 
 impl World {
@@ -104,8 +113,17 @@ impl World {
         };
         let exchange = match weather.service {
             Service::Phones => None,
-            Service::Proxy => Some(Exchange::draw(mix.phones, &mut Rng::part(seed, "exchange"))),
+            Service::Proxy => {
+                let mut drawn = Exchange::draw(mix.phones, &mut Rng::part(seed, "exchange"));
+                if weather.has_names {
+                    drawn.names = Some(ByName::draw(&mut Rng::part(seed, "by name")));
+                }
+                Some(drawn)
+            }
         };
+        let zone = weather
+            .has_names
+            .then(|| Zone::draw(seed, mix.phones, weather.has_dns_trouble, weather.span, start));
         let parties = mix.phones + exchange.map_or(0, |_| OTHERS);
         let net = Net::new(seed, weather.faults.clone(), weather.shards, parties, start);
         let mut cfg = config(&weather);
@@ -126,6 +144,9 @@ impl World {
             exchange,
             board: Arc::default(),
             config_id: ConfigId::FIRST,
+            zone,
+            telling: vec![0; PORT_BYTES_MAX],
+            asked_dns: Vec::new(),
             weather,
         };
         for index in 0..mix.phones {
@@ -145,6 +166,12 @@ impl World {
             let habits = Habits::draw(&world.weather, own).behind_proxy(true, &world.weather, own);
             let user = format!("gw{}", index - mix.phones);
             world.phones.push(Phone::new(index, user, seed, habits));
+        }
+        if world.weather.has_names {
+            world.book.has_names = true;
+            for phone in &mut world.phones {
+                phone.habits.has_name = Rng::part(seed, &format!("name {}", phone.index)).one_in(3);
+            }
         }
         world.boot();
         world.agenda(mix);
@@ -316,14 +343,73 @@ impl World {
                     .turn(&mut place.reactor)
                     .expect("the simulated network never fails");
                 place.waits_until = place.shard.deadline(now);
+                if place.shard.take_has_told() {
+                    self.asked_dns.push(place.reactor.shard);
+                }
                 let worked = place.reactor.net.borrow_mut().rng.between(3, 40);
                 place.busy_until = now + Duration::from_micros(worked);
             }
+            self.ask_dns();
             self.watch_limits();
         }
     }
 
+    /// What shards have told the control thread: questions for DNS.
+    fn ask_dns(&mut self) {
+        for shard in std::mem::take(&mut self.asked_dns) {
+            let place = &mut self.server[shard];
+            while let Some((tell, _)) = place.port.next_tell(&mut self.telling) {
+                let (Tell::Resolve(question), Some(zone)) = (tell, &mut self.zone) else {
+                    continue;
+                };
+                let net = &mut *self.net.borrow_mut();
+                let reply = zone.ask(&question, net.now);
+                net.counts.dns_questions += 1;
+                net.heard(shard, *question, None);
+                let Some(answer) = reply.answer else {
+                    net.counts.dns_silences += 1;
+                    continue;
+                };
+                net.counts.dns_slow += u64::from(reply.after > DNS_SLOW);
+                match answer {
+                    Answer::Records { .. } => net.counts.dns_answers += 1,
+                    Answer::Nothing { .. } => net.counts.dns_nothing += 1,
+                    Answer::Failed => net.counts.dns_failures += 1,
+                }
+                let told = Box::new((*question, answer));
+                let life = self.lives;
+                let at = net.now + reply.after;
+                net.at(at, Happening::Told { shard, life, told });
+            }
+        }
+    }
+
+    /// DNS has answered.
+    fn tell_dns(&mut self, shard: usize, life: u64, told: Box<(Question, Answer)>) {
+        let Some(place) = self.server.get_mut(shard).filter(|_| life == self.lives) else {
+            return;
+        };
+        let (question, answer) = (*told).clone();
+        let mut net = self.net.borrow_mut();
+        match place.port.ask(Ask::Resolved(told), b"") {
+            Ok(()) => {
+                net.heard(shard, question, Some(answer));
+                net.is_woken[shard] = true;
+            }
+            // It has too much to do.
+            Err(_) => {
+                let at = net.now + Duration::from_millis(1);
+                let told = Box::new((question, answer));
+                net.at(at, Happening::Told { shard, life, told });
+            }
+        }
+    }
+
     fn happen(&mut self, happening: Happening) {
+        if let Happening::Told { shard, life, told } = happening {
+            self.tell_dns(shard, life, told);
+            return;
+        }
         let mut net = self.net.borrow_mut();
         let (phone, event) = match happening {
             Happening::ToServer { shard, peer, load } => {
@@ -347,6 +433,7 @@ impl World {
             },
             Happening::ToPhone { phone, link, packet } => (phone, PhoneEvent::Packet { link, packet }),
             Happening::Timer { phone, token } => (phone, PhoneEvent::Timer(token)),
+            Happening::Told { .. } => return,
         };
         if phone == self.phones.len() {
             if let PhoneEvent::Packet { packet, .. } = event {
@@ -408,10 +495,15 @@ impl World {
             left.add(&place.shard.in_use());
         }
         self.judge_trunks(now);
+        // The addresses of a trunk are looked up for ever: a timer for each, or a question with one.
+        let refreshed = (self.exchange.and_then(|exchange| exchange.names))
+            .filter(|names| names.trunk)
+            .map_or(0, |_| GATEWAYS * self.cfg.shards);
         let pinged = self.exchange.filter(|exchange| !exchange.ping_interval.is_zero());
-        if pinged.is_some() {
+        if pinged.is_some() || refreshed > 0 {
             // OPTIONS go on for ever: each destination has a timer, and so has each that is on its way.
-            let timers_max = left.transactions + GATEWAYS;
+            let timers_max = left.transactions + GATEWAYS + 4 * refreshed;
+            left.look_ups = left.look_ups.saturating_sub(refreshed);
             if left.transactions <= PINGS_MAX
                 && left.timers <= timers_max
                 && left.buffers <= left.transactions
@@ -457,6 +549,9 @@ impl World {
                 exchange: self.exchange,
             };
             self.book.findings.extend(audit::audit(&trace, terms));
+            if self.weather.has_names {
+                net.counts.failovers = audit::failovers(&trace, terms);
+            }
         }
         Outcome {
             seed: self.seed,

@@ -6,7 +6,7 @@ use super::super::exchange::Dialled;
 use super::super::trace::{Step, What};
 use super::forward::end_of_search;
 use super::ledger::{Asked, Ledger, Served};
-use super::{EARLY, Found, SLACK, TIMEOUT};
+use super::{EARLY, Found, SLACK, TIMEOUT, names};
 
 /// RFC 3261 §16.6 step 11: more than three minutes.
 const TIMER_C: Duration = Duration::from_secs(180);
@@ -121,7 +121,7 @@ pub fn each_success_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     }
     for served in invites(ledger) {
         for child in ledger.children(served) {
-            let Some(first) = child.first_final().filter(|step| step.packet.is_success()) else {
+            let Some(first) = child.success() else {
                 continue;
             };
             for came in child.answers.iter().filter(|step| step.packet.is_success()) {
@@ -379,9 +379,12 @@ pub fn a_branch_is_cancelled_for_a_reason(ledger: &Ledger<'_>, found: &mut Found
                 .filter(|other| place(other) == place(child))
                 .map(|other| other.first().at)
                 .min();
-            let is_turn = turn
-                .zip(begun)
-                .is_some_and(|(turn, begun)| cancel.at.since(begun) + EARLY >= turn);
+            let is_turn = turn.zip(begun).is_some_and(|(turn, begun)| {
+                // It runs while DNS is asked where the place is.
+                let is_by_name = names::is_by_name(ledger, served, child);
+                let early = if is_by_name { names::LOOK_UP_MAX } else { EARLY };
+                cancel.at.since(begun) + early >= turn
+            });
             if !is_ended && !is_timer_c && !is_turn {
                 found.at(cancel, || "nothing asks for it".to_owned());
             }

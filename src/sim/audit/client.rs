@@ -225,7 +225,7 @@ fn copied(invite: &Step, copy: &Step, headers: &[&str], found: &mut Found<'_>) {
 /// The ACK of a 2xx is a transaction of its own.
 pub fn ack_of_success_has_a_branch_of_its_own(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for asked in ledger.invites() {
-        let is_accepted = asked.first_final().is_some_and(|step| step.packet.is_success());
+        let is_accepted = asked.success().is_some();
         if let Some(ack) = asked.acks.first().filter(|_| is_accepted) {
             found.at(ack, || {
                 "under the branch of the INVITE that a 2xx has answered".to_owned()

@@ -1,6 +1,6 @@
 //! Rules for what a proxy sends on: RFC 3261 §16.3 to §16.6 and §16.11, RFC 5393.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bench_harness::sip;
@@ -10,7 +10,7 @@ use super::super::net::SERVER;
 use super::super::passage;
 use super::super::trace::{Step, What};
 use super::ledger::{Asked, Ledger, Served};
-use super::{EARLY, Found, SLACK, TIMEOUT};
+use super::{EARLY, Found, SLACK, TIMEOUT, names};
 use crate::config::route::Fork;
 
 /// RFC 5393 §5.3.3: what a request has that says nothing.
@@ -243,11 +243,14 @@ pub fn unknown_proxy_require_is_refused(ledger: &Ledger<'_>, found: &mut Found<'
 /// No place stands in the target set twice: by its request URI, over one transport.
 pub fn each_place_is_tried_once(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in ledger.stateful() {
-        let mut tried = BTreeSet::new();
+        let mut tried = BTreeMap::new();
         for child in ledger.children(served) {
             let first = child.first();
             let place = (first.packet.message.uri(), first.peer, first.transport.name());
-            if !tried.insert(place) {
+            // An address that DNS has given to another host of the same name meanwhile is that one's.
+            if let Some(earlier) = tried.insert(place, child)
+                && !names::has_moved(ledger, served, (earlier, child))
+            {
                 found.at(first, || "tried a second time".to_owned());
             }
         }
@@ -282,7 +285,12 @@ pub fn places_in_turn_wait_for_one_another(ledger: &Ledger<'_>, found: &mut Foun
                 let waited = at.since(before.first().at);
                 // A connection may have been refused.
                 let is_tcp = !super::ledger::is_udp(before.first()) || !super::ledger::is_udp(child.first());
-                let is_right = is_over(before, at) || waited + EARLY >= patience.min(TIMEOUT) || is_tcp;
+                // The time of a place runs while DNS is asked where it is.
+                let is_by_name = [before, child]
+                    .iter()
+                    .any(|each| names::is_by_name(ledger, served, each));
+                let early = if is_by_name { names::LOOK_UP_MAX } else { EARLY };
+                let is_right = is_over(before, at) || waited + early >= patience.min(TIMEOUT) || is_tcp;
                 if !is_right && ledger.terms.is_whole {
                     found.at(child.first(), || {
                         format!("{waited:?} after {} and without its end", before.first().peer)
@@ -364,7 +372,13 @@ pub fn ack_of_a_success_is_passed_on(ledger: &Ledger<'_>, found: &mut Found<'_>)
         if !is_ack || !has_route || hops(step) == Some(0) {
             continue;
         }
-        let due = step.at + SLACK;
+        // DNS may have to say where its target is.
+        let waits = if ledger.dns.is_empty() {
+            SLACK
+        } else {
+            names::LOOK_UP_MAX
+        };
+        let due = step.at + waits;
         let mut is_known = false;
         let mut is_passed = false;
         for other in ledger.of_call(*life, &packet.call_id) {
@@ -397,7 +411,12 @@ pub fn stateless_requests_are_passed_as_often_as_they_come(ledger: &Ledger<'_>, 
         }
         let is_refused = served.finals().any(|step| step.packet.id.is_none());
         let last = served.got[served.got.len() - 1];
-        let is_whole = ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + SLACK);
+        let waits = if ledger.dns.is_empty() {
+            SLACK
+        } else {
+            names::LOOK_UP_MAX
+        };
+        let is_whole = ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + waits);
         let is_missing = sent < served.got.len() && is_whole && !is_refused;
         if sent > served.got.len() || is_missing {
             found.at(served.first(), || {

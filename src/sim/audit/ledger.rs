@@ -1,8 +1,9 @@
 //! A trace sorted into transactions: what the server asked and was answered, what it was asked and answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::domain::RecordType;
 use crate::time::Instant;
 use crate::wire::Transport;
 
@@ -10,8 +11,8 @@ use bench_harness::sip;
 
 use super::super::exchange::Dialled;
 use super::super::packet::Packet;
-use super::super::trace::{Line, Step, Trace, What};
-use super::{SLACK, Terms};
+use super::super::trace::{Heard, Line, Step, Trace, What};
+use super::{EARLY, SLACK, Terms};
 
 /// A request of the server's own.
 #[derive(Default)]
@@ -59,6 +60,14 @@ impl<'t> Asked<'t> {
 
     pub fn first_final(&self) -> Option<&'t Step> {
         self.answers.iter().find(|step| step.packet.is_final()).copied()
+    }
+
+    /// The 2xx that has answered it. Where a refusal came right behind, it may have been the first at the shard that has the
+    /// transaction.
+    pub fn success(&self) -> Option<&'t Step> {
+        let first = self.first_final().filter(|step| step.packet.is_success())?;
+        let is_refusal = |step: &&&'t Step| step.packet.is_failure() && step.at <= first.at + EARLY;
+        self.answers.iter().find(is_refusal).is_none().then_some(first)
     }
 
     /// Whether it is somebody else's, passed on by a proxy: below our Via stands another.
@@ -123,6 +132,11 @@ pub struct Ledger<'t> {
     by_server_key: BTreeMap<Key<'t>, usize>,
     by_client_key: BTreeMap<Key<'t>, usize>,
     by_call_id: BTreeMap<&'t str, Vec<usize>>,
+    /// What DNS was asked and has told, with the number of the life, and the places of each name in it.
+    pub dns: Vec<(usize, &'t Heard)>,
+    by_name: BTreeMap<&'t str, Vec<usize>>,
+    /// By life and shard.
+    asked_dns_at: BTreeMap<(usize, usize), Vec<Instant>>,
 }
 
 /// How long before the end of a life nothing is asked of what began in it: a crash may have been quicker.
@@ -139,6 +153,9 @@ impl<'t> Ledger<'t> {
             by_server_key: BTreeMap::new(),
             by_client_key: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
+            dns: Vec::new(),
+            by_name: BTreeMap::new(),
+            asked_dns_at: BTreeMap::new(),
         };
         let mut life = 0;
         for line in &trace.lines {
@@ -148,6 +165,7 @@ impl<'t> Ledger<'t> {
                     ledger.ends.push(*at);
                     life += 1;
                 }
+                Line::Dns(heard) => ledger.add_dns(life, heard),
                 Line::Note(..) => {}
             }
         }
@@ -247,6 +265,61 @@ impl<'t> Ledger<'t> {
                 }
             }
         }
+    }
+
+    fn add_dns(&mut self, life: usize, heard: &'t Heard) {
+        let index = self.dns.len();
+        self.dns.push((life, heard));
+        if heard.answer.is_none() {
+            let times = self.asked_dns_at.entry((life, heard.shard)).or_default();
+            times.push(heard.at);
+        } else {
+            let name = heard.question.name.as_str();
+            self.by_name.entry(name).or_default().push(index);
+        }
+    }
+
+    fn told_of<'l>(
+        &'l self,
+        life: usize,
+        name: &str,
+    ) -> impl DoubleEndedIterator<Item = &'t Heard> + use<'l, 't> {
+        let indices = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        let all = indices.iter().map(|index| self.dns[*index]);
+        all.filter(move |(own, _)| *own == life).map(|(_, heard)| heard)
+    }
+
+    /// What DNS has told a shard last about a name, by that time.
+    pub fn told_last(
+        &self,
+        life: usize,
+        shard: usize,
+        name: &str,
+        record_type: RecordType,
+        at: Instant,
+    ) -> Option<&'t Heard> {
+        self.told_of(life, name).rfind(|heard| {
+            heard.shard == shard && heard.question.record_type == record_type && heard.at <= at
+        })
+    }
+
+    /// The shards that DNS has told anything about a host, or its services.
+    pub fn shards_that_know(&self, life: usize, host: &str) -> BTreeSet<usize> {
+        ["", "_sip._udp.", "_sip._tcp."]
+            .iter()
+            .flat_map(|prefix| self.told_of(life, &format!("{prefix}{host}")))
+            .map(|heard| heard.shard)
+            .collect()
+    }
+
+    /// Whether a shard has asked DNS anything in the time before `at`.
+    pub fn has_asked(&self, life: usize, shard: usize, at: Instant, within: Duration) -> bool {
+        let times = self
+            .asked_dns_at
+            .get(&(life, shard))
+            .map_or(&[][..], Vec::as_slice);
+        let last = times.partition_point(|asked| *asked <= at);
+        last > 0 && times[last - 1] + within >= at
     }
 
     fn note_unsent(&mut self, life: usize, step: &'t Step) {

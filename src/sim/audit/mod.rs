@@ -4,13 +4,14 @@
 //! [`forward`] and [`branches`] are for a proxy: what it sends on, and what comes back.
 //! [`ledger`] sorts the trace into transactions; [`client`] holds the rules for what the server asks, [`request`] those for
 //! each single request of its, [`server`] and [`response`] the same for what it answers, [`event`] those for subscriptions and
-//! registrations. [`RULES`] lists them all, and a test has a trace that breaks each.
+//! registrations, [`names`] those for DNS. [`RULES`] lists them all, and a test has a trace that breaks each.
 
 mod branches;
 mod client;
 mod event;
 mod forward;
 mod ledger;
+mod names;
 mod request;
 mod response;
 mod server;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use super::book::Finding;
 use super::exchange::Exchange;
 use super::trace::{Step, Trace};
+use crate::time::Instant;
 use ledger::Ledger;
 
 /// The timers of RFC 3261 table 4, as they are by default.
@@ -73,6 +75,18 @@ impl Found<'_> {
                 what()
             ),
             tags: tags.cloned().collect(),
+        });
+    }
+}
+
+impl Found<'_> {
+    /// The same of what is about no message.
+    fn of_name(&mut self, at: Instant, what: impl FnOnce() -> String) {
+        let Rule { name, clause, .. } = self.rule;
+        self.findings.push(Finding {
+            at,
+            text: format!("{name} ({clause}): {}", what()),
+            tags: Vec::new(),
         });
     }
 }
@@ -184,6 +198,10 @@ rules! {
     branches::a_branch_is_cancelled_for_a_reason, "RFC 3261 §16.8, §16.10";
     branches::no_timeout_is_said_to_other_requests, "RFC 4320 §4.2";
     branches::stateless_means_silent, "RFC 3261 §16.11";
+    names::a_name_leads_to_its_addresses, "RFC 3263 §4.1, §4.2; RFC 1035 §3.2.1";
+    names::targets_are_tried_in_order, "RFC 3263 §4.1, §4.3; RFC 2782";
+    names::the_next_target_is_tried, "RFC 3263 §4.3";
+    names::a_question_is_asked_once, "RFC 1035 §7.4, RFC 2308 §5";
 }
 
 /// Checks every rule.
@@ -198,6 +216,11 @@ pub fn audit(trace: &Trace, terms: Terms) -> Vec<Finding> {
         (rule.check)(&ledger, &mut found);
     }
     findings
+}
+
+/// How often a request went on to the next target of its name.
+pub fn failovers(trace: &Trace, terms: Terms) -> u64 {
+    names::failovers(&Ledger::new(trace, terms))
 }
 
 /// Whether `step`, `after` its forerunner, came when it was due: `interval` behind it. The forerunner may have had the longer

@@ -1,6 +1,7 @@
 //! Every rule is broken once: a trace that obeys them all is changed in one place, and the rule must say so.
 
 mod client;
+mod names;
 mod proxy;
 mod server;
 
@@ -29,7 +30,7 @@ impl Lines {
     fn step(&self, index: usize) -> &Step {
         match &self.0[index] {
             Line::Step(step) => step,
-            Line::Note(..) | Line::Crash(_) => panic!("line {index} is no step"),
+            Line::Note(..) | Line::Dns(_) | Line::Crash(_) => panic!("line {index} is no step"),
         }
     }
 
@@ -168,15 +169,16 @@ fn set_status(message: &mut Message, to: u16) {
 #[test]
 fn each_rule_can_be_broken() {
     let breaches: Vec<_> = client::BREACHES.iter().chain(server::BREACHES).copied().collect();
-    break_each(&breaches, Service::Phones, SEEDS);
+    break_each(&breaches, Service::Phones, false, SEEDS);
 }
 
 /// Breaks each rule in the first trace that has what it takes.
-fn break_each(breaches: &[(&str, Breach)], service: Service, seeds: std::ops::Range<u64>) {
+fn break_each(breaches: &[(&str, Breach)], service: Service, names: bool, seeds: std::ops::Range<u64>) {
     let mix = Mix {
         calls: 25,
         polite: true,
         service: Some(service),
+        names: Some(names),
         ..Mix::default()
     };
     let mut unseen = Vec::new();
@@ -218,7 +220,7 @@ fn break_each(breaches: &[(&str, Breach)], service: Service, seeds: std::ops::Ra
 fn no_rule_is_without_a_breach() {
     let breaches = || {
         let own = client::BREACHES.iter().chain(server::BREACHES);
-        own.chain(proxy::BREACHES)
+        own.chain(proxy::BREACHES).chain(names::BREACHES)
     };
     for rule in RULES {
         assert!(

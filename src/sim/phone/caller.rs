@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bench_harness::sip::Message;
 
+use crate::sim::names::host_of;
 use crate::sim::net::phone_addr;
 use crate::sim::packet::Packet;
 use crate::sim::plan::{Acknowledge, CalleePlan, CallerPlan};
@@ -22,13 +23,22 @@ impl Phone {
     }
 
     pub(super) fn own_contact(&self) -> String {
-        let addr = phone_addr(self.index);
+        let host = self.own_host();
         let transport = if self.habits.contact_tcp {
             ";transport=tcp"
         } else {
             ""
         };
-        format!("<sip:{}@{addr}{transport}>", self.user)
+        format!("<sip:{}@{host}{transport}>", self.user)
+    }
+
+    /// Where its Contact says that it is: with its name some say the port too, which rules SRV out (RFC 3263 §4.2).
+    pub(super) fn own_host(&self) -> String {
+        match (self.habits.has_name, self.index % 2) {
+            (false, _) => phone_addr(self.index).to_string(),
+            (true, 0) => host_of(self.index),
+            (true, _) => format!("{}:5060", host_of(self.index)),
+        }
     }
 
     pub(super) fn place_call(&mut self, cx: &mut Cx<'_>) {

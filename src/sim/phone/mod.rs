@@ -19,6 +19,7 @@ use std::time::Duration;
 use bench_harness::sip::{self, Message};
 
 use super::book::Book;
+use super::names::place_of;
 use super::net::{Link, Net, PhoneEvent, SERVER, phone_addr};
 use super::packet::{ID_HEADER, Packet};
 use super::plan::Habits;
@@ -348,7 +349,7 @@ fn way(routes: &[String], target: &str) -> Over {
     let after_user = hop.rsplit_once('@').map_or(hop, |(_, rest)| rest);
     let place = after_user.strip_prefix("sip:").unwrap_or(after_user);
     let (addr, params) = place.split_once(';').unwrap_or((place, ""));
-    match addr.parse() {
+    match addr.parse().ok().or_else(|| place_of(addr)).ok_or(()) {
         Ok(SERVER) if params.contains("transport=tcp") => Over::Tcp,
         Ok(SERVER) | Err(_) => Over::Udp,
         Ok(phone) => Over::To(phone),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bench_harness::sip;
 
-use crate::sim::net::phone_addr;
 use crate::sim::packet::Packet;
 use crate::sim::rng::Rng;
 use crate::time::Instant;
@@ -95,7 +94,7 @@ impl Phone {
             self.registration_failed(cx);
             return;
         }
-        let addr = phone_addr(self.index).to_string();
+        let addr = self.own_host();
         let own = packet
             .message
             .elements("Contact")
