@@ -232,6 +232,7 @@ pub enum Contacts<'a> {
     None,
     /// `Contact: *`, alone (RFC 3261 §10.2.2).
     Star,
+    /// Those of all lines; none where the lines are empty.
     List(ContactList<'a>),
 }
 
