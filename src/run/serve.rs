@@ -21,6 +21,7 @@ use crate::control::records;
 use crate::control::status::Outlets;
 use crate::control::summary::Summary;
 use crate::control::trunks::{TrunkWatch, limits_reached};
+use crate::io::affinity;
 use crate::io::clock::Clock;
 
 use super::Server;
@@ -56,6 +57,10 @@ pub fn serve(cfg: Config, source: Source) -> ExitCode {
     for listener in &server.listening() {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
+    }
+    // The shards run. This thread adds up histograms and answers the admin server, which can wait.
+    if let Err(error) = affinity::give_way_on(&cfg.cpus) {
+        tracing::debug!(%error, "the control thread does not give way to the shards");
     }
     tokio_uring::start(supervise(server, Configured::new(source, cfg)))
 }
