@@ -179,6 +179,14 @@ const KEPT_WITH_NAMES: &[(u64, &str)] = &[
         832,
         "answers of DNS that took more than five seconds together counted as no reason for a 503",
     ),
+    (
+        2_809,
+        "a re-INVITE that asked DNS anew for what had expired overtook a PRACK that had asked before it",
+    ),
+    (
+        3_841,
+        "a redirection to the same host counted as the next target of its name",
+    ),
 ];
 
 #[track_caller]

@@ -52,6 +52,8 @@ pub struct LookUp {
     seed: u64,
     /// Answers that held then, or came later, hold for this look-up: one with a short time can't run in circles.
     began_at: Instant,
+    /// Which of all: those that began earlier have lower ones.
+    serial: u64,
     /// Answers that were waited for.
     rounds: u8,
     /// The next that waits for the same question.
@@ -84,6 +86,8 @@ pub struct Resolver {
     /// Those whose answer has come.
     ready: VecDeque<LookUpId>,
     question_timeout: Duration,
+    /// Of the look-up that began last.
+    serial: u64,
 }
 
 /// What the control thread may need beyond the time-out of a question before it says so.
@@ -120,6 +124,7 @@ impl Resolver {
             questions: VecDeque::new(),
             ready: VecDeque::new(),
             question_timeout: cfg.dns.timeout + QUESTION_GRACE,
+            serial: 0,
         }
     }
 
@@ -158,7 +163,9 @@ impl Resolver {
         now: Instant,
         targets: &mut Targets,
     ) -> Resolved {
+        self.serial += 1;
         let look_up = LookUp {
+            serial: self.serial,
             wanted: *wanted,
             asker,
             seed,
@@ -241,15 +248,17 @@ impl Resolver {
         }
     }
 
-    /// In the order in which they came to wait: what follows another request of its dialog must not overtake it.
-    fn wake(&mut self, newest: Option<LookUpId>) {
+    /// In the order in which they began: what follows another request of its dialog must not overtake it.
+    fn wake(&mut self, first: Option<LookUpId>) {
         let before = self.ready.len();
-        let mut next = newest;
+        let mut next = first;
         while let Some(id) = next {
             next = self.look_ups.get(id).and_then(|look_up| look_up.next);
             self.ready.push_back(id);
         }
-        self.ready.make_contiguous()[before..].reverse();
+        let look_ups = &self.look_ups;
+        self.ready.make_contiguous()[before..]
+            .sort_unstable_by_key(|id| look_ups.get(*id).map(|look_up| look_up.serial));
     }
 
     /// The next look-up that has come to an end, and for [`Resolved::Targets`] its targets.

@@ -289,6 +289,7 @@ pub fn targets_are_tried_in_order(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         if let Some((other, earlier, same)) = &before
             && std::ptr::eq(*other, served)
             && *same == hop
+            && earlier.first().packet.message.uri() == child.first().packet.message.uri()
         {
             let any_transport = may_be_large(ledger, served);
             let then = groups_at(ledger, served.life, &hop, earlier.first().at, false);
@@ -320,7 +321,9 @@ pub fn the_next_target_is_tried(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             .filter_map(|child| Some((child, hop(ledger, served, child)?)))
             .collect();
         let Some((last, hop)) = tried.last() else { continue };
-        if tried[0].1 != *hop {
+        let uri = |child: &Asked<'_>| child.first().packet.message.uri().map(str::to_owned);
+        // A redirection may name the same host for something else.
+        if tried[0].1 != *hop || tried.iter().any(|(child, _)| uri(child) != uri(last)) {
             continue;
         }
         let failed_at = match last.answers.first() {
