@@ -46,6 +46,9 @@ struct Args {
     /// Whether places have names: "true" or "false"; drawn by each seed if not given.
     #[arg(long)]
     names: Option<bool>,
+    /// Whether phones register flows: "true" or "false"; drawn by each seed if not given.
+    #[arg(long)]
+    flows: Option<bool>,
     /// Threads, each with runs of its own.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
         polite: args.polite,
         service: args.service,
         names: args.names,
+        flows: args.flows,
     };
     let is_single = args.seeds.end - args.seeds.start == 1;
     let next = AtomicU64::new(args.seeds.start);

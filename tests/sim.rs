@@ -244,6 +244,7 @@ fn what_was_found_once_is_not_found_again() {
         let mix = Mix {
             service: Some(Service::Phones),
             names: Some(false),
+            flows: Some(false),
             ..Mix::default()
         };
         finds_nothing(*seed, &mix, what);
@@ -252,6 +253,7 @@ fn what_was_found_once_is_not_found_again() {
         let mix = Mix {
             service: Some(Service::Proxy),
             names: Some(false),
+            flows: Some(false),
             ..Mix::default()
         };
         finds_nothing(*seed, &mix, what);

@@ -54,6 +54,12 @@ tally! {
         overloads,
         /// 6xx.
         declines,
+        /// Flows that were registered, and 430 of a phone.
+        flows,
+        flow_failures,
+        /// GRUUs that phones were given, and calls to them.
+        gruus,
+        calls_to_gruus,
         /// Re-INVITEs that met another.
         glares,
         /// A BYE that met a BYE.
@@ -96,6 +102,8 @@ struct Call {
     is_answered: bool,
     /// Somebody in it breaks the rules: what becomes of it can't be foretold.
     is_excused: bool,
+    /// The phone whose GRUU was called.
+    device: Option<usize>,
 }
 
 /// How far what happens can be foretold.
@@ -113,6 +121,8 @@ pub enum Foresight {
 
 pub struct Book {
     made: Vec<Option<Rc<Packet>>>,
+    /// By phone: the public GRUU that it was given.
+    gruus: BTreeMap<usize, String>,
     users: Vec<String>,
     calls: Vec<Call>,
     by_invite: BTreeMap<u64, usize>,
@@ -130,6 +140,7 @@ impl Book {
     pub fn new(users: Vec<String>, foresight: Foresight, exchange: Option<Exchange>, start: Instant) -> Book {
         Book {
             made: Vec::new(),
+            gruus: BTreeMap::new(),
             users,
             calls: Vec::new(),
             by_invite: BTreeMap::new(),
@@ -351,8 +362,38 @@ impl Book {
             picked_up: Vec::new(),
             is_answered: false,
             is_excused: false,
+            device: None,
         });
         self.calls.len() - 1
+    }
+
+    /// A phone has learnt its public GRUU.
+    pub fn learns_gruu(&mut self, phone: usize, gruu: &str) {
+        self.totals.gruus += 1;
+        self.gruus.insert(phone, gruu.to_owned());
+    }
+
+    /// The GRUU of some phone, and whose it is.
+    pub fn some_gruu(&self, rng: &mut Rng) -> Option<(usize, String)> {
+        if self.gruus.is_empty() || !rng.one_in(4) {
+            return None;
+        }
+        let (phone, gruu) = self.gruus.iter().nth(rng.below(self.gruus.len()))?;
+        Some((*phone, gruu.clone()))
+    }
+
+    /// A call is for one device alone.
+    pub fn is_for_device(&mut self, call: usize, phone: usize) {
+        self.totals.calls_to_gruus += 1;
+        self.calls[call].device = Some(phone);
+    }
+
+    /// A phone says that the flow has failed on which an INVITE came: RFC 5626 §11.5.
+    pub fn flow_failed(&mut self, invite: &Packet) {
+        self.totals.flow_failures += 1;
+        if let Some(call) = invite.id.and_then(|id| self.by_invite.get(&id)) {
+            self.calls[*call].is_excused = true;
+        }
     }
 
     pub fn invited(&mut self, call: usize, invite: &Packet) {
@@ -374,6 +415,13 @@ impl Book {
         let known = &mut self.calls[call];
         known.is_excused |= is_rude || known.rung.contains(&phone);
         known.rung.push(phone);
+        // A redirection, or another number that the way there makes of it, may lead anywhere.
+        let strays = known.device.is_some_and(|device| device != phone);
+        if strays && self.exchange.is_none() {
+            self.find_in(call, Instant::default(), || {
+                format!("phone {phone} is rung by the GRUU of another: RFC 5627 §6.1")
+            });
+        }
         call
     }
 

@@ -82,6 +82,9 @@ tally! {
         reloads,
         /// Requests that came back to the server by way of another element.
         mirrored,
+        /// Keep-alives on connections, and what came back (RFC 5626 §4.4.1).
+        pings,
+        pongs,
         dns_questions,
         dns_answers,
         dns_slow,

@@ -23,6 +23,8 @@ pub struct Mix {
     pub service: Option<Service>,
     /// Whether places have names: fixed here, or drawn.
     pub names: Option<bool>,
+    /// Whether phones register flows (RFC 5626): fixed here, or drawn.
+    pub flows: Option<bool>,
 }
 
 impl Default for Mix {
@@ -35,6 +37,7 @@ impl Default for Mix {
             polite: false,
             service: None,
             names: None,
+            flows: None,
         }
     }
 }
@@ -63,6 +66,8 @@ pub struct Weather {
     pub has_names: bool,
     /// DNS keeps silent about some, or gets them wrong.
     pub has_dns_trouble: bool,
+    /// Some phones register flows, and are called by their GRUUs.
+    pub has_flows: bool,
 }
 
 impl Weather {
@@ -134,7 +139,10 @@ impl Weather {
         };
         let mut names = Rng::part(seed, "names");
         let has_names = mix.names.unwrap_or(names.one_in(3));
+        let drawn_flows = Rng::part(seed, "flows").one_in(3);
+        let has_flows = has_tcp && mix.flows.unwrap_or(drawn_flows);
         Weather {
+            has_flows,
             has_names,
             has_dns_trouble: has_names && names.one_in(2),
             faults,
@@ -194,6 +202,8 @@ pub struct Habits {
     pub deaf: Option<(Duration, Duration)>,
     /// Its Contact has a name.
     pub has_name: bool,
+    /// It registers two flows, one over TCP and one over UDP.
+    pub has_flows: bool,
 }
 
 impl Habits {
@@ -218,6 +228,7 @@ impl Habits {
             is_gateway: false,
             deaf: None,
             has_name: false,
+            has_flows: false,
         }
     }
 

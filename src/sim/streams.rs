@@ -158,6 +158,14 @@ impl Net {
         }
     }
 
+    /// A phone shows that it is still there: RFC 5626 §4.4.1.
+    pub fn send_ping(&mut self, stream: u32) {
+        self.counts.pings += 1;
+        let bytes = b"\r\n\r\n".as_slice().into();
+        let whole = Vec::new();
+        self.up(stream, StreamStep::Up { bytes, whole });
+    }
+
     /// A phone closes its side.
     pub fn close_stream(&mut self, stream: u32) {
         self.up(stream, StreamStep::UpEnd);
@@ -392,6 +400,7 @@ impl Net {
                     }
                 }
                 let link = Link::Tcp(index);
+                self.counts.pongs += u64::from(packet.is_none());
                 return packet.map(|packet| (phone, PhoneEvent::Packet { link, packet }));
             }
             StreamStep::Reset if phase != Phase::Gone => {

@@ -173,6 +173,13 @@ impl World {
                 phone.habits.has_name = Rng::part(seed, &format!("name {}", phone.index)).one_in(3);
             }
         }
+        if world.weather.has_flows {
+            for phone in world.phones.iter_mut().filter(|phone| !phone.habits.is_gateway) {
+                let has_flows = Rng::part(seed, &format!("flows {}", phone.index)).one_in(2);
+                phone.habits.has_flows = has_flows;
+                phone.habits.has_name &= !has_flows;
+            }
+        }
         world.boot();
         world.agenda(mix);
         world
@@ -516,6 +523,14 @@ impl World {
         if !left.is_none() {
             self.book
                 .leftover(now, format!("long after the last word the server holds {left:?}"));
+        }
+        let (pings, pongs) = {
+            let counts = &self.net.borrow().counts;
+            (counts.pings, counts.pongs)
+        };
+        if self.weather.is_calm() && pings != pongs {
+            self.book
+                .leftover(now, format!("{pings} pings had {pongs} pongs: RFC 5626 §4.4.1"));
         }
         let open = self.net.borrow().open_streams();
         if open > 0 {

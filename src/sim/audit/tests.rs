@@ -1,6 +1,7 @@
 //! Every rule is broken once: a trace that obeys them all is changed in one place, and the rule must say so.
 
 mod client;
+mod flows;
 mod names;
 mod proxy;
 mod server;
@@ -169,18 +170,23 @@ fn set_status(message: &mut Message, to: u16) {
 #[test]
 fn each_rule_can_be_broken() {
     let breaches: Vec<_> = client::BREACHES.iter().chain(server::BREACHES).copied().collect();
-    break_each(&breaches, Service::Phones, false, SEEDS);
+    break_each(&breaches, plain(Service::Phones), SEEDS);
 }
 
-/// Breaks each rule in the first trace that has what it takes.
-fn break_each(breaches: &[(&str, Breach)], service: Service, names: bool, seeds: std::ops::Range<u64>) {
-    let mix = Mix {
+/// Polite phones, without names and flows.
+fn plain(service: Service) -> Mix {
+    Mix {
         calls: 25,
         polite: true,
         service: Some(service),
-        names: Some(names),
+        names: Some(false),
+        flows: Some(false),
         ..Mix::default()
-    };
+    }
+}
+
+/// Breaks each rule in the first trace that has what it takes.
+fn break_each(breaches: &[(&str, Breach)], mix: Mix, seeds: std::ops::Range<u64>) {
     let mut unseen = Vec::new();
     let mut open: Vec<&(&str, Breach)> = breaches.iter().collect();
     for seed in seeds {
@@ -220,7 +226,9 @@ fn break_each(breaches: &[(&str, Breach)], service: Service, names: bool, seeds:
 fn no_rule_is_without_a_breach() {
     let breaches = || {
         let own = client::BREACHES.iter().chain(server::BREACHES);
-        own.chain(proxy::BREACHES).chain(names::BREACHES)
+        own.chain(proxy::BREACHES)
+            .chain(names::BREACHES)
+            .chain(flows::BREACHES)
     };
     for rule in RULES {
         assert!(

@@ -44,15 +44,22 @@ impl Phone {
     pub(super) fn place_call(&mut self, cx: &mut Cx<'_>) {
         let (is_rude, supports) = (self.habits.is_rude, self.habits.supports_100rel);
         let plan = CallerPlan::draw(is_rude, supports, &mut self.rng);
-        let callee = cx.book.some_number(&mut self.rng);
+        let gruu = cx.book.some_gruu(&mut self.rng);
+        let callee = match &gruu {
+            Some((_, gruu)) => user_of(gruu),
+            None => cx.book.some_number(&mut self.rng),
+        };
         let call = cx.book.begin_call(self.index, &callee);
+        if let Some((phone, _)) = gruu {
+            cx.book.is_for_device(call, phone);
+        }
         if plan.acknowledge != Acknowledge::Prompt || self.habits.is_rude {
             cx.book.excuse(call);
         }
-        let uri = if plan.is_tel {
-            format!("tel:{callee};phone-context={DOMAIN}")
-        } else {
-            format!("sip:{callee}@{DOMAIN}")
+        let uri = match gruu {
+            Some((_, gruu)) => gruu,
+            None if plan.is_tel => format!("tel:{callee};phone-context={DOMAIN}"),
+            None => format!("sip:{callee}@{DOMAIN}"),
         };
         let over = self.over();
         let tag = self.word("a");
@@ -318,6 +325,12 @@ impl Phone {
     pub(super) fn end_leg(&mut self, leg: usize) {
         self.legs[leg].standing = Standing::Ended;
     }
+}
+
+/// The user part of a SIP URI.
+fn user_of(uri: &str) -> String {
+    let user = uri.strip_prefix("sip:").and_then(|rest| rest.split_once('@'));
+    user.map_or(uri, |(user, _)| user).to_owned()
 }
 
 /// Headers that no server knows, in forms that no server writes: they must pass byte for byte.

@@ -78,6 +78,7 @@ pub enum Due {
     Subscribe,
     Options,
     Message,
+    Ping,
     Leg(usize, Act),
 }
 
@@ -149,6 +150,7 @@ impl Phone {
             PhoneEvent::Closed { stream } => {
                 if self.stream == Some(stream) {
                     self.stream = None;
+                    self.flow_is_gone(cx);
                 }
             }
             PhoneEvent::Packet { packet, .. } if self.is_deaf(&packet, cx) => {}
@@ -172,6 +174,7 @@ impl Phone {
             Due::Subscribe => self.subscribe(cx),
             Due::Options => self.options(cx),
             Due::Message => self.send_message(cx),
+            Due::Ping => self.ping(cx),
             Due::Leg(leg, act) => self.act(leg, act, cx),
         }
     }

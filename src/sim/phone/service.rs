@@ -18,6 +18,9 @@ pub struct Registration {
     pub until: Option<Instant>,
     /// It is to be kept up; no longer at the end of a run.
     pub is_wanted: bool,
+    /// The timer of the next REGISTER, where the phone has flows: a flow that ends has it come sooner.
+    next: Option<u64>,
+    pings: bool,
     subscription: Option<Subscription>,
 }
 
@@ -32,6 +35,8 @@ struct Subscription {
 
 /// How long a phone waits before it tries to register again.
 const RETRY: Duration = Duration::from_secs(7);
+/// Between two keep-alives on a connection.
+const PING: Duration = Duration::from_secs(25);
 
 impl Registration {
     pub(super) fn new(rng: &mut Rng) -> Registration {
@@ -40,6 +45,8 @@ impl Registration {
             cseq: rng.between(1, 1_000) as u32,
             until: None,
             is_wanted: true,
+            next: None,
+            pings: false,
             subscription: None,
         }
     }
@@ -61,7 +68,48 @@ impl Phone {
     }
 
     fn send_register(&mut self, expires: u64, cx: &mut Cx<'_>) {
-        let over = self.over();
+        if !self.habits.has_flows {
+            let over = self.over();
+            self.send_register_over(over, None, expires, cx);
+            return;
+        }
+        self.send_register_over(Over::Tcp, Some(1), expires, cx);
+        self.send_register_over(Over::Udp, Some(2), expires, cx);
+        if !self.registration.pings {
+            self.registration.pings = true;
+            self.after(PING, Due::Ping, cx);
+        }
+    }
+
+    /// RFC 5626 §4.4.1: a connection that nothing is sent on may be forgotten on the way.
+    pub(super) fn ping(&mut self, cx: &mut Cx<'_>) {
+        if !self.registration.is_wanted {
+            return;
+        }
+        if let Some(stream) = self.stream.filter(|stream| cx.net.is_open(*stream)) {
+            cx.net.send_ping(stream);
+        }
+        self.after(PING, Due::Ping, cx);
+    }
+
+    /// RFC 5626 §4.5: a flow that ends is registered anew, not at once.
+    pub(super) fn flow_is_gone(&mut self, cx: &mut Cx<'_>) {
+        if self.habits.has_flows && self.registration.is_wanted {
+            let after = self.rng.millis(500, 5_000);
+            self.register_after(after, cx);
+        }
+    }
+
+    /// The next REGISTER, in place of any other that was to come.
+    fn register_after(&mut self, after: Duration, cx: &mut Cx<'_>) {
+        if let Some(before) = self.registration.next.take().filter(|_| self.habits.has_flows) {
+            self.timers.remove(&before);
+        }
+        self.after(after, Due::Register, cx);
+        self.registration.next = Some(self.serial);
+    }
+
+    fn send_register_over(&mut self, over: Over, flow: Option<u32>, expires: u64, cx: &mut Cx<'_>) {
         self.registration.cseq += 1;
         let tag = self.word("r");
         let aor = self.aor();
@@ -70,9 +118,17 @@ impl Phone {
             Some(1_000) => ";q=1.0".to_owned(),
             Some(q) => format!(";q=0.{q:03}"),
         };
+        let (uri, reg_id) = match flow {
+            None => (self.own_contact(), String::new()),
+            Some(flow) => {
+                let transport = if over == Over::Tcp { ";transport=tcp" } else { "" };
+                let host = self.own_host();
+                let uri = format!("<sip:{}@{host}{transport};flow={flow}>", self.user);
+                (uri, format!(";reg-id={flow}"))
+            }
+        };
         let contact = format!(
-            "{};+sip.instance=\"<urn:uuid:{}>\"{q};audio",
-            self.own_contact(),
+            "{uri};+sip.instance=\"<urn:uuid:{}>\"{reg_id}{q};audio",
             self.index
         );
         let register = self
@@ -84,6 +140,10 @@ impl Phone {
             .with("CSeq", format!("{} REGISTER", self.registration.cseq))
             .with("Contact", contact)
             .with("Expires", expires);
+        let register = match flow {
+            None => register,
+            Some(_) => register.with("Supported", "path, outbound, gruu"),
+        };
         self.ask(register, over, Purpose::Register, cx);
     }
 
@@ -94,7 +154,16 @@ impl Phone {
             self.registration_failed(cx);
             return;
         }
-        let addr = self.own_host();
+        // The flow that it was for, if for one.
+        let flow = sip::param(sip::uri(request.message.text("Contact")), "flow").map(str::to_owned);
+        let addr = match &flow {
+            None => self.own_host(),
+            Some(flow) => format!(
+                "{}{};flow={flow}",
+                self.own_host(),
+                if flow == "1" { ";transport=tcp" } else { "" }
+            ),
+        };
         let own = packet
             .message
             .elements("Contact")
@@ -114,6 +183,10 @@ impl Phone {
             (0, Some(_)) => {}
             (_, Some(granted)) => {
                 cx.book.totals.registrations += 1;
+                cx.book.totals.flows += u64::from(flow.is_some());
+                if let Some(gruu) = own.and_then(|contact| sip::param(contact, "pub-gruu")) {
+                    cx.book.learns_gruu(self.index, gruu.trim_matches('"'));
+                }
                 if granted > asked {
                     cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                         format!(
@@ -125,7 +198,9 @@ impl Phone {
                 let until = cx.net.now + Duration::from_secs(granted);
                 self.registration.until = Some(until);
                 let half = Duration::from_secs(granted) / 2;
-                self.after(half, Due::Register, cx);
+                if flow.as_deref() != Some("2") {
+                    self.register_after(half, cx);
+                }
             }
             (_, None) if self.registration.is_wanted => {
                 cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
@@ -140,7 +215,7 @@ impl Phone {
     }
 
     pub(super) fn registration_failed(&mut self, cx: &mut Cx<'_>) {
-        self.after(RETRY, Due::Register, cx);
+        self.register_after(RETRY, cx);
     }
 
     pub(super) fn subscribe(&mut self, cx: &mut Cx<'_>) {

@@ -272,6 +272,13 @@ impl Phone {
                 let response = self.answer(packet, 482, "Merged Request", &tag);
                 self.respond(&key, response, cx);
             }
+            "INVITE" if packet.to_tag.is_empty() && self.habits.has_flows && self.rng.one_in(8) => {
+                // RFC 5626 §11.5: as an edge proxy would that has lost the phone.
+                cx.book.flow_failed(packet);
+                let tag = self.word("t");
+                let response = self.answer(packet, 430, "Flow Failed", &tag);
+                self.respond(&key, response, cx);
+            }
             "INVITE" if packet.to_tag.is_empty() => self.on_invite(&key, packet, cx),
             "NOTIFY" => self.on_notify(&key, packet, cx),
             "OPTIONS" | "MESSAGE" if packet.to_tag.is_empty() => {
@@ -286,7 +293,9 @@ impl Phone {
     fn has_merged(&self, packet: &Packet, key: &str) -> bool {
         self.servers.iter().any(|(other, server)| {
             let own = &server.packet;
+            let has_failed = server.last.as_ref().is_some_and(|last| last.status == Some(430));
             other != key
+                && !has_failed
                 && own.method == packet.method
                 && own.call_id == packet.call_id
                 && own.from_tag == packet.from_tag

@@ -121,5 +121,9 @@ pub const BREACHES: &[(&str, Breach)] = &[
 
 #[test]
 fn each_rule_for_names_can_be_broken() {
-    break_each(BREACHES, Service::Proxy, true, SEEDS);
+    let mix = Mix {
+        names: Some(true),
+        ..plain(Service::Proxy)
+    };
+    break_each(BREACHES, mix, SEEDS);
 }

@@ -430,5 +430,5 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
 
 #[test]
 fn each_rule_of_a_proxy_can_be_broken() {
-    break_each(BREACHES, Service::Proxy, false, SEEDS);
+    break_each(BREACHES, plain(Service::Proxy), SEEDS);
 }

@@ -1,0 +1,217 @@
+//! Rules for phones that have registered flows, and for GRUUs: RFC 5626, RFC 5627.
+
+use bench_harness::sip;
+
+use super::super::exchange::Dialled;
+use super::super::trace::Step;
+use super::branches::was_given_up;
+use super::forward::end_of_search;
+use super::ledger::{Asked, Ledger, Served};
+use super::{Found, SLACK};
+use crate::time::Instant;
+
+/// The URI of a flow as simulated phones write it: with the number of the flow in it.
+fn flow_number(uri: &str) -> Option<&str> {
+    sip::param(uri, "flow")
+}
+
+/// A REGISTER for a flow that was accepted, with its 2xx and the URI of its contact.
+fn accepted<'l, 't>(
+    ledger: &'l Ledger<'t>,
+    life: usize,
+) -> impl Iterator<Item = (&'l Served<'t>, &'t Step, &'t str)> {
+    (ledger.served.iter())
+        .filter(move |served| served.life == life && served.is("REGISTER"))
+        .filter_map(|served| {
+            let uri = sip::uri(served.first().packet.message.get("Contact")?);
+            flow_number(uri)?;
+            let success = served.finals().find(|step| step.packet.is_success())?;
+            Some((served, success, uri))
+        })
+}
+
+/// A request to a contact that has a flow leaves over what its REGISTER came over, and over nothing else.
+pub fn a_flow_is_what_its_register_came_over(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for asked in &ledger.asked {
+        let first = asked.first();
+        let begins = matches!(first.packet.method.as_str(), "INVITE" | "MESSAGE" | "OPTIONS");
+        let uri = first
+            .packet
+            .message
+            .uri()
+            .filter(|uri| flow_number(uri).is_some());
+        let Some(uri) = uri.filter(|_| begins && !first.packet.message.has("Route")) else {
+            continue;
+        };
+        let registers: Vec<(&Step, Instant)> = accepted(ledger, asked.life)
+            .filter(|(_, success, own)| *own == uri && success.at <= first.at)
+            .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
+            .map(|(served, success, _)| (served.first(), success.at))
+            .collect();
+        let last = registers.iter().map(|(_, at)| *at).max();
+        // What another shard has looked up may be older by the way between them.
+        let is_right = registers.iter().any(|(step, at)| {
+            let is_newest = last.is_some_and(|last| *at == last || last + SLACK >= first.at);
+            let is_same =
+                step.transport == first.transport && step.peer == first.peer && step.conn == first.conn;
+            is_newest && is_same
+        });
+        if !is_right {
+            let came: Vec<_> = registers.iter().map(|(step, _)| (step.peer, step.conn)).collect();
+            found.at(first, || {
+                format!("{uri} came over {came:?}, and this goes over {:?}", first.conn)
+            });
+        }
+    }
+}
+
+/// The branches of a request to the flows of one device, in turn.
+fn to_device<'l, 't>(
+    ledger: &'l Ledger<'t>,
+    served: &'l Served<'t>,
+) -> Vec<(&'l Asked<'t>, &'t str, &'t str)> {
+    (ledger.children(served))
+        .filter_map(|child| {
+            let uri = child.first().packet.message.uri()?;
+            let device = uri.split_once(";flow=")?.0;
+            Some((child, device, flow_number(uri)?))
+        })
+        .collect()
+}
+
+/// Of several flows of one device one is tried, and the next when that has failed.
+pub fn one_flow_of_a_device_at_a_time(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in ledger.stateful() {
+        let all = to_device(ledger, served);
+        for (place, (child, device, _)) in all.iter().enumerate() {
+            let at = child.first().at;
+            let is_open = |other: &Asked<'_>| {
+                let is_over = other.first_final().is_some_and(|last| last.at <= at)
+                    || other.unsent.is_some_and(|unsent| unsent <= at)
+                    || at.since(other.first().at) >= super::TIMEOUT;
+                !is_over
+            };
+            if let Some((other, ..)) =
+                (all[..place].iter()).find(|(other, own, _)| own == device && is_open(other))
+            {
+                found.at(child.first(), || format!("while {} is tried", other.first().peer));
+            }
+        }
+    }
+}
+
+/// 430: the flow has failed, and the device has said nothing: the next flow is tried.
+pub fn another_flow_is_tried(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    if !ledger.terms.is_whole {
+        return;
+    }
+    for served in ledger
+        .stateful()
+        .filter(|served| served.dialled(ledger.terms) == Some(Dialled::Subscriber))
+    {
+        let all = to_device(ledger, served);
+        for (child, device, number) in &all {
+            let Some(failed) = child.first_final().filter(|step| step.packet.status == Some(430)) else {
+                continue;
+            };
+            let due = failed.at + SLACK;
+            let other = if *number == "1" { "2" } else { "1" };
+            let wanted = format!("{device};flow={other}");
+            let last = accepted(ledger, served.life)
+                .filter(|(_, success, uri)| *uri == wanted && success.at + SLACK <= served.first().at)
+                .last();
+            let is_registered = last.is_some_and(|(register, success, _)| {
+                let granted: u64 = register
+                    .first()
+                    .packet
+                    .message
+                    .text("Expires")
+                    .parse()
+                    .unwrap_or(0);
+                success.at + std::time::Duration::from_secs(granted) > due
+            });
+            let is_tried = all.iter().any(|(other, own, number)| {
+                own == device
+                    && *number
+                        != flow_number(child.first().packet.message.uri().unwrap_or_default())
+                            .unwrap_or_default()
+                    && other.first().at <= due
+            });
+            let is_over = end_of_search(ledger, served).is_some_and(|end| end.at <= due)
+                || served.finals().next().is_some_and(|step| step.at < failed.at)
+                || child.cancels.first().is_some_and(|cancel| cancel.at <= due)
+                || was_given_up(child, failed);
+            if is_registered && !is_tried && !is_over && ledger.has_lived_to(served.life, due) {
+                found.at(failed, || format!("{wanted} is not tried"));
+            }
+        }
+    }
+}
+
+/// Whoever has registered a flow is told that the registrar knows of them.
+pub fn a_flow_is_acknowledged_by_require(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for life in 0..=ledger.served.iter().map(|served| served.life).max().unwrap_or(0) {
+        for (_, success, _) in accepted(ledger, life) {
+            if !success.packet.message.elements("Require").contains(&"outbound") {
+                found.at(success, || "without Require: outbound".to_owned());
+            }
+        }
+    }
+}
+
+/// A contact with an instance has GRUUs where they are asked for.
+pub fn an_instance_has_gruus(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for (life, step) in ledger.responses_sent() {
+        let asked = ledger
+            .served_by(life, &step.packet)
+            .filter(|served| served.is("REGISTER"));
+        let Some(request) = asked.map(|served| &served.first().packet.message) else {
+            continue;
+        };
+        if !step.packet.is_success() || !request.elements("Supported").contains(&"gruu") {
+            continue;
+        }
+        for contact in step.packet.message.elements("Contact") {
+            let has_instance = sip::param(contact, "+sip.instance").is_some();
+            let has_both = ["pub-gruu", "temp-gruu"]
+                .iter()
+                .all(|name| sip::param(contact, name).is_some());
+            if has_instance && !has_both {
+                found.at(step, || format!("{contact} has no GRUU"));
+            }
+        }
+    }
+}
+
+/// A request to the public GRUU of a device goes to contacts of that device alone.
+pub fn a_gruu_leads_to_its_device(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in ledger.stateful() {
+        let request = &served.first().packet;
+        let Some(wanted) = request.message.uri().and_then(|uri| sip::param(uri, "gr")) else {
+            continue;
+        };
+        for child in ledger.children(served) {
+            let uri = child.first().packet.message.uri().unwrap_or_default();
+            let last = (ledger.served.iter())
+                .filter(|other| other.life == served.life && other.is("REGISTER"))
+                .filter(|other| other.first().at <= child.first().at)
+                .rfind(|other| {
+                    other
+                        .first()
+                        .packet
+                        .message
+                        .get("Contact")
+                        .is_some_and(|contact| sip::uri(contact) == uri)
+                });
+            let instance = last.and_then(|register| {
+                let contact = register.first().packet.message.get("Contact")?;
+                sip::param(contact, "+sip.instance")
+            });
+            if let Some(instance) = instance.filter(|instance| !instance.contains(wanted)) {
+                found.at(child.first(), || {
+                    format!("for {wanted}, and the contact is of {instance}")
+                });
+            }
+        }
+    }
+}
