@@ -113,7 +113,9 @@ pub fn are_completed(before: &[&str], after: &[&str]) -> bool {
 
 /// Whether an element of Route or Record-Route names the server.
 pub fn is_ours(route: &str) -> bool {
-    sip::uri(route)
-        .strip_prefix("sip:")
-        .is_some_and(|rest| rest.starts_with(&SERVER.to_string()))
+    // RFC 5626 §5.3: the user part may be the token of a flow.
+    sip::uri(route).strip_prefix("sip:").is_some_and(|rest| {
+        let place = rest.split_once('@').map_or(rest, |(_, place)| place);
+        place.starts_with(&SERVER.to_string())
+    })
 }

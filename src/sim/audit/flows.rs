@@ -159,7 +159,7 @@ pub fn a_flow_is_acknowledged_by_require(ledger: &Ledger<'_>, found: &mut Found<
     }
 }
 
-/// A contact with an instance has GRUUs where they are asked for.
+/// A contact whose instance was given GRUUs says them where they are asked for.
 pub fn an_instance_has_gruus(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for (life, step) in ledger.responses_sent() {
         let asked = ledger
@@ -172,7 +172,9 @@ pub fn an_instance_has_gruus(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             continue;
         }
         for contact in step.packet.message.elements("Contact") {
-            let has_instance = sip::param(contact, "+sip.instance").is_some();
+            // Who has not asked for GRUUs has none assigned.
+            let has_instance =
+                sip::param(contact, "+sip.instance").is_some() && flow_number(sip::uri(contact)).is_some();
             let has_both = ["pub-gruu", "temp-gruu"]
                 .iter()
                 .all(|name| sip::param(contact, name).is_some());

@@ -199,11 +199,11 @@ rules! {
     branches::a_branch_is_cancelled_for_a_reason, "RFC 3261 §16.8, §16.10";
     branches::no_timeout_is_said_to_other_requests, "RFC 4320 §4.2";
     branches::stateless_means_silent, "RFC 3261 §16.11";
-    flows::a_flow_is_what_its_register_came_over, "RFC 5626 §5.3, §6";
+    flows::a_flow_is_what_its_register_came_over, "RFC 5626 §6, §7";
     flows::one_flow_of_a_device_at_a_time, "RFC 5626 §7";
     flows::another_flow_is_tried, "RFC 5626 §7";
     flows::a_flow_is_acknowledged_by_require, "RFC 5626 §6";
-    flows::an_instance_has_gruus, "RFC 5627 §5.3";
+    flows::an_instance_has_gruus, "RFC 5627 §5.2";
     flows::a_gruu_leads_to_its_device, "RFC 5627 §6.1";
     names::a_name_leads_to_its_addresses, "RFC 3263 §4.1, §4.2; RFC 1035 §3.2.1";
     names::targets_are_tried_in_order, "RFC 3263 §4.1, §4.3; RFC 2782";
