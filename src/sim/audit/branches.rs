@@ -200,6 +200,8 @@ pub fn the_best_failure_goes_back(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             .is_some_and(|rule| rule.recurse);
         let best = came
             .filter(|step| !(recurses && class(step) == 3))
+            // RFC 5626 §7: for it the next flow was tried, and what that says counts.
+            .filter(|step| step.packet.status != Some(430))
             .map(class)
             .min();
         let is_own = last.packet.id.is_none();
@@ -373,7 +375,10 @@ pub fn a_branch_is_cancelled_for_a_reason(ledger: &Ledger<'_>, found: &mut Found
             // RFC 3261 §18.1.1: what could not be sent over TCP goes out over UDP, in the same turn.
             let place = |other: &Asked<'_>| {
                 let first = other.first();
-                (first.packet.message.uri().map(str::to_owned), first.peer.ip())
+                // The flows of one device have one turn: RFC 5626 §7.
+                let uri = first.packet.message.uri().unwrap_or_default();
+                let device = uri.split_once(";flow=").map_or(uri, |(device, _)| device);
+                (device.replace(";transport=tcp", ""), first.peer.ip())
             };
             let begun = (ledger.children(served))
                 .filter(|other| place(other) == place(child))

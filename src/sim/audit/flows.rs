@@ -74,9 +74,23 @@ fn to_device<'l, 't>(
         .filter_map(|child| {
             let uri = child.first().packet.message.uri()?;
             let device = uri.split_once(";flow=")?.0;
+            // One of them is over TCP.
+            let device = device.strip_suffix(";transport=tcp").unwrap_or(device);
             Some((child, device, flow_number(uri)?))
         })
         .collect()
+}
+
+/// The first branch to the device of `child`; that itself where it goes to no flow.
+pub fn first_of_device<'l, 't>(
+    ledger: &'l Ledger<'t>,
+    served: &'l Served<'t>,
+    child: &'l Asked<'t>,
+) -> &'l Asked<'t> {
+    let all = to_device(ledger, served);
+    let own = all.iter().find(|(other, ..)| std::ptr::eq(*other, child));
+    let first = own.and_then(|(_, device, _)| all.iter().find(|(_, other, _)| other == device));
+    first.map_or(child, |(first, ..)| *first)
 }
 
 /// Of several flows of one device one is tried, and the next when that has failed.
@@ -116,7 +130,8 @@ pub fn another_flow_is_tried(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             };
             let due = failed.at + SLACK;
             let other = if *number == "1" { "2" } else { "1" };
-            let wanted = format!("{device};flow={other}");
+            let transport = if other == "1" { ";transport=tcp" } else { "" };
+            let wanted = format!("{device}{transport};flow={other}");
             let last = accepted(ledger, served.life)
                 .filter(|(_, success, uri)| *uri == wanted && success.at + SLACK <= served.first().at)
                 .last();

@@ -10,7 +10,7 @@ use super::super::net::SERVER;
 use super::super::passage;
 use super::super::trace::{Step, What};
 use super::ledger::{Asked, Ledger, Served};
-use super::{EARLY, Found, SLACK, TIMEOUT, names};
+use super::{EARLY, Found, SLACK, TIMEOUT, flows, names};
 use crate::config::route::Fork;
 
 /// RFC 5393 §5.3.3: what a request has that says nothing.
@@ -282,7 +282,9 @@ pub fn places_in_turn_wait_for_one_another(ledger: &Ledger<'_>, found: &mut Foun
         for child in ledger.children(served) {
             let at = child.first().at;
             if let Some(before) = before {
-                let waited = at.since(before.first().at);
+                // The flows of one device have one turn: RFC 5626 §7.
+                let begun = flows::first_of_device(ledger, served, before);
+                let waited = at.since(begun.first().at);
                 // A connection may have been refused.
                 let is_tcp = !super::ledger::is_udp(before.first()) || !super::ledger::is_udp(child.first());
                 // The time of a place runs while DNS is asked where it is.
