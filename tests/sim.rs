@@ -274,6 +274,7 @@ fn every_kind_of_event_is_among_what_happens() {
     for seed in 20_000..20_060 {
         let mix = Mix {
             names: (seed % 2 == 0).then_some(true),
+            flows: (seed % 3 == 0).then_some(true),
             ..Mix::default()
         };
         let outcome = run(seed, &mix);
