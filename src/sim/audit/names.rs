@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bench_harness::sip;
+
 use crate::domain::{Answer, Record, RecordType};
 use crate::time::Instant;
 use crate::wire::Transport;
 
 use super::super::exchange::Dialled;
+use super::super::passage;
 use super::super::trace::Heard;
 use super::branches::was_given_up;
 use super::forward::end_of_search;
@@ -68,6 +71,14 @@ fn hop(ledger: &Ledger<'_>, served: &Served<'_>, child: &Asked<'_>) -> Option<Ho
     let uri = child.first().packet.message.uri()?;
     let is_kept = served.first().packet.message.uri() == Some(uri);
     if child.first().packet.message.has("Route") {
+        return None;
+    }
+    // RFC 5626 §5.3.2: the token of a flow in the Route decides, whatever the request is for.
+    let routes = served.first().packet.message.elements("Route");
+    if routes
+        .iter()
+        .any(|route| passage::is_ours(route) && sip::uri(route).contains('@'))
+    {
         return None;
     }
     let own = || Hop::of_uri(uri).filter(|hop| hop.host.ends_with(".test"));
@@ -292,10 +303,16 @@ pub fn targets_are_tried_in_order(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             && earlier.first().packet.message.uri() == child.first().packet.message.uri()
         {
             let any_transport = may_be_large(ledger, served);
+            let is_tcp = |child: &Asked<'_>| child.first().transport == Transport::Tcp;
+            if any_transport && (is_tcp(earlier) || is_tcp(child)) {
+                // Whether it took TCP for its size or because DNS says so does not show.
+                before = Some((served, child, hop));
+                continue;
+            }
             let then = groups_at(ledger, served.life, &hop, earlier.first().at, false);
             let now = groups_at(ledger, served.life, &hop, child.first().at, false);
             let rises = |groups: &Groups| {
-                let place = |child| place_in(groups, target_of(child), any_transport);
+                let place = |child| place_in(groups, target_of(child), false);
                 place(earlier) <= place(child)
             };
             if then == now && !now.iter().any(rises) {
