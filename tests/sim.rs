@@ -187,6 +187,10 @@ const KEPT_WITH_NAMES: &[(u64, &str)] = &[
         3_841,
         "a redirection to the same host counted as the next target of its name",
     ),
+    (
+        8_008_524,
+        "an address that DNS has for TCP too counted as a target that comes earlier",
+    ),
 ];
 
 #[track_caller]
