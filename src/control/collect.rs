@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::control::history::{History, Sums};
@@ -24,6 +24,8 @@ use crate::wire::ShardId;
 const SWAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a shard may take to answer before the others are not kept waiting any more; its answer counts when it comes.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
+/// The same for what it has been asked for when collecting ends, after which nobody would hear it.
+const LAST_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// The sums, and the second and the interval that are running.
 pub struct Collector {
@@ -39,6 +41,7 @@ pub struct Collector {
     metrics: Vec<Arc<Metrics>>,
     /// Sets that wait for their turn: as many as there are shards.
     spare: RefCell<Vec<Box<Recorded>>>,
+    ends: Notify,
 }
 
 impl Collector {
@@ -59,6 +62,7 @@ impl Collector {
             clock,
             metrics,
             spare: RefCell::default(),
+            ends: Notify::new(),
         }
     }
 
@@ -67,27 +71,41 @@ impl Collector {
         Arc::clone(&self.history)
     }
 
-    /// Collects for ever.
+    /// Has [`Collector::run`] come to its end: nothing that a shard has handed over, and no interval that is being written, is lost by it.
+    pub fn end(&self) {
+        self.ends.notify_one();
+    }
+
+    /// Collects until [`Collector::end`].
     pub async fn run(&self, ports: &Ports) {
         let mut open: BTreeMap<u8, oneshot::Receiver<Tell>> = BTreeMap::new();
         let mut ticks = tokio::time::interval(SWAP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            for shard in ports.shards() {
-                self.ask(ports, shard, &mut open);
+            let is_over = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.ends.notified() => true,
+            };
+            let time = if is_over { LAST_ANSWER_TIME } else { ANSWER_TIME };
+            if !is_over {
+                for shard in ports.shards() {
+                    self.ask(ports, shard, &mut open);
+                }
             }
             for shard in ports.shards() {
                 let Some(answer) = open.get_mut(&shard.0) else {
                     continue;
                 };
-                let Ok(answer) = tokio::time::timeout(ANSWER_TIME, answer).await else {
+                let Ok(answer) = tokio::time::timeout(time, answer).await else {
                     continue;
                 };
                 open.remove(&shard.0);
                 if let Ok(Tell::Recorded { recorded, .. }) = answer {
                     self.add(recorded);
                 }
+            }
+            if is_over {
+                return;
             }
             self.end_second();
             let running = self.clock.now().since(self.interval_since.get());
@@ -150,5 +168,54 @@ impl Collector {
         interval.reset();
         *self.interval.borrow_mut() = interval;
         *self.files.borrow_mut() = Some(files);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::io::waker::{ControlWaker, Wakers};
+    use crate::metrics::Timed;
+    use crate::port::port;
+
+    #[test]
+    fn what_a_shard_was_asked_for_counts_although_collecting_is_to_end() {
+        let (control, mut asks, mut teller) = port(Arc::default());
+        let wakers = Arc::new(Wakers::new(1).expect("an eventfd"));
+        let control_waker = Arc::new(ControlWaker::new().expect("an eventfd"));
+        let ports = Rc::new(Ports::new(vec![control], wakers, Arc::clone(&control_waker)));
+        let clock = Clock::start();
+        let collector = Rc::new(Collector::new(None, SWAP_INTERVAL, clock, vec![Arc::default()]));
+        let sums = tokio_uring::start(async {
+            let hearing = tokio_uring::spawn({
+                let ports = Rc::clone(&ports);
+                async move { ports.hear().await }
+            });
+            let collecting = tokio_uring::spawn({
+                let (ports, collector) = (Rc::clone(&ports), Rc::clone(&collector));
+                async move { collector.run(&ports).await }
+            });
+            let (request, mut recorded) = loop {
+                match asks.pop(&mut []) {
+                    Some((Ask::Recorded { request, empty }, _)) => break (request, empty),
+                    Some(_) => panic!("nothing else is asked"),
+                    None => tokio::task::yield_now().await,
+                }
+            };
+            // It is late, so that nobody waits for it at the moment.
+            tokio::time::sleep(2 * ANSWER_TIME).await;
+            collector.end();
+            tokio::task::yield_now().await;
+            recorded.histograms.record(Timed::Turn, Duration::from_millis(1));
+            assert!(teller.tell(Tell::Recorded { request, recorded }, b""));
+            control_waker.wake();
+            collecting.await.expect("it comes to its end");
+            hearing.abort();
+            let collector = Rc::into_inner(collector).expect("nobody else has it");
+            collector.finish(&Histograms::default()).await
+        });
+        assert_eq!(sums.get(Timed::Turn).len(), 1);
     }
 }

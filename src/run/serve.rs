@@ -236,10 +236,10 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
         }
     }
     admin.end().await;
-    for task in [Some(hearing), Some(resolving), Some(collecting), exporting]
-        .into_iter()
-        .flatten()
-    {
+    // While the shards can still be heard: what they have handed over is not to be lost.
+    collector.end();
+    let _ = collecting.await;
+    for task in [Some(hearing), Some(resolving), exporting].into_iter().flatten() {
         task.abort();
         let _ = task.await;
     }
