@@ -5,9 +5,17 @@ use std::collections::VecDeque;
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Event, Flow, TxOp};
 
+/// Answers that may come back in a turn: each is read anew to find its next way. Those beyond are lost with their connection, as all once
+/// were: whoever lets answers pile up on many connections and ends these at once must not keep the shard from everybody else.
+const ANSWERS_PER_TURN_MAX: usize = 1_024;
+
 /// What a turn or a flush found out about connections and messages.
 #[derive(Default)]
-pub(super) struct Notices(VecDeque<Notice>);
+pub(super) struct Notices {
+    list: VecDeque<Notice>,
+    /// Answers that came back in this turn.
+    answers: usize,
+}
 
 enum Notice {
     Event(Event<'static>),
@@ -21,6 +29,10 @@ enum Notice {
 }
 
 impl Notices {
+    pub(super) fn begin_turn(&mut self) {
+        self.answers = 0;
+    }
+
     pub(super) fn opened(&mut self, flow: Flow) {
         self.event(Event::Opened { flow });
     }
@@ -33,9 +45,12 @@ impl Notices {
     pub(super) fn send_failed(&mut self, op: Option<TxOp>, flow: Flow, bytes: &[u8], reason: CloseReason) {
         match op {
             Some(op @ TxOp::Request { .. }) => self.failed(op, reason, false),
-            Some(TxOp::Answer { tried }) if another_way_may_do(reason) => {
+            Some(TxOp::Answer { tried })
+                if another_way_may_do(reason) && self.answers < ANSWERS_PER_TURN_MAX =>
+            {
+                self.answers += 1;
                 let bytes = bytes.into();
-                self.0.push_back(Notice::Answer {
+                self.list.push_back(Notice::Answer {
                     flow,
                     bytes,
                     tried,
@@ -58,15 +73,15 @@ impl Notices {
     }
 
     fn event(&mut self, event: Event<'static>) {
-        self.0.push_back(Notice::Event(event));
+        self.list.push_back(Notice::Event(event));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     pub(super) fn deliver(&mut self, sink: &mut dyn FnMut(Event<'_>, Instant), now: Instant) {
-        while let Some(notice) = self.0.pop_front() {
+        while let Some(notice) = self.list.pop_front() {
             let event = match &notice {
                 Notice::Event(event) => event,
                 Notice::Answer {
@@ -97,5 +112,36 @@ fn another_way_may_do(reason: CloseReason) -> bool {
         | CloseReason::Framing
         | CloseReason::Limit
         | CloseReason::Shutdown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ListenerId, Transport};
+
+    #[test]
+    fn so_many_answers_come_back_in_a_turn_and_the_next_has_as_many_again() {
+        let mut notices = Notices::default();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: ListenerId(0),
+            peer: ([192, 0, 2, 1], 5060).into(),
+            conn: None,
+        };
+        let mut in_a_turn = || {
+            notices.begin_turn();
+            for _ in 0..2 * ANSWERS_PER_TURN_MAX {
+                notices.send_failed(Some(TxOp::ANSWER), flow, b"bytes", CloseReason::Reset);
+            }
+            let mut told = 0;
+            let now = Instant::from_millis(1);
+            notices.deliver(
+                &mut |event, _| told += usize::from(matches!(event, Event::AnswerNotSent { .. })),
+                now,
+            );
+            told
+        };
+        assert_eq!([in_a_turn(), in_a_turn()], [ANSWERS_PER_TURN_MAX; 2]);
     }
 }

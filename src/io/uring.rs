@@ -377,6 +377,7 @@ impl Reactor for Uring {
         deadline: Option<Instant>,
         sink: &mut dyn FnMut(Event<'_>, Instant),
     ) -> io::Result<Instant> {
+        self.notices.begin_turn();
         self.tcp.close_half_closed(&mut Cx {
             ring: &mut self.ring,
             notices: &mut self.notices,
