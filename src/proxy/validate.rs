@@ -281,20 +281,17 @@ pub fn check(
 
 /// What stands for a request in our branches. RFC 5393 §4.2.1: over all that decides where the request goes, and what tells it from others.
 pub fn digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
-    let next_route = request.msg.elements(Name::Route).nth(arrived.popped);
-    stack.key.digest(&[
-        request.uri,
-        next_route.unwrap_or_default(),
-        request.call_id,
-        request.from_tag.unwrap_or_default(),
-        request.to_tag.unwrap_or_default(),
-        &request.cseq.number.to_be_bytes(),
-        request.method_text,
-    ])
+    let own = [request.to_tag.unwrap_or_default(), request.method_text];
+    digest_with(stack, request, arrived, own)
 }
 
 /// The same for a branch of what is forwarded without state, which the CANCEL of an INVITE and the ACK of its failure have too.
 pub fn relay_digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>) -> u64 {
+    digest_with(stack, request, arrived, [b"", b""])
+}
+
+/// `own`: what a request has that is not shared by those that belong to it.
+fn digest_with(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>, own: [&[u8]; 2]) -> u64 {
     let next_route = request.msg.elements(Name::Route).nth(arrived.popped);
     stack.key.digest(&[
         request.uri,
@@ -302,6 +299,8 @@ pub fn relay_digest(stack: &Stack, request: &Request<'_>, arrived: &Arrived<'_>)
         request.call_id,
         request.from_tag.unwrap_or_default(),
         &request.cseq.number.to_be_bytes(),
+        own[0],
+        own[1],
     ])
 }
 
