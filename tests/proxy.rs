@@ -118,18 +118,31 @@ pub fn reply(request: &Message, status: u16, tag: &str, at: &str) -> Message {
 
 /// A request within the dialog of `invite` and `ok`, as the caller sends it: by the route that was recorded.
 pub fn within(method: &str, cseq: u32, invite: &Message, ok: &Message) -> Message {
-    let contact = bench_harness::sip::uri(ok.text("Contact"));
-    let mut request = Message::request(method, contact).with(
-        "Via",
-        via(ALICE, &format!("{method}{cseq}{}", invite.text("Call-ID"))),
-    );
-    for route in ok.get_all("Record-Route").iter().rev() {
+    let route = ok.get_all("Record-Route").into_iter().rev();
+    let [from, to] = [invite.text("From"), ok.text("To")];
+    in_dialog(method, cseq, ALICE, ok, route, [from, to])
+}
+
+/// A request from `at` to the Contact of `met`, in whose dialog it is.
+fn in_dialog<'m>(
+    method: &str,
+    cseq: u32,
+    at: &str,
+    met: &Message,
+    routes: impl Iterator<Item = &'m str>,
+    [from, to]: [&str; 2],
+) -> Message {
+    let call_id = met.text("Call-ID");
+    let target = bench_harness::sip::uri(met.text("Contact"));
+    let mut request =
+        Message::request(method, target).with("Via", via(at, &format!("{method}{cseq}{call_id}")));
+    for route in routes {
         request = request.with("Route", route);
     }
     request
-        .with("From", invite.text("From"))
-        .with("To", ok.text("To"))
-        .with("Call-ID", invite.text("Call-ID"))
+        .with("From", from)
+        .with("To", to)
+        .with("Call-ID", call_id)
         .with("CSeq", format!("{cseq} {method}"))
         .with("Max-Forwards", 70)
         .with("Content-Length", 0)
@@ -148,21 +161,22 @@ pub fn ack_of(invite: &Message, failure: &Message) -> Message {
 
 /// A request of the callee within the dialog that `there`, an INVITE as it reached him, and his answer make: by what was recorded.
 pub fn from_callee(method: &str, cseq: u32, at: &str, there: &Message, answer: &Message) -> Message {
-    let mut request = Message::request(method, bench_harness::sip::uri(there.text("Contact"))).with(
-        "Via",
-        via(at, &format!("{method}{cseq}{}", there.text("Call-ID"))),
-    );
-    for route in there.get_all("Record-Route") {
-        request = request.with("Route", route);
-    }
-    request
-        .with("From", answer.text("To"))
-        .with("To", there.text("From"))
-        .with("Call-ID", there.text("Call-ID"))
-        .with("CSeq", format!("{cseq} {method}"))
-        .with("Max-Forwards", 70)
-        .with("Contact", format!("<sip:bob@{at}>"))
-        .with("Content-Length", 0)
+    let route = there.get_all("Record-Route").into_iter();
+    let [from, to] = [answer.text("To"), there.text("From")];
+    in_dialog(method, cseq, at, there, route, [from, to]).with("Contact", format!("<sip:bob@{at}>"))
+}
+
+/// A call that was answered and acknowledged: its INVITE, that as it reached the callee, and its 200.
+pub fn call_of_bob(world: &mut World) -> [Message; 3] {
+    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    let there = world.request(BOB, "INVITE");
+    world.udp(BOB, &reply(&there, 200, "b1", BOB));
+    let ok = world.response(ALICE, 200);
+    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
+    world.request(BOB, "ACK");
+    [invite, there, ok]
 }
 
 /// A request that has reached `at` comes back from there, for `uri`.
@@ -619,15 +633,7 @@ fn a_large_request_within_a_dialog_takes_tcp_where_its_rule_said_so() {
     for (rule, transport) in [("tcp_when_large = true\n", "SIP/2.0/TCP"), ("", "SIP/2.0/UDP")] {
         on_each_number_of_shards(|shards| {
             let mut world = world(shards, &format!("{TO_BOB}{rule}"));
-            let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
-            world.udp(ALICE, &invite);
-            world.response(ALICE, 100);
-            let there = world.request(BOB, "INVITE");
-            world.udp(BOB, &reply(&there, 200, "b1", BOB));
-            let ok = world.response(ALICE, 200);
-            world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
-            world.request(BOB, "ACK");
-
+            let [invite, there, ok] = call_of_bob(&mut world);
             let info = within("INFO", 33303, &invite, &ok);
             world.udp(ALICE, &info.with_body("text/plain", large.as_str()));
             let there_b = world.request(BOB, "INFO");

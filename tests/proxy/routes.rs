@@ -7,7 +7,7 @@ use ringway::metrics::DropReason;
 
 use crate::messages::*;
 use crate::world::{SERVER, World, on_each_number_of_shards};
-use crate::{TO_BOB, ask, ends_empty, reply, tables_of, within, world};
+use crate::{TO_BOB, ask, call_of_bob, ends_empty, reply, tables_of, within, world};
 
 const TABLE: &str = r#"
     [[route]]
@@ -298,23 +298,11 @@ fn a_maddr_that_names_us_is_left_out_and_another_decides() {
     ends_empty(world);
 }
 
-fn recorded(world: &mut World) -> (Message, Message) {
-    let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
-    world.udp(ALICE, &invite);
-    world.response(ALICE, 100);
-    let there = world.request(BOB, "INVITE");
-    world.udp(BOB, &reply(&there, 200, "b1", BOB));
-    let ok = world.response(ALICE, 200);
-    world.udp(ALICE, &within("ACK", 33302, &invite, &ok));
-    world.request(BOB, "ACK");
-    (invite, ok)
-}
-
 #[test]
 fn a_strict_router_before_us_is_understood() {
     on_each_number_of_shards(|shards| {
         let mut world = world(shards, TO_BOB);
-        let (invite, ok) = recorded(&mut world);
+        let [invite, _, ok] = call_of_bob(&mut world);
         // §16.4: it has put our own URI in the place of the request URI, and that at the end of the route.
         let ours = bench_harness::sip::uri(ok.text("Record-Route")).to_owned();
         let info = within("INFO", 33303, &invite, &ok).removing("Route");
