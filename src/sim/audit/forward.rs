@@ -375,12 +375,7 @@ pub fn ack_of_a_success_is_passed_on(ledger: &Ledger<'_>, found: &mut Found<'_>)
             continue;
         }
         // DNS may have to say where its target is.
-        let waits = if ledger.dns.is_empty() {
-            SLACK
-        } else {
-            names::LOOK_UP_MAX
-        };
-        let due = step.at + waits;
+        let due = step.at + names::wait_of(ledger);
         let mut is_known = false;
         let mut is_passed = false;
         for other in ledger.of_call(*life, &packet.call_id) {
@@ -413,12 +408,8 @@ pub fn stateless_requests_are_passed_as_often_as_they_come(ledger: &Ledger<'_>, 
         }
         let is_refused = served.finals().any(|step| step.packet.id.is_none());
         let last = served.got[served.got.len() - 1];
-        let waits = if ledger.dns.is_empty() {
-            SLACK
-        } else {
-            names::LOOK_UP_MAX
-        };
-        let is_whole = ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + waits);
+        let is_whole =
+            ledger.terms.is_whole && ledger.has_lived_to(served.life, last.at + names::wait_of(ledger));
         let is_missing = sent < served.got.len() && is_whole && !is_refused;
         if sent > served.got.len() || is_missing {
             found.at(served.first(), || {

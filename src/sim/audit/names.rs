@@ -23,6 +23,11 @@ use super::{Found, SLACK, TIMEOUT};
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(3_500);
 /// NAPTR, SRV and address one after another: what held when that began holds to its end.
 pub const LOOK_UP_MAX: Duration = Duration::from_secs(14);
+
+/// How long a request may wait before it goes on: where there are names DNS may have to say where they are.
+pub fn wait_of(ledger: &Ledger<'_>) -> Duration {
+    if ledger.dns.is_empty() { SLACK } else { LOOK_UP_MAX }
+}
 /// As the defaults of `dns.ttl_min_s` and `dns.negative_ttl_max_s`.
 const TTL_MIN: Duration = Duration::from_secs(1);
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
