@@ -155,6 +155,10 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
         7_009_401,
         "a 2xx that a refusal had overtaken on its way from another shard was waited for",
     ),
+    (
+        8_003_907,
+        "a CANCEL that found no place had another To tag when it came again and found one",
+    ),
 ];
 
 /// The same, where places have names.

@@ -188,9 +188,11 @@ impl Proxy {
         now: Instant,
         out: &mut Effects,
     ) {
+        // What is in progress can be ended without a place for that: the same again does no more, and gets the same answer (§8.2.7), also
+        // where there is a place by then.
+        let tag = stack.repeatable_tag(key);
         match stack.open_server(cancel, key, flow, now, &mut out.pool) {
-            Some(tx) => stack.respond(tx, cancel, 200, None, |_| {}, now, out),
-            // What is in progress can be ended without a place for that: the same again does no more, and gets the same answer (§8.2.7).
+            Some(tx) => stack.respond(tx, cancel, 200, Some(&tag), |_| {}, now, out),
             None => stack.respond_stateless(cancel, flow, (200, reason_phrase(200)), |_| {}, out),
         }
         let Some(context) = self.contexts.get_mut(id) else {

@@ -329,6 +329,41 @@ fn a_cancel_takes_effect_at_the_limit_of_transactions() {
     ends_empty(world);
 }
 
+/// RFC 3261 §9.2, §8.2.7: a CANCEL that found no place has one answer, also when it comes again and there is a place by then.
+#[test]
+fn a_cancel_has_one_answer_with_a_place_and_without() {
+    let mut world = with_places(3);
+    let (invite, there) = begins(&mut world);
+    world.udp(BOB, &reply(&there, 180, "b1", BOB));
+    world.response(ALICE, 180);
+    // The last place, for 64*T1 (Timer J).
+    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
+    world.response(ALICE, 503);
+    world.advance(20_000);
+    world.udp(ALICE, &cancel(&invite));
+    let first = world.response(ALICE, 200);
+    let cancelled = world.request(BOB, "CANCEL");
+    world.advance(11_000);
+    world.udp(ALICE, &cancel(&invite));
+    let without = world.response(ALICE, 200);
+    world.request(BOB, "CANCEL");
+    assert_eq!(world.shards.in_use().transactions, 3, "there is no place yet");
+    world.advance(2_000);
+    world.udp(ALICE, &cancel(&invite));
+    let with = world.response(ALICE, 200);
+    world.request(BOB, "CANCEL");
+    assert_eq!(
+        world.shards.in_use().transactions,
+        3,
+        "it has taken the place that is free by now"
+    );
+    for again in [without, with] {
+        assert_eq!(again.text("To"), first.text("To"));
+    }
+    takes_the_cancel(&mut world, &cancelled, &there, &invite);
+    ends_empty(world);
+}
+
 /// RFC 3261 §9.1: a CANCEL that had no place of its own is not sent anew for every reason that there is to cancel.
 #[test]
 fn a_cancel_that_left_alone_is_repeated_for_the_caller_only() {
