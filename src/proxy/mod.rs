@@ -159,7 +159,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// At most so many contexts, and as many branches: each has at least one transaction.
+    /// At most so many contexts, and as many branches: each has at least one transaction. As many messages may be held without one.
     pub fn new(transactions_max: usize) -> Proxy {
         Proxy {
             contexts: Slots::new(transactions_max),
@@ -190,13 +190,14 @@ impl Proxy {
         self.contexts.inserted()
     }
 
-    /// Response contexts now, and messages that are held without one.
-    pub fn len(&self) -> usize {
-        self.contexts.len() + self.held.len()
+    /// Response contexts now.
+    pub fn contexts(&self) -> usize {
+        self.contexts.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Messages that are held for a look-up, without a context.
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Branches now; zero when no context is left.

@@ -103,6 +103,8 @@ pub struct Leftovers {
     /// Response contexts of the proxy, and their branches.
     pub contexts: usize,
     pub branches: usize,
+    /// Messages that the proxy holds for a look-up, without a context.
+    pub held: usize,
     /// Calls that are counted for a trunk.
     pub trunk_calls: usize,
     /// Look-ups that wait for DNS.
@@ -125,6 +127,7 @@ impl Leftovers {
         self.call_parts += other.call_parts;
         self.contexts += other.contexts;
         self.branches += other.branches;
+        self.held += other.held;
         self.trunk_calls += other.trunk_calls;
         self.look_ups += other.look_ups;
         self.subscribers += other.subscribers;
@@ -528,7 +531,7 @@ impl Shard {
         metrics.subscriptions_begun.follow(self.ims.reg_event.begun());
         metrics.transactions.set(self.stack.len() as u64);
         metrics.dialogs.set(self.ims.calls.dialogs() as u64);
-        metrics.contexts.set(self.proxy.len() as u64);
+        metrics.contexts.set(self.proxy.contexts() as u64);
         metrics.proxied_calls_noted.set(self.proxy.noted_calls() as u64);
         metrics.calls.set(self.ims.calls.len() as u64);
         metrics.bindings.set(self.ims.location.bindings() as u64);
@@ -546,11 +549,6 @@ impl Shard {
 
     pub fn calls(&self) -> usize {
         self.ims.calls.len()
-    }
-
-    /// Response contexts of the proxy.
-    pub fn contexts(&self) -> usize {
-        self.proxy.len()
     }
 
     /// Legs, exchanges and branches of those calls.
@@ -584,8 +582,9 @@ impl Shard {
             transactions: self.stack.len(),
             calls: self.ims.calls.len(),
             call_parts: self.ims.calls.parts_in_use(),
-            contexts: self.proxy.len(),
+            contexts: self.proxy.contexts(),
             branches: self.proxy.branches(),
+            held: self.proxy.held(),
             trunk_calls: self.stack.trunks.calls(),
             look_ups: self.stack.dns.waiting(),
             subscribers: self.ims.location.subscribers(),

@@ -283,9 +283,10 @@ impl World {
         self.shards.all.iter().map(Shard::calls).sum()
     }
 
-    /// Response contexts of the proxy.
+    /// Response contexts of the proxy, and messages that it holds without one.
     pub fn contexts(&self) -> usize {
-        self.shards.all.iter().map(Shard::contexts).sum()
+        let in_use = self.shards.in_use();
+        in_use.contexts + in_use.held
     }
 
     /// Parts of calls: legs, exchanges, branches.

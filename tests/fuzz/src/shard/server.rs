@@ -340,6 +340,7 @@ impl Server {
             sum.transactions <= limits.transactions_max
                 && sum.contexts <= limits.transactions_max
                 && sum.branches <= limits.transactions_max
+                && sum.held <= limits.transactions_max
                 && sum.calls <= limits.calls_max
                 && sum.subscribers <= limits.aors_max
                 && sum.subscriptions <= limits.subscriptions_max
