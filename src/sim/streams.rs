@@ -328,8 +328,10 @@ impl Net {
             .filter_map(|outgoing| outgoing.op)
             .map(|op| (op, false));
         let ops: Vec<(TxOp, bool)> = sent.iter().map(|(op, _)| (*op, true)).chain(unsent).collect();
-        let unread = sent.iter().map(|(_, packet)| packet);
-        for packet in unread.chain(waiting.iter().filter_map(|outgoing| outgoing.packet.as_ref())) {
+        for (_, packet) in &sent {
+            self.record(What::Unheard, Transport::Tcp, peer, Some(index), packet);
+        }
+        for packet in waiting.iter().filter_map(|outgoing| outgoing.packet.as_ref()) {
             self.record(What::Unsent, Transport::Tcp, peer, Some(index), packet);
         }
         match phase {

@@ -20,8 +20,10 @@ pub enum What {
     LostIn,
     /// It was lost on its way to the phone.
     LostOut,
-    /// The server was told that it could not be sent, or that its connection has ended and nobody may have read it.
+    /// The server was told that it could not be sent.
     Unsent,
+    /// The server was told that its connection has ended, and nobody may have read it.
+    Unheard,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ impl Trace {
                         What::Sent => ("◀─", "── ringway", ""),
                         What::LostOut => ("✗─", "── ringway", "  lost"),
                         What::Unsent => ("✗─", "── ringway", "  unsent"),
+                        What::Unheard => ("✗─", "── ringway", "  unheard"),
                     };
                     let packet = &step.packet;
                     let title = packet.message.title();

@@ -7,6 +7,7 @@ use super::super::trace::{Step, What};
 use super::forward::end_of_search;
 use super::ledger::{Asked, Ledger, Served};
 use super::{EARLY, Found, SLACK, TIMEOUT, names};
+use crate::time::Instant;
 
 /// RFC 3261 §16.6 step 11: more than three minutes.
 const TIMER_C: Duration = Duration::from_secs(180);
@@ -110,7 +111,7 @@ pub fn was_given_up(child: &Asked<'_>, came: &Step) -> bool {
         .cancels
         .first()
         .is_some_and(|cancel| cancel.at + TIMEOUT <= came.at + SLACK);
-    let is_unsent = child.unsent.is_some_and(|at| at <= came.at);
+    let is_unsent = child.unsent().is_some_and(|at| at <= came.at);
     (is_silent && came.at + SLACK >= child.first().at + TIMEOUT) || is_cancelled || is_unsent
 }
 
@@ -349,19 +350,6 @@ pub fn timer_c_cancels_a_branch(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 pub fn a_branch_is_cancelled_for_a_reason(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for served in invites(ledger) {
         let end = end_of_search(ledger, served);
-        let rule = served
-            .dialled(ledger.terms)
-            .zip(ledger.terms.exchange)
-            .and_then(|(dialled, exchange)| exchange.rule(dialled).copied());
-        let is_trunk = served.dialled(ledger.terms) == Some(Dialled::Trunk);
-        let turn = rule.map(|rule| {
-            let ring = Duration::from_secs(u64::from(rule.ring_s));
-            let patience = ledger
-                .terms
-                .exchange
-                .map_or(ring, |exchange| exchange.answer_timeout);
-            if is_trunk { ring.min(patience) } else { ring }
-        });
         for child in ledger.children(served) {
             let Some(cancel) = child.cancels.first() else {
                 continue;
@@ -372,29 +360,48 @@ pub fn a_branch_is_cancelled_for_a_reason(ledger: &Ledger<'_>, found: &mut Found
                 .rfind(|step| !step.packet.is_final() && step.at <= cancel.at);
             let is_ended = end.is_some_and(|end| end.at <= cancel.at);
             let is_timer_c = rings.is_some_and(|rings| cancel.at.since(rings.at) >= TIMER_C);
-            // RFC 3261 §18.1.1: what could not be sent over TCP goes out over UDP, in the same turn.
-            let place = |other: &Asked<'_>| {
-                let first = other.first();
-                // The flows of one device have one turn: RFC 5626 §7.
-                let uri = first.packet.message.uri().unwrap_or_default();
-                let device = uri.split_once(";flow=").map_or(uri, |(device, _)| device);
-                (device.replace(";transport=tcp", ""), first.peer.ip())
-            };
-            let begun = (ledger.children(served))
-                .filter(|other| place(other) == place(child))
-                .map(|other| other.first().at)
-                .min();
-            let is_turn = turn.zip(begun).is_some_and(|(turn, begun)| {
-                // It runs while DNS is asked where the place is.
-                let is_by_name = names::is_by_name(ledger, served, child);
-                let early = if is_by_name { names::LOOK_UP_MAX } else { EARLY };
-                cancel.at.since(begun) + early >= turn
-            });
-            if !is_ended && !is_timer_c && !is_turn {
+            if !is_ended && !is_timer_c && !is_turn_over(ledger, served, child, cancel.at) {
                 found.at(cancel, || "nothing asks for it".to_owned());
             }
         }
     }
+}
+
+/// Whether a branch has rung for as long as its rule has it, by then.
+pub fn is_turn_over(ledger: &Ledger<'_>, served: &Served<'_>, child: &Asked<'_>, at: Instant) -> bool {
+    let Some(dialled) = served.dialled(ledger.terms) else {
+        return false;
+    };
+    let Some((rule, exchange)) =
+        (ledger.terms.exchange.as_ref()).and_then(|exchange| Some((exchange.rule(dialled)?, exchange)))
+    else {
+        return false;
+    };
+    let ring = Duration::from_secs(u64::from(rule.ring_s));
+    let is_trunk = dialled == Dialled::Trunk;
+    let turn = if is_trunk {
+        ring.min(exchange.answer_timeout)
+    } else {
+        ring
+    };
+    // RFC 3261 §18.1.1: what could not be sent over TCP goes out over UDP, in the same turn.
+    let place = |other: &Asked<'_>| {
+        let first = other.first();
+        // The flows of one device have one turn: RFC 5626 §7.
+        let uri = first.packet.message.uri().unwrap_or_default();
+        let device = uri.split_once(";flow=").map_or(uri, |(device, _)| device);
+        (device.replace(";transport=tcp", ""), first.peer.ip())
+    };
+    let begun = (ledger.children(served))
+        .filter(|other| place(other) == place(child))
+        .map(|other| other.first().at)
+        .min();
+    begun.is_some_and(|begun| {
+        // It runs while DNS is asked where the place is.
+        let is_by_name = names::is_by_name(ledger, served, child);
+        let early = if is_by_name { names::LOOK_UP_MAX } else { EARLY };
+        at.since(begun) + early >= turn
+    })
 }
 
 /// A 408 to anything but INVITE comes too late for everybody.

@@ -12,15 +12,15 @@ use super::{Found, SLACK, T1, TIMEOUT, doubling_to_t2, is_on_time};
 pub fn invite_is_repeated_at_timer_a(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for asked in ledger.invites().filter(|asked| is_udp(asked.first())) {
         let intervals = std::iter::successors(Some(T1), |interval| Some(*interval * 2));
-        repeated_at(ledger, asked, intervals, found);
+        repeated_at(ledger, asked, &asked.sent, intervals, found);
     }
 }
 
 /// Any other request likewise, but at most every T2; and every T2 once a provisional response has come.
 pub fn request_is_repeated_at_timer_e(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for asked in ledger.others().filter(|asked| is_udp(asked.first())) {
+    for (asked, sent) in ledger.others().filter(|(asked, _)| is_udp(asked.first())) {
         if !asked.answers.iter().any(|step| !step.packet.is_final()) {
-            repeated_at(ledger, asked, doubling_to_t2(), found);
+            repeated_at(ledger, asked, sent, doubling_to_t2(), found);
         }
     }
 }
@@ -29,11 +29,12 @@ pub fn request_is_repeated_at_timer_e(ledger: &Ledger<'_>, found: &mut Found<'_>
 fn repeated_at(
     ledger: &Ledger<'_>,
     asked: &Asked<'_>,
+    sent: &[&Step],
     intervals: impl Iterator<Item = Duration>,
     found: &mut Found<'_>,
 ) {
-    let mut before = asked.first();
-    let mut repetitions = asked.sent[1..].iter();
+    let mut before = sent[0];
+    let mut repetitions = sent[1..].iter();
     for interval in intervals {
         match repetitions.next() {
             Some(step) => {
@@ -49,7 +50,7 @@ fn repeated_at(
             None => {
                 let due = before.at + interval;
                 let is_answered = asked.answers.first().is_some_and(|step| step.at < due + SLACK);
-                let is_over = due.since(asked.first().at) >= TIMEOUT;
+                let is_over = due.since(sent[0].at) >= TIMEOUT;
                 // The OPTIONS by which a trunk knows its destinations end with the patience of the trunk.
                 let is_ping = asked.is("OPTIONS") && asked.first().packet.id.is_none();
                 if ledger.terms.is_whole
@@ -77,9 +78,9 @@ pub fn invite_is_not_repeated_once_answered(ledger: &Ledger<'_>, found: &mut Fou
 
 /// The final answer ends the repetition of any other request.
 pub fn request_is_not_repeated_once_answered(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for asked in ledger.others() {
+    for (asked, sent) in ledger.others() {
         if let Some(answer) = asked.first_final() {
-            nothing_after(&asked.sent, answer, "answered", found);
+            nothing_after(sent, answer, "answered", found);
         }
     }
 }
@@ -98,7 +99,7 @@ pub fn invite_is_given_up_at_timer_b(ledger: &Ledger<'_>, found: &mut Found<'_>)
 
 /// Timer F: so is any other request.
 pub fn request_is_given_up_at_timer_f(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    ledger.others().for_each(|asked| given_up(&asked.sent, found));
+    ledger.others().for_each(|(_, sent)| given_up(sent, found));
 }
 
 fn given_up(sent: &[&Step], found: &mut Found<'_>) {
@@ -111,8 +112,9 @@ fn given_up(sent: &[&Step], found: &mut Found<'_>) {
 
 /// A reliable transport does the repeating itself.
 pub fn request_is_not_repeated_over_tcp(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for asked in ledger.invites().chain(ledger.others()) {
-        if let Some(again) = asked.sent[1..].iter().find(|step| !is_udp(step)) {
+    let invites = ledger.invites().map(|asked| &asked.sent[..]);
+    for sent in invites.chain(ledger.others().map(|(_, sent)| sent)) {
+        if let Some(again) = sent[1..].iter().find(|step| !is_udp(step)) {
             found.at(again, || "sent again over TCP".to_owned());
         }
     }

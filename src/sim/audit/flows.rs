@@ -4,7 +4,7 @@ use bench_harness::sip;
 
 use super::super::exchange::Dialled;
 use super::super::trace::Step;
-use super::branches::was_given_up;
+use super::branches::{is_turn_over, was_given_up};
 use super::forward::end_of_search;
 use super::ledger::{Asked, Ledger, Served};
 use super::{EARLY, Found, SLACK};
@@ -103,7 +103,7 @@ pub fn one_flow_of_a_device_at_a_time(ledger: &Ledger<'_>, found: &mut Found<'_>
             let at = child.first().at;
             let is_open = |other: &Asked<'_>| {
                 let is_over = other.first_final().is_some_and(|last| last.at <= at)
-                    || other.unsent.is_some_and(|unsent| unsent <= at)
+                    || other.unsent().is_some_and(|unsent| unsent <= at)
                     || at.since(other.first().at) + EARLY >= super::TIMEOUT;
                 !is_over
             };
@@ -157,6 +157,7 @@ pub fn another_flow_is_tried(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             let is_over = end_of_search(ledger, served).is_some_and(|end| end.at <= due)
                 || served.finals().next().is_some_and(|step| step.at < failed.at)
                 || child.cancels.first().is_some_and(|cancel| cancel.at <= due)
+                || is_turn_over(ledger, served, child, failed.at)
                 || was_given_up(child, failed);
             if is_registered && !is_tried && !is_over && ledger.has_lived_to(served.life, due) {
                 found.at(failed, || format!("{wanted} is not tried"));

@@ -208,7 +208,7 @@ pub fn breadth_is_shared_out(ledger: &Ledger<'_>, found: &mut Found<'_>) {
 fn is_over(child: &Asked<'_>, at: crate::time::Instant) -> bool {
     child.first_final().is_some_and(|last| last.at <= at)
         || child.first().at + TIMEOUT <= at
-        || child.unsent.is_some_and(|unsent| unsent <= at)
+        || child.unsent().is_some_and(|unsent| unsent <= at)
 }
 
 pub fn no_breadth_is_refused(ledger: &Ledger<'_>, found: &mut Found<'_>) {

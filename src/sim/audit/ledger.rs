@@ -12,7 +12,7 @@ use bench_harness::sip;
 use super::super::exchange::Dialled;
 use super::super::packet::Packet;
 use super::super::trace::{Heard, Line, Step, Trace, What};
-use super::{EARLY, SLACK, Terms};
+use super::{EARLY, SLACK, T1, Terms, doubling_to_t2, is_on_time};
 
 /// A request of the server's own.
 #[derive(Default)]
@@ -30,7 +30,9 @@ pub struct Asked<'t> {
     /// It is forwarded without a transaction.
     pub is_stateless: bool,
     /// When the server was told that it could not be sent, once or again: then its transaction ends (RFC 3261 §17.1.4).
-    pub unsent: Option<Instant>,
+    unsent: Option<Instant>,
+    /// When it was told that the connection has ended that it went over: whoever has read it answers over another (§18.2.2).
+    unheard: Option<Instant>,
 }
 
 /// A request that the server has got.
@@ -68,6 +70,13 @@ impl<'t> Asked<'t> {
         let first = self.first_final().filter(|step| step.packet.is_success())?;
         let is_refusal = |step: &&&'t Step| step.packet.is_failure() && step.at <= first.at + EARLY;
         self.answers.iter().find(is_refusal).is_none().then_some(first)
+    }
+
+    /// From when on it may count as one that could not be sent: where nobody may have read it, when T1 has passed without an answer.
+    pub fn unsent(&self) -> Option<Instant> {
+        let in_vain = self.unheard.map(|at| at + (T1 - SLACK));
+        let in_vain = in_vain.filter(|end| !self.answers.iter().any(|step| step.at <= *end));
+        self.unsent.or(in_vain)
     }
 
     /// Whether it is somebody else's, passed on by a proxy: below our Via stands another.
@@ -181,7 +190,7 @@ impl<'t> Ledger<'t> {
             What::Sent => true,
             What::Received => false,
             What::LostIn | What::LostOut => return,
-            What::Unsent => {
+            What::Unsent | What::Unheard => {
                 self.note_unsent(life, step);
                 return;
             }
@@ -328,7 +337,14 @@ impl<'t> Ledger<'t> {
         };
         let own: Key<'t> = (life, &step.packet.branch, method);
         if let Some(index) = self.by_client_key.get(&own) {
-            self.asked[*index].unsent.get_or_insert(step.at);
+            let asked = &mut self.asked[*index];
+            let is_unheard = step.what == What::Unheard;
+            let told = if is_unheard {
+                &mut asked.unheard
+            } else {
+                &mut asked.unsent
+            };
+            told.get_or_insert(step.at);
         }
     }
 
@@ -410,26 +426,39 @@ impl<'t> Ledger<'t> {
             .filter(|asked| asked.is("INVITE") && !asked.is_stateless)
     }
 
-    /// The other requests that have one.
-    pub fn others(&self) -> impl Iterator<Item = &Asked<'t>> {
-        self.asked
-            .iter()
-            .filter(|asked| !asked.is("INVITE") && self.has_transaction(asked))
+    /// The other requests that have one, with the times that they left by it.
+    pub fn others(&self) -> impl Iterator<Item = (&Asked<'t>, &[&'t Step])> {
+        (self.asked.iter())
+            .filter(|asked| !asked.is("INVITE"))
+            .filter_map(|asked| Some((asked, self.sent_by_transaction(asked)?)))
     }
 
-    /// Whether a request has a client transaction. A CANCEL that finds no place for one goes out once for each time that the
-    /// caller's comes, as it does without state (RFC 3261 §16.11).
-    pub fn has_transaction(&self, asked: &Asked<'_>) -> bool {
-        if asked.is_stateless || self.terms.is_whole || !asked.is("CANCEL") {
-            return !asked.is_stateless;
+    /// What a client transaction has sent of a request, if it has one. A CANCEL that finds no place for one goes out once for each time
+    /// that the caller's comes, as it does without state (RFC 3261 §16.11), until there is a place.
+    fn sent_by_transaction<'l>(&self, asked: &'l Asked<'t>) -> Option<&'l [&'t Step]> {
+        if asked.is_stateless {
+            return None;
+        }
+        if self.terms.is_whole || !asked.is("CANCEL") {
+            return Some(&asked.sent);
         }
         let first = asked.first();
         let parent = self.parent_of(asked.life, &first.packet.branch, "INVITE");
         let of_caller = parent.map_or(&[][..], |served| &served.cancels);
         let is_passed_on =
-            |step: &&Step| (of_caller.iter()).any(|came| step.at >= came.at && step.at <= came.at + SLACK);
-        let mut again = asked.sent[1..].iter().peekable();
-        again.peek().is_none() || !again.all(is_passed_on)
+            |step: &Step| (of_caller.iter()).any(|came| step.at >= came.at && step.at <= came.at + SLACK);
+        let again = &asked.sent[1..];
+        let passed_on = again.iter().take_while(|step| is_passed_on(step)).count();
+        if passed_on == again.len() && passed_on > 0 {
+            return None;
+        }
+        // The caller repeats its own at the same times, so that the last of these need not be the first of a transaction.
+        let is_schedule = |sent: &[&Step]| {
+            let gaps = sent.windows(2).map(|pair| pair[1].at.since(pair[0].at));
+            gaps.zip(doubling_to_t2()).all(|(gap, due)| is_on_time(due, gap))
+        };
+        let mut begins = (0..=passed_on).map(|begin| &asked.sent[begin..]);
+        begins.find(|sent| is_schedule(sent)).or(Some(&asked.sent))
     }
 
     /// The requests that have a server transaction.

@@ -44,15 +44,15 @@ pub fn request_has_one_final_response(ledger: &Ledger<'_>, found: &mut Found<'_>
     }
 }
 
-/// Whether the answer holds only until the same comes again: there was no room, or a CANCEL came before its INVITE was taken in
-/// (§8.2.7: without a transaction nothing is known of what was said).
+/// Whether the answer holds only until the same comes again: there was no room, or a CANCEL came before its INVITE was taken in, and
+/// either there is none or it could not go where that would have gone (§8.2.7: without a transaction nothing is known of what was said).
 fn is_passing(ledger: &Ledger<'_>, served: &Served<'_>, step: &Step) -> bool {
     let is_early = || {
         let invite = ledger.served_as(served.life, &step.packet.branch, "INVITE");
         let begun = invite.and_then(Served::begun);
         begun.is_none_or(|begun| begun >= step.at)
     };
-    has_no_room(step) || served.is("CANCEL") && step.packet.status == Some(481) && is_early()
+    has_no_room(step) || served.is("CANCEL") && step.packet.is_failure() && is_early()
 }
 
 /// All are the first once more.

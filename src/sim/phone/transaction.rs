@@ -175,9 +175,10 @@ impl Phone {
             let has_no_room = |answer: &Packet| answer.status == Some(503) && answer.id.is_none();
             let is_stateless = has_no_room(&first) || has_no_room(packet);
             // Each place that a proxy has forked an INVITE to may answer it (RFC 3261 §16.7 step 5), whatever was said before.
-            // A CANCEL that comes before its INVITE is told that there is none, by the server or by whom it goes on to, and is
-            // answered 200 once that has come.
-            let found_nothing = |answer: &Packet| answer.status == Some(481);
+            // A CANCEL that comes before its INVITE is told that there is none, by the server or by whom it goes on to, or that it can't go
+            // there, and is answered 200 once that has come.
+            let found_nothing =
+                |answer: &Packet| answer.status == Some(481) || answer.is_failure() && answer.id.is_none();
             let is_early_cancel =
                 packet.method == "CANCEL" && (found_nothing(&first) || found_nothing(packet));
             let is_another_answer = cx.book.is_proxied() && packet.is_success() && packet.method == "INVITE";
