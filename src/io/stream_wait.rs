@@ -102,6 +102,11 @@ impl StreamWait {
         self.taken = 0;
     }
 
+    /// Whether a turn in which nothing comes has something to tell: that the wait which was told last is over.
+    pub(super) fn is_to_be_told(&self) -> bool {
+        self.told > Duration::ZERO && self.behind.len == 0
+    }
+
     /// The TIMEOUT was put on the ring, to fire at `due`.
     pub(super) fn probing(&mut self, due: Instant) {
         self.due = Some(due);
@@ -124,7 +129,7 @@ impl StreamWait {
     ) -> Option<TurnWait> {
         let Some(bytes) = self.heard.take() else {
             // Nothing comes and nothing is left: who comes next waits for nothing, whatever was told of those before.
-            let is_over = completions < FULL_TURN && self.behind.len == 0 && self.told > Duration::ZERO;
+            let is_over = completions < FULL_TURN && self.is_to_be_told();
             return is_over.then(|| {
                 (self.lag, self.told) = (Duration::ZERO, Duration::ZERO);
                 TurnWait {

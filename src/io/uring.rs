@@ -1,8 +1,8 @@
 //! The reactor of one shard on its io_uring.
 //!
 //! A turn: submit and wait; hand over what earlier flushes found out; each completion; one batch of datagrams a listener; what
-//! is due. In between the core's effects are flushed: datagrams leave at once, sends on connections go onto the ring for the
-//! next turn to submit.
+//! is due. In between the core's effects are flushed: sends on connections go onto the ring, are submitted together and seen to have
+//! ended at once; datagrams leave after them.
 //!
 //! # What the kernel may touch, and until when
 //! - SEND: non-blocking by its flags, so it completes inside the `io_uring_enter` that submits it. Until its completion is seen, the
@@ -54,7 +54,10 @@ pub struct Uring {
     tcp: Tcp,
     udp: Udp,
     notices: Notices,
+    /// In a flush: what has completed beside the sends, for the next turn. Else empty.
     completions: Vec<Completion>,
+    /// Sends that completed in the last flush: they count among the completions of the next turn.
+    sends_completed: usize,
     /// Of the last turn.
     streams_wait: Option<Duration>,
     shard: ShardId,
@@ -146,6 +149,7 @@ impl Uring {
             udp,
             notices: Notices::default(),
             completions: Vec::new(),
+            sends_completed: 0,
             streams_wait: None,
             shard,
             wakers,
@@ -212,7 +216,9 @@ impl Uring {
     /// How long the turn may wait.
     fn wait(&self, deadline: Option<Instant>) -> Wait {
         let has_work = !self.notices.is_empty()
+            || !self.completions.is_empty()
             || self.udp.is_readable()
+            || self.tcp.waits.is_to_be_told()
             || self.ring.has_overdue()
             || self.to_wake & 1 << self.shard.0 != 0;
         if has_work {
@@ -297,6 +303,27 @@ impl Uring {
         }
     }
 
+    /// Takes note of the sends that the flush submitted, which have completed: they would have the next turn wake for nothing else.
+    /// What completed before one of them comes first, in the next turn.
+    fn complete_sends(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.reap(&mut completions);
+        let sends = completions
+            .iter()
+            .take_while(|completion| completion.tag.op == Op::Send)
+            .count();
+        let cx = &mut Cx {
+            ring: &mut self.ring,
+            notices: &mut self.notices,
+            now: self.now,
+        };
+        for completion in completions.drain(..sends) {
+            self.tcp.send_completed(completion, cx);
+        }
+        self.sends_completed += sends;
+        self.completions = completions;
+    }
+
     /// `true`: there are wake-ups to be submitted.
     fn wake_others(&mut self) -> bool {
         // Our own bit stays: it keeps the next turn from waiting.
@@ -333,7 +360,7 @@ impl Uring {
             // A send that is still queued is submitted, and so completes, before the connection goes.
             // A time-out would be one more request to end.
             let waited = self.ring.enter(Wait::No);
-            self.completions.clear();
+            // The first time with what the last flush left for a turn.
             self.ring.reap(&mut self.completions);
             for completion in &self.completions {
                 match completion.tag.op {
@@ -360,6 +387,7 @@ impl Uring {
                     | Op::Lag => {}
                 }
             }
+            self.completions.clear();
             if self.ring.in_flight() == 0 {
                 return true;
             }
@@ -397,7 +425,7 @@ impl Reactor for Uring {
             // In order: a connection's bytes come after its opening and before its end.
             self.notices.deliver(sink, self.now);
         }
-        let completed = completions.len();
+        let completed = completions.len() + std::mem::take(&mut self.sends_completed);
         completions.clear();
         self.completions = completions;
         self.streams_wait = self
@@ -457,11 +485,12 @@ impl Reactor for Uring {
         // them, and neither does another shard. Where there are none, nothing is submitted before the next turn does.
         let has_streams = self.tcp.flush(&mut self.ring);
         let has_wakes = self.wake_others();
-        if (has_streams || has_wakes && self.udp.has_queued())
-            && let Err(error) = self.ring.enter(Wait::No)
-        {
-            // What is queued stays so, and the next turn meets the same error with somebody to tell.
-            tracing::debug!(%error, "an early submission failed");
+        if has_streams || has_wakes && self.udp.has_queued() {
+            match self.ring.enter(Wait::No) {
+                Ok(()) => self.complete_sends(),
+                // What is queued stays so, and the next turn meets the same error with somebody to tell.
+                Err(error) => tracing::debug!(%error, "an early submission failed"),
+            }
         }
         self.udp
             .flush(&mut effects.pool, &mut self.ring, &mut self.notices);
