@@ -28,7 +28,7 @@ pub trait Reactor {
     ) -> io::Result<Instant>;
 
     /// Applies everything in `effects` in order, releases the buffers, and clears the list. Datagrams have left when it returns (or
-    /// wait in a bounded queue); what goes out on connections is submitted with the next turn. Events that come of it,
+    /// wait in a bounded queue), and so has what goes out on connections, as far as their peers take it. Events that come of it,
     /// such as [`Event::SendFailed`], are delivered by the next turn, which then doesn't wait.
     fn flush(&mut self, effects: &mut Effects);
 
