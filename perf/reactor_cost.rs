@@ -353,7 +353,8 @@ fn measure_reactor(features: Features, load: Load, time: Duration) -> Measured {
                         Event::Opened { .. }
                         | Event::Closed { .. }
                         | Event::SendFailed { .. }
-                        | Event::AnswerNotSent { .. } => {}
+                        | Event::AnswerNotSent { .. }
+                        | Event::Undelivered { .. } => {}
                     })
                     .expect("a turn");
                 reactor.flush(&mut effects);

@@ -180,6 +180,52 @@ named_enum! {
 }
 
 named_enum! {
+    /// Errors that came back from the network for datagrams of ours (ICMP, ICMPv6), by what they say.
+    IcmpError {
+        PortUnreachable = "port_unreachable",
+        /// With a host that may not be reached.
+        HostUnreachable = "host_unreachable",
+        /// With a network that may not be reached.
+        NetworkUnreachable = "network_unreachable",
+        ProtocolUnreachable = "protocol_unreachable",
+        ParameterProblem = "parameter_problem",
+        TimeExceeded = "time_exceeded",
+        /// Longer than a packet may be on its way: the kernel cuts what follows.
+        TooLarge = "too_large",
+        /// What has no name here, and what the kernel says by itself.
+        Other = "other",
+    }
+}
+
+impl IcmpError {
+    /// Whether the datagram has failed: RFC 3261 §18.4.
+    pub const fn is_fatal(self) -> bool {
+        match self {
+            IcmpError::PortUnreachable
+            | IcmpError::HostUnreachable
+            | IcmpError::NetworkUnreachable
+            | IcmpError::ProtocolUnreachable
+            | IcmpError::ParameterProblem => true,
+            IcmpError::TimeExceeded | IcmpError::TooLarge | IcmpError::Other => false,
+        }
+    }
+}
+
+named_enum! {
+    /// What became of a message that, as the network says, has reached nobody.
+    Undelivered {
+        /// A request that had heard nothing: it goes elsewhere, or has failed.
+        Failed = "failed",
+        /// A request that has been answered meanwhile: it goes on.
+        Answered = "answered",
+        /// An answer, an ACK or a CANCEL: it is sent again, or not missed.
+        NotAwaited = "not_awaited",
+        /// Nothing that is known here: an old message, too little of it to tell, or a forgery.
+        Unknown = "unknown",
+    }
+}
+
+named_enum! {
     /// What a shard tells the control thread.
     TellKind {
         Recorded = "recorded",
@@ -256,6 +302,9 @@ pub struct Metrics {
     pub runs_refused: Counter,
     /// Datagrams that waited because the socket's send buffer was full.
     pub datagrams_held: Counter,
+    pub icmp_errors: [Counter; IcmpError::COUNT],
+    /// Of those that are fatal.
+    pub undelivered: [Counter; Undelivered::COUNT],
     pub stream_bytes_in: Counter,
     pub stream_bytes_out: Counter,
     pub turns: Counter,

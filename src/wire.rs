@@ -210,6 +210,9 @@ pub enum Event<'a> {
         tried: u8,
         reason: CloseReason,
     },
+    /// The network says that a datagram which was sent over `flow` has reached nobody (a fatal ICMP error, RFC 3261 §18.4). `bytes`: as much
+    /// of its beginning as came back, which may be nothing. Anybody can have made it up.
+    Undelivered { flow: Flow, bytes: &'a [u8] },
 }
 
 /// What the core wants done outside. Whoever applies a `Send` releases its buffer reference.

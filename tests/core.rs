@@ -22,6 +22,8 @@ mod session_timers;
 mod targets;
 #[path = "core/traces.rs"]
 mod traces;
+#[path = "core/undelivered.rs"]
+mod undelivered;
 #[path = "core/world.rs"]
 mod world;
 

@@ -68,3 +68,5 @@ mod tracing;
 mod transports;
 #[path = "flows/trunks.rs"]
 mod trunks;
+#[path = "flows/undelivered.rs"]
+mod undelivered;

@@ -27,6 +27,8 @@ mod records;
 mod routes;
 #[path = "proxy/trunks.rs"]
 mod trunks;
+#[path = "proxy/undelivered.rs"]
+mod undelivered;
 #[path = "proxy/way_back.rs"]
 mod way_back;
 

@@ -4,7 +4,8 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 
 use crate::metrics::{
-    DropReason, Histograms, MessageKind, Messages, Metrics, OVERLOAD_CLASSES, TellKind, Timed, in_all,
+    DropReason, Histograms, IcmpError, MessageKind, Messages, Metrics, OVERLOAD_CLASSES, TellKind, Timed,
+    Undelivered, in_all,
 };
 use crate::trunk::standing::Standing;
 use crate::wire::Transport;
@@ -89,6 +90,24 @@ pub fn render(facts: &Facts, histograms: &Histograms<u64>) -> String {
         TellKind::ALL.iter().map(|&kind| {
             let count = in_all(shards, |m| m.tells_dropped[kind as usize].get());
             (kind.text(), count)
+        }),
+    );
+    page.counts(
+        "icmp_errors_total",
+        "Errors that came back from the network for datagrams sent, by kind.",
+        "kind",
+        IcmpError::ALL.iter().map(|&kind| {
+            let count = in_all(shards, |m| m.icmp_errors[kind as usize].get());
+            (kind.text(), count)
+        }),
+    );
+    page.counts(
+        "undelivered_total",
+        "Messages of which the network says that they reached nobody, by what became of them.",
+        "result",
+        Undelivered::ALL.iter().map(|&what| {
+            let count = in_all(shards, |m| m.undelivered[what as usize].get());
+            (what.text(), count)
         }),
     );
     page.counts(

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::config::{Listener, ListenerState};
-use crate::metrics::{Counter, DropReason, MessageKind, Metrics, TellKind, in_all};
+use crate::metrics::{Counter, DropReason, IcmpError, MessageKind, Metrics, TellKind, Undelivered, in_all};
 use crate::time::Instant;
 
 use super::places::Counts;
@@ -111,6 +111,12 @@ impl Facts {
             not_told: seen(TellKind::ALL, TellKind::text, |kind| {
                 in_all(&self.metrics, |m| m.tells_dropped[kind as usize].get())
             }),
+            icmp_errors: seen(IcmpError::ALL, IcmpError::text, |kind| {
+                in_all(&self.metrics, |m| m.icmp_errors[kind as usize].get())
+            }),
+            undelivered: seen(Undelivered::ALL, Undelivered::text, |what| {
+                in_all(&self.metrics, |m| m.undelivered[what as usize].get())
+            }),
             shards: self.metrics.iter().map(|metrics| Gauges::of(metrics)).collect(),
         }
     }
@@ -155,6 +161,9 @@ pub struct Status {
     pub drops: BTreeMap<&'static str, u64>,
     /// What shards could not tell the control thread for want of room.
     pub not_told: BTreeMap<&'static str, u64>,
+    /// Errors that came back from the network for datagrams, and what became of the messages of those that are fatal.
+    pub icmp_errors: BTreeMap<&'static str, u64>,
+    pub undelivered: BTreeMap<&'static str, u64>,
     pub shards: Vec<Gauges>,
 }
 

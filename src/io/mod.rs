@@ -43,6 +43,8 @@ mod tcp_receive;
 mod tcp_send;
 mod udp;
 mod udp_batch;
+mod udp_errors;
 mod udp_runs;
+mod udp_send;
 pub mod uring;
 pub mod waker;

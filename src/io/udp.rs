@@ -1,8 +1,7 @@
 //! UDP, one path for all kernels from 5.10 on: a one-shot poll on the ring says that a socket is readable, `recvmmsg` takes up
-//! to 64 datagrams a turn, and what a turn has to say through a listener leaves in `sendmmsg` of up to 64 entries, each one datagram
-//! or a run of several to one peer ([`udp_runs`](super::udp_runs)).
+//! to 64 datagrams a turn, and what a turn has to say through a listener leaves together ([`udp_send`](super::udp_send)). Errors that came
+//! back for datagrams ([`udp_errors`](super::udp_errors)) are looked for when the poll or a failed call says that there are some.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -14,19 +13,17 @@ use super::notices::Notices;
 use super::ring::Ring;
 use super::socket_options;
 use super::tag::{Op, Tag};
-use super::udp_batch::{BATCH, ReceiveBatch, SendBatch, ToSend};
-use super::udp_runs::{PLAN_MAX, Plan, Refusals, Shipment, Waiting};
+use super::udp_batch::{BATCH, ReceiveBatch};
+use super::udp_errors::{self, TRIES_MAX, may_be_old};
+use super::udp_send::{Out, Outbox, Outgoing, flow_to};
 use crate::metrics::{DropReason, Metrics};
 use crate::pool::{BufId, Pool};
 use crate::time::Instant;
-use crate::wire::{CloseReason, Event, Flow, ListenerId, Transport, TxOp};
+use crate::wire::{Event, ListenerId, TxOp};
 
 /// Datagrams that a turn takes from a listener where they come in runs, as the last turn foretells; at least so many runs.
 const TURN: usize = 2 * BATCH;
 const BATCH_MIN: usize = 4;
-
-/// Bytes that may wait for a socket whose send buffer is full; what comes on top is dropped and counted.
-const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// The UDP sockets of one shard.
 pub(super) struct Udp {
@@ -41,15 +38,6 @@ pub(super) struct Udp {
     metrics: Arc<Metrics>,
 }
 
-/// What sending takes, for all listeners of a shard in turn.
-struct Out {
-    batch: SendBatch,
-    plan: Plan,
-    /// Whether datagrams to one peer may leave together.
-    makes_runs: bool,
-    refusals: Refusals,
-}
-
 struct UdpListener {
     socket: UdpSocket,
     /// There may be datagrams: nothing has said yet that there are none.
@@ -57,29 +45,9 @@ struct UdpListener {
     /// How much the next receive asks for: fewer where each is a run of many datagrams.
     batch: usize,
     arrival: Arrival,
-    /// What this turn sends, in order.
-    queue: Vec<Outgoing>,
-    /// What found the send buffer full, copied out of the pool, in order.
-    held: Held,
-}
-
-#[derive(Clone, Copy)]
-struct Outgoing {
-    peer: SocketAddr,
-    buf: BufId,
-    op: Option<TxOp>,
-}
-
-#[derive(Default)]
-struct Held {
-    datagrams: VecDeque<HeldDatagram>,
-    bytes: usize,
-}
-
-struct HeldDatagram {
-    peer: SocketAddr,
-    op: Option<TxOp>,
-    bytes: Box<[u8]>,
+    /// Its error queue may hold something.
+    has_errors: bool,
+    outbox: Outbox,
 }
 
 impl Udp {
@@ -107,12 +75,7 @@ impl Udp {
             successors: Vec::new(),
             has_stamps,
             receive: ReceiveBatch::new()?,
-            out: Out {
-                batch: SendBatch::new(),
-                plan: Plan::new(),
-                makes_runs,
-                refusals: Refusals::default(),
-            },
+            out: Out::new(makes_runs),
             clock,
             metrics,
         })
@@ -143,14 +106,10 @@ impl Udp {
         if !closed.readable {
             ring.cancel(Tag::new(Op::UdpReadable, index as u32, 0));
         }
-        if !closed.held.datagrams.is_empty() {
+        if closed.outbox.is_held() {
             ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
         }
-        for datagram in &closed.held.datagrams {
-            let (flow, reason) = (flow_to(id, datagram.peer), CloseReason::ConnectFailed);
-            self.metrics.dropped(DropReason::SendError);
-            notices.send_failed(datagram.op, flow, &datagram.bytes, reason);
-        }
+        closed.outbox.give_up(id, &self.metrics, notices);
         // One that was to send for others may go itself.
         self.successors.retain(|(_, by)| *by != id);
         if let Some(successor) = successor {
@@ -158,19 +117,29 @@ impl Udp {
         }
     }
 
-    /// Whether the next turn finds work without waiting.
+    /// Whether there may be datagrams that nothing has to be waited for.
     pub(super) fn is_readable(&self) -> bool {
         self.listeners.iter().flatten().any(|listener| listener.readable)
     }
 
-    /// The poll of a listener completed. An error of the poll is looked into by the receive.
-    pub(super) fn poll_completed(&mut self, tag: Tag) {
+    /// The same for errors.
+    pub(super) fn has_errors(&self) -> bool {
+        self.listeners
+            .iter()
+            .flatten()
+            .any(|listener| listener.has_errors)
+    }
+
+    /// The poll of a listener completed with `events`.
+    pub(super) fn poll_completed(&mut self, tag: Tag, events: i32) {
         if let Some(Some(listener)) = self.listeners.get_mut(tag.slot as usize) {
             listener.readable = true;
+            listener.has_errors |= has_error(events);
         }
     }
 
-    /// Hands over what has arrived: at most one batch a listener, so that no listener starves another, or TCP.
+    /// Hands over what has arrived: at most one batch a listener, so that no listener starves another, or TCP. Then the errors about
+    /// datagrams, in the same measure: whoever has answered before his port was closed has answered.
     pub(super) fn receive(
         &mut self,
         ring: &mut Ring,
@@ -178,56 +147,19 @@ impl Udp {
         now: Instant,
     ) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(listener) = listener.as_mut().filter(|listener| listener.readable) else {
-                continue;
-            };
-            let fd = listener.socket.as_raw_fd();
-            let asked = listener.batch;
-            let count = match self.receive.receive(fd, asked) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Nothing there; or an error that the socket reported this way and has forgotten now. The poll tells what comes next.
-                Err(_) => 0,
-            };
-            if count > 0 {
-                let (read_at, date) = self.clock.now_and_date();
-                listener.arrival.batch_read(read_at, date);
-            }
+            let Some(listener) = listener else { continue };
             let id = ListenerId(index as u16);
-            let mut datagrams = 0usize;
-            for at in 0..count {
-                let Some(received) = self.receive.received(at) else {
-                    self.metrics.dropped(DropReason::Garbage);
-                    datagrams += 1;
-                    continue;
-                };
-                let flow = flow_to(id, received.peer);
-                let received_at = listener.arrival.received_at(received.stamp).min(now);
-                let before = datagrams;
-                for bytes in received.datagrams() {
-                    let event = Event::Datagram {
-                        flow,
-                        bytes,
-                        received_at,
-                    };
-                    sink(event, now);
-                    datagrams += 1;
-                }
-                if datagrams - before > 1 {
-                    self.metrics.runs_in.inc();
-                    self.metrics.run_datagrams_in.add((datagrams - before) as u64);
+            if listener.readable {
+                let (batch, clock, metrics) = (&mut self.receive, &self.clock, &self.metrics);
+                listener.receive(id, batch, clock, metrics, sink, now);
+                if !listener.readable {
+                    let tag = Tag::new(Op::UdpReadable, index as u32, 0);
+                    ring.poll(listener.socket.as_raw_fd(), libc::POLLIN, tag);
                 }
             }
-            self.metrics.datagrams_in.add(datagrams as u64);
-            if let Some(each) = datagrams.checked_div(count) {
-                listener.batch = (TURN / each.max(1)).clamp(BATCH_MIN, BATCH);
-            }
-            // A full batch means that there may be more, which the next turn takes. A short one means that the socket is empty: only
-            // then is it worth a poll.
-            if count < asked {
-                listener.readable = false;
-                listener.arrival.drained();
-                ring.poll(fd, libc::POLLIN, Tag::new(Op::UdpReadable, index as u32, 0));
+            if listener.has_errors {
+                let fd = listener.socket.as_raw_fd();
+                listener.has_errors = udp_errors::take((id, fd), &mut self.receive, &self.metrics, sink, now);
             }
         }
     }
@@ -251,7 +183,7 @@ impl Udp {
         };
         match self.listeners.get_mut(usize::from(through.0)) {
             Some(Some(listener)) => {
-                listener.queue.push(Outgoing { peer, buf, op });
+                listener.outbox.queue.push(Outgoing { peer, buf, op });
                 true
             }
             Some(None) | None => false,
@@ -263,22 +195,23 @@ impl Udp {
         self.listeners
             .iter()
             .flatten()
-            .any(|listener| !listener.queue.is_empty())
+            .any(|listener| !listener.outbox.queue.is_empty())
     }
 
     /// Sends what was queued and releases the buffers.
     pub(super) fn flush(&mut self, pool: &mut Pool, ring: &mut Ring, notices: &mut Notices) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let Some(listener) = listener.as_mut().filter(|listener| !listener.queue.is_empty()) else {
+            let Some(listener) = listener
+                .as_mut()
+                .filter(|listener| !listener.outbox.queue.is_empty())
+            else {
                 continue;
             };
-            let held_before = !listener.held.datagrams.is_empty();
-            let id = ListenerId(index as u16);
-            leave(id, listener, &mut self.out, pool, &self.metrics, notices);
-            for outgoing in listener.queue.drain(..) {
-                pool.release(outgoing.buf);
-            }
-            if !held_before && !listener.held.datagrams.is_empty() {
+            let held_before = listener.outbox.is_held();
+            let from = (ListenerId(index as u16), listener.socket.as_raw_fd());
+            let outbox = &mut listener.outbox;
+            listener.has_errors |= outbox.flush(from, &mut self.out, pool, &self.metrics, notices);
+            if !held_before && listener.outbox.is_held() {
                 await_room(ring, index, listener);
             }
         }
@@ -293,57 +226,21 @@ impl Udp {
             if !listener.readable {
                 ring.cancel(Tag::new(Op::UdpReadable, index as u32, 0));
             }
-            if !listener.held.datagrams.is_empty() {
+            if listener.outbox.is_held() {
                 ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
             }
         }
     }
 
-    /// A socket whose send buffer was full takes datagrams again.
-    pub(super) fn writable(&mut self, tag: Tag, ring: &mut Ring, notices: &mut Notices) {
+    /// A socket whose send buffer was full takes datagrams again: its poll completed with `events`.
+    pub(super) fn writable(&mut self, tag: Tag, events: i32, ring: &mut Ring, notices: &mut Notices) {
         let Some(Some(listener)) = self.listeners.get_mut(tag.slot as usize) else {
             return;
         };
-        let id = ListenerId(tag.slot as u16);
-        let fd = listener.socket.as_raw_fd();
-        let held = &mut listener.held;
-        let (out, metrics) = (&mut self.out, &self.metrics);
-        loop {
-            let datagrams = held.datagrams.make_contiguous();
-            let count = datagrams.len().min(PLAN_MAX);
-            out.plan.singly(count);
-            let index_of = |plan: &Plan, shipment: Shipment| {
-                let index = plan.datagrams(shipment).next();
-                index.expect("a shipment holds a datagram")
-            };
-            let done = send_all(
-                &mut out.plan,
-                |plan, shipments| {
-                    out.batch.send(fd, shipments, |shipment| {
-                        let datagram = &datagrams[index_of(plan, shipment)];
-                        let to_send = ToSend {
-                            bytes: &datagram.bytes,
-                            padding_at: None,
-                        };
-                        (datagram.peer, std::iter::once(to_send))
-                    })
-                },
-                |_, _, _| {},
-                |plan, single, error| {
-                    let datagram = &datagrams[index_of(plan, single)];
-                    let flow = flow_to(id, datagram.peer);
-                    refused(datagram.op, flow, &datagram.bytes, error, metrics, notices);
-                },
-                metrics,
-            );
-            for datagram in held.datagrams.drain(..done) {
-                held.bytes -= datagram.bytes.len();
-            }
-            if done < count || held.datagrams.is_empty() {
-                break;
-            }
-        }
-        if !held.datagrams.is_empty() {
+        let from = (ListenerId(tag.slot as u16), listener.socket.as_raw_fd());
+        let met_error = (listener.outbox).send_held(from, &mut self.out, &self.metrics, notices);
+        listener.has_errors |= met_error | has_error(events);
+        if listener.outbox.is_held() {
             await_room(ring, tag.slot as usize, listener);
         }
     }
@@ -358,286 +255,94 @@ impl UdpListener {
         if takes_runs {
             socket_options::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
+        udp_errors::keep_errors(&socket)?;
         Ok(UdpListener {
             socket,
             // The first turn looks for itself, and then has the ring watch.
             readable: true,
             batch: BATCH,
-            queue: Vec::new(),
             arrival: Arrival::default(),
-            held: Held::default(),
+            has_errors: false,
+            outbox: Outbox::default(),
         })
     }
-}
 
-/// Has what a listener queued leave through its own socket: in runs where several datagrams wait for one peer, in as few
-/// `sendmmsg` as there are batches; behind what is held already; held in turn when the send buffer is full.
-fn leave(
-    id: ListenerId,
-    listener: &mut UdpListener,
-    out: &mut Out,
-    pool: &Pool,
-    metrics: &Metrics,
-    notices: &mut Notices,
-) {
-    let fd = listener.socket.as_raw_fd();
-    for queued in listener.queue.chunks(PLAN_MAX) {
-        let waiting = |index: usize| {
-            let outgoing = &queued[index];
-            let (bytes, marks) = (pool.get(outgoing.buf), pool.marks(outgoing.buf));
-            Waiting {
-                peer: outgoing.peer,
-                len: bytes.len(),
-                is_paddable: marks.padding().is_some(),
-                call: marks.call(bytes),
-            }
+    /// Hands over a batch of what has arrived.
+    fn receive(
+        &mut self,
+        id: ListenerId,
+        batch: &mut ReceiveBatch,
+        clock: &Clock,
+        metrics: &Metrics,
+        sink: &mut dyn FnMut(Event<'_>, Instant),
+        now: Instant,
+    ) {
+        let asked = self.batch;
+        let Some(count) = self.read(asked, batch) else {
+            return;
         };
-        if out.makes_runs && queued.len() > 1 {
-            out.plan.make(queued.len(), waiting, &out.refusals);
-        } else {
-            out.plan.singly(queued.len());
+        if count > 0 {
+            let (read_at, date) = clock.now_and_date();
+            self.arrival.batch_read(read_at, date);
         }
-        let sent = if listener.held.datagrams.is_empty() {
-            let to_send = |index: usize| {
-                let buf = queued[index].buf;
-                ToSend {
-                    bytes: pool.get(buf),
-                    padding_at: pool.marks(buf).padding(),
-                }
+        let mut datagrams = 0usize;
+        for at in 0..count {
+            let Some(received) = batch.received(at) else {
+                metrics.dropped(DropReason::Garbage);
+                datagrams += 1;
+                continue;
             };
-            let of = |plan: &Plan, shipment: Shipment| {
-                let first = plan.datagrams(shipment).next();
-                &queued[first.expect("a shipment holds a datagram")]
-            };
-            send_all(
-                &mut out.plan,
-                |plan, shipments| {
-                    out.batch.send(fd, shipments, |shipment| {
-                        (of(plan, shipment).peer, plan.datagrams(shipment).map(to_send))
-                    })
-                },
-                |plan, run, error| {
-                    metrics.runs_refused.inc();
-                    let peer = of(plan, run).peer;
-                    if out.refusals.note(peer, error) {
-                        tracing::info!(%peer, %error, "no datagrams together to this peer from now on");
-                    }
-                },
-                |plan, single, error| {
-                    let outgoing = of(plan, single);
-                    let (flow, bytes) = (flow_to(id, outgoing.peer), pool.get(outgoing.buf));
-                    refused(outgoing.op, flow, bytes, error, metrics, notices);
-                },
-                metrics,
-            )
-        } else {
-            0
-        };
-        for &shipment in &out.plan.shipments[sent..] {
-            for index in out.plan.datagrams(shipment) {
-                let outgoing = &queued[index];
-                let bytes = pool.get(outgoing.buf);
-                if listener.held.push(outgoing.peer, bytes, outgoing.op) {
-                    metrics.datagrams_held.inc();
-                } else {
-                    let (flow, reason) = (flow_to(id, outgoing.peer), CloseReason::Limit);
-                    metrics.dropped(DropReason::SendError);
-                    notices.send_failed(outgoing.op, flow, bytes, reason);
-                }
+            let flow = flow_to(id, received.peer);
+            let received_at = self.arrival.received_at(received.stamp).min(now);
+            let before = datagrams;
+            for bytes in received.datagrams() {
+                let event = Event::Datagram {
+                    flow,
+                    bytes,
+                    received_at,
+                };
+                sink(event, now);
+                datagrams += 1;
+            }
+            if datagrams - before > 1 {
+                metrics.runs_in.inc();
+                metrics.run_datagrams_in.add((datagrams - before) as u64);
             }
         }
-    }
-}
-
-impl Held {
-    fn push(&mut self, peer: SocketAddr, bytes: &[u8], op: Option<TxOp>) -> bool {
-        if self.bytes + bytes.len() > HELD_BYTES_MAX {
-            return false;
+        metrics.datagrams_in.add(datagrams as u64);
+        if let Some(each) = datagrams.checked_div(count) {
+            self.batch = (TURN / each.max(1)).clamp(BATCH_MIN, BATCH);
         }
-        self.bytes += bytes.len();
-        self.datagrams.push_back(HeldDatagram {
-            peer,
-            op,
-            bytes: bytes.into(),
-        });
-        true
+        // A full batch means that there may be more, which the next turn takes. A short one means that the socket is empty: only
+        // then is it worth a poll.
+        if count < asked {
+            self.readable = false;
+            self.arrival.drained();
+        }
     }
-}
 
-/// Sends the shipments of `plan` by calls of `send`, which sends some of those that it is given and says how many. Gives how many
-/// are dealt with: fewer than there are when the send buffer is full. A run that the kernel refuses is told to `refused` and leaves
-/// at once as single datagrams; a single one goes to `failed`, and the rest goes on.
-fn send_all(
-    plan: &mut Plan,
-    mut send: impl FnMut(&Plan, &[Shipment]) -> io::Result<usize>,
-    mut refused: impl FnMut(&Plan, Shipment, &io::Error),
-    mut failed: impl FnMut(&Plan, Shipment, &io::Error),
-    metrics: &Metrics,
-) -> usize {
-    let mut at = 0;
-    while at < plan.shipments.len() {
-        match send(plan, &plan.shipments[at..]) {
-            Ok(0) => break,
-            Ok(count) => {
-                for shipment in &plan.shipments[at..at + count] {
-                    metrics.datagrams_out.add(u64::from(shipment.count));
-                    if shipment.count > 1 {
-                        metrics.runs_out.inc();
-                        metrics.run_datagrams_out.add(u64::from(shipment.count));
-                    }
-                }
-                at += count;
+    /// Reads up to `asked` datagrams, or runs of them. `None`: the next turn is to try again.
+    fn read(&mut self, asked: usize, batch: &mut ReceiveBatch) -> Option<usize> {
+        for _ in 0..TRIES_MAX {
+            match batch.receive(self.socket.as_raw_fd(), asked) {
+                Ok(count) => return Some(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return None,
+                Err(error) if may_be_old(&error) => self.has_errors = true,
+                // There is nothing. The poll tells what comes next.
+                Err(_) => return Some(0),
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => break,
-                // sendmmsg reports an error only about the first entry of a call.
-                _ if plan.shipments[at].count > 1 => {
-                    refused(plan, plan.shipments[at], &error);
-                    plan.split(at);
-                }
-                _ => {
-                    failed(plan, plan.shipments[at], &error);
-                    at += 1;
-                }
-            },
         }
-    }
-    at
-}
-
-const fn flow_to(listener: ListenerId, peer: SocketAddr) -> Flow {
-    Flow {
-        transport: Transport::Udp,
-        listener,
-        peer,
-        conn: None,
+        None
     }
 }
 
-/// The kernel did not take a datagram. Where that is for want of memory it says nothing of the peer: the datagram counts as one that the
-/// network has lost, and who sent it sends it again.
-fn refused(
-    op: Option<TxOp>,
-    flow: Flow,
-    bytes: &[u8],
-    error: &io::Error,
-    metrics: &Metrics,
-    notices: &mut Notices,
-) {
-    metrics.dropped(DropReason::SendError);
-    if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) {
-        notices.send_failed(op, flow, bytes, CloseReason::Reset);
-    }
+/// Whether a poll that completed with `events` has seen that the error queue is not empty. An error of the poll itself is looked into by what
+/// it was for.
+const fn has_error(events: i32) -> bool {
+    events > 0 && events & libc::POLLERR as i32 != 0
 }
 
 fn await_room(ring: &mut Ring, index: usize, listener: &UdpListener) {
     let tag = Tag::new(Op::UdpWritable, index as u32, 0);
     ring.poll(listener.socket.as_raw_fd(), libc::POLLOUT, tag);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What came of a plan: shipments dealt with, calls (how many shipments were left), errors about runs and single datagrams (by
-    /// their first datagram), datagrams sent.
-    type Played = (usize, Vec<usize>, Vec<usize>, Vec<usize>, u64);
-
-    /// Plays a kernel that answers each call with the next of `answers`: a count, or an errno below zero.
-    fn play(plan: &mut Plan, answers: &[i32]) -> Played {
-        let (mut calls, mut refused, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        let metrics = Metrics::default();
-        let mut answers = answers.iter();
-        let first = |plan: &Plan, shipment| plan.datagrams(shipment).next().expect("a datagram");
-        let done = send_all(
-            plan,
-            |_, shipments| {
-                calls.push(shipments.len());
-                let answer = *answers.next().expect("no further call");
-                usize::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer))
-            },
-            |plan, run, _| refused.push(first(plan, run)),
-            |plan, single, _| failed.push(first(plan, single)),
-            &metrics,
-        );
-        (done, calls, refused, failed, metrics.datagrams_out.get())
-    }
-
-    fn singles(count: usize) -> Plan {
-        let mut plan = Plan::new();
-        plan.singly(count);
-        plan
-    }
-
-    #[test]
-    fn a_refused_datagram_is_skipped_and_the_rest_goes_on() {
-        let played = play(&mut singles(5), &[2, -libc::ENETUNREACH, -libc::EINTR, 2]);
-        assert_eq!(played, (5, vec![5, 3, 2, 2], vec![], vec![2], 4));
-    }
-
-    #[test]
-    fn a_full_send_buffer_leaves_the_rest_for_later() {
-        let played = play(&mut singles(5), &[3, -libc::EAGAIN]);
-        assert_eq!(played, (3, vec![5, 2], vec![], vec![], 3));
-        let played = play(&mut singles(5), &[-libc::EAGAIN]);
-        assert_eq!(played, (0, vec![5], vec![], vec![], 0));
-    }
-
-    #[test]
-    fn a_refused_run_leaves_as_single_datagrams_at_once() {
-        let mut plan = Plan::new();
-        // One, then a run of three, then one.
-        let waiting = |index: usize| Waiting {
-            peer: (
-                [127, 0, 0, 1],
-                if (1..4).contains(&index) {
-                    5062
-                } else {
-                    5060 + index as u16
-                },
-            )
-                .into(),
-            len: 400,
-            is_paddable: false,
-            call: b"",
-        };
-        plan.make(5, waiting, &Refusals::default());
-        assert_eq!(plan.shipments.len(), 3);
-        let played = play(&mut plan, &[1, -libc::EIO, 2, -libc::EPERM, 1]);
-        assert_eq!(played, (5, vec![3, 2, 4, 2, 1], vec![1], vec![3], 4));
-    }
-
-    #[test]
-    fn want_of_memory_says_nothing_of_a_peer() {
-        let (metrics, mut notices) = (Metrics::default(), Notices::default());
-        let op = Some(TxOp::Request {
-            shard: crate::wire::ShardId(0),
-            slot: 1,
-            generation: 1,
-        });
-        let flow = flow_to(ListenerId(0), ([127, 0, 0, 1], 5060).into());
-        for (errno, is_told) in [
-            (libc::ENOBUFS, false),
-            (libc::ENOMEM, false),
-            (libc::ENETUNREACH, true),
-        ] {
-            let error = io::Error::from_raw_os_error(errno);
-            refused(op, flow, b"bytes", &error, &metrics, &mut notices);
-            assert_eq!(notices.is_empty(), !is_told, "{error}");
-        }
-        assert_eq!(metrics.drops[DropReason::SendError as usize].get(), 3);
-    }
-
-    #[test]
-    fn what_is_held_is_bounded() {
-        let mut held = Held::default();
-        let peer = ([127, 0, 0, 1], 5060).into();
-        let mut count = 0;
-        while held.push(peer, &[0; 65_000], None) {
-            count += 1;
-        }
-        assert_eq!(count, HELD_BYTES_MAX / 65_000);
-        assert_eq!(held.bytes, count * 65_000);
-    }
 }

@@ -14,8 +14,8 @@ pub(super) const BATCH: usize = 64;
 const DATAGRAM_BYTES: usize = 65_536;
 
 /// Room for what the kernel says besides the bytes of a datagram: the time stamp takes 32 bytes of it, the length of those in a
-/// run 24.
-const CONTROL_BYTES: usize = 64;
+/// run 24, an error up to 64.
+const CONTROL_BYTES: usize = 128;
 
 /// The control data of one datagram, aligned as its headers want to be.
 #[derive(Clone, Copy)]
@@ -65,17 +65,25 @@ pub(super) struct ReceiveBatch {
     memory: Pages,
 }
 
-/// One received datagram, or several of one peer that came together.
+/// One received datagram, or several of one peer that came together; or an error about one that was sent.
 pub(super) struct Received<'a> {
+    /// Where it came from; of an error, where what it is about was sent.
     pub peer: SocketAddr,
     bytes: &'a [u8],
     /// The length of each but the last, where there are several (UDP_GRO).
     each: Option<usize>,
     /// The date at which it reached the machine, nanoseconds since 1970, if the kernel was asked to say (SO_TIMESTAMPNS).
     pub stamp: Option<u64>,
+    /// What an error says.
+    pub error: Option<libc::sock_extended_err>,
 }
 
 impl<'a> Received<'a> {
+    /// The bytes as they came. Of an error: as much as it quotes of what was sent.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The datagrams, in the order in which they were sent.
     pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
         let (bytes, each) = (self.bytes, self.each);
@@ -111,6 +119,15 @@ impl ReceiveBatch {
 
     /// Takes what is there, up to `asked` datagrams or runs of them, without waiting.
     pub(super) fn receive(&mut self, fd: RawFd, asked: usize) -> io::Result<usize> {
+        self.receive_from(fd, asked, 0)
+    }
+
+    /// Takes up to a batch of the errors that came back for datagrams (IP_RECVERR), without waiting.
+    pub(super) fn receive_errors(&mut self, fd: RawFd) -> io::Result<usize> {
+        self.receive_from(fd, BATCH, libc::MSG_ERRQUEUE)
+    }
+
+    fn receive_from(&mut self, fd: RawFd, asked: usize, queue: libc::c_int) -> io::Result<usize> {
         // What the last call left is the length of what it said, not the room for it.
         for header in &mut self.headers.headers[..self.used] {
             header.msg_hdr.msg_namelen = RAW_ADDR_LEN;
@@ -124,7 +141,7 @@ impl ReceiveBatch {
                 fd,
                 self.headers.headers.as_mut_ptr(),
                 asked.min(BATCH) as libc::c_uint,
-                libc::MSG_DONTWAIT,
+                libc::MSG_DONTWAIT | queue,
                 std::ptr::null_mut(),
             )
         };
@@ -148,6 +165,7 @@ impl ReceiveBatch {
             bytes,
             each: None,
             stamp: None,
+            error: None,
         };
         self.read_control(index, &mut received);
         Some(received)
@@ -178,6 +196,13 @@ impl ReceiveBatch {
                     // SAFETY: the same.
                     let each = unsafe { data.as_ptr().cast::<libc::c_int>().read_unaligned() };
                     received.each = usize::try_from(each).ok().filter(|each| *each > 0);
+                }
+                (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+                    if data.len() >= size_of::<libc::sock_extended_err>() =>
+                {
+                    // SAFETY: the same.
+                    let error = unsafe { data.as_ptr().cast::<libc::sock_extended_err>().read_unaligned() };
+                    received.error = Some(error);
                 }
                 _ => {}
             }

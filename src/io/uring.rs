@@ -219,6 +219,7 @@ impl Uring {
             || !self.completions.is_empty()
             || self.udp.is_readable()
             || self.tcp.waits.is_to_be_told()
+            || self.udp.has_errors()
             || self.ring.has_overdue()
             || self.to_wake & 1 << self.shard.0 != 0;
         if has_work {
@@ -290,8 +291,11 @@ impl Uring {
             }
             Op::Timeout => self.ring.timeout_fired(completion.tag),
             Op::TimeoutRemove | Op::ConnectTimeout | Op::Cancel => {}
-            Op::UdpReadable => self.udp.poll_completed(completion.tag),
-            Op::UdpWritable => self.udp.writable(completion.tag, cx.ring, cx.notices),
+            Op::UdpReadable => self.udp.poll_completed(completion.tag, completion.result),
+            Op::UdpWritable => {
+                let events = completion.result;
+                self.udp.writable(completion.tag, events, cx.ring, cx.notices);
+            }
             Op::Accept => self.tcp.accept_completed(completion, cx),
             Op::AcceptReady => self.tcp.accept_ready(completion, cx),
             Op::Recv => self.tcp.recv_completed(completion, cx, sink),

@@ -19,6 +19,7 @@ pub mod name;
 pub mod name_addr;
 pub mod named_dialog;
 pub mod params;
+pub mod quoted;
 pub mod reason;
 pub mod request;
 pub mod scan;

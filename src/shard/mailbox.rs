@@ -1,9 +1,13 @@
 //! Mail between shards: one [`mod@channel`] for each ordered pair. A letter is a small plain value; the bytes that go
 //! with it are a message or a set of contacts.
 
+use std::net::SocketAddr;
+
 use crate::channel::{self, channel};
 use crate::location::{Asker, Whom};
+use crate::msg::method::Method;
 use crate::time::Instant;
+use crate::token::Token;
 use crate::wire::{CloseReason, ConnId, Flow, ShardId, TxOp};
 
 /// What a letter says. The bytes that go with it are named at each.
@@ -22,6 +26,12 @@ pub enum Letter {
         op: TxOp,
         reason: CloseReason,
         was_sent: bool,
+    },
+    /// The network says that a request of this shard's, which was sent `to` there, has reached nobody.
+    Undelivered {
+        token: Token,
+        method: Method,
+        to: SocketAddr,
     },
     /// To be closed: a connection of this shard.
     Close { conn: ConnId, reason: CloseReason },

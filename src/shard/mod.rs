@@ -16,6 +16,7 @@ pub mod overload;
 mod receive;
 mod streams;
 mod tap;
+mod undelivered;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -296,6 +297,7 @@ impl Shard {
                 out.received_at = now;
                 self.stack.answer_not_sent(flow, bytes, tried, reason, now, out);
             }
+            Event::Undelivered { flow, bytes } => self.on_undelivered(flow, bytes, now, out),
         }
     }
 
@@ -425,6 +427,9 @@ impl Shard {
             Letter::SendFailed { op, reason, was_sent } => {
                 let event = Event::SendFailed { op, reason, was_sent };
                 self.handle(event, now, out);
+            }
+            Letter::Undelivered { token, method, to } => {
+                self.on_request_undelivered(token, method, to, now, out);
             }
             Letter::Close { conn, reason } => out.push(Effect::Close { conn, reason }),
             Letter::Watch { conn, from } => self.watch_flow(conn, from),

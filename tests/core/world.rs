@@ -116,6 +116,15 @@ impl World {
         self.settle();
     }
 
+    /// The network says that a datagram to `peer`, which begins with `bytes`, has reached nobody. The error arrives at the next shard in turn,
+    /// whoever has sent it.
+    pub fn undelivered(&mut self, peer: &str, bytes: &[u8]) {
+        let index = self.shards.next_arrival();
+        let flow = shards::datagrams_from(addr(peer));
+        self.shards.handle(index, Event::Undelivered { flow, bytes });
+        self.settle();
+    }
+
     /// Lets time pass, with every timer at its time.
     pub fn advance(&mut self, ms: u64) {
         let until = self.shards.now + Duration::from_millis(ms);

@@ -16,16 +16,16 @@ use crate::admin::{
 use crate::support::{Server, Setup, wait_until};
 
 /// A server that answers OPTIONS with 200 and INVITE with 486, while it is to.
-struct Peer {
-    addr: SocketAddr,
-    answers: Arc<AtomicBool>,
+pub struct Peer {
+    pub addr: SocketAddr,
+    pub answers: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Peer {
     /// `loss`: percent of the requests that its answers ask not to be sent.
-    fn start(answers: bool, loss: Option<u8>) -> Peer {
+    pub fn start(answers: bool, loss: Option<u8>) -> Peer {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let tick = Duration::from_millis(50);
         socket.set_read_timeout(Some(tick)).expect("a time-out");
@@ -80,7 +80,7 @@ impl Drop for Peer {
 }
 
 /// Calls through the server, each to its final answer.
-fn calls(server: &Server, name: &str, count: u32) -> Vec<u16> {
+pub fn calls(server: &Server, name: &str, count: u32) -> Vec<u16> {
     let phone = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let patience = Duration::from_secs(20);
     phone.set_read_timeout(Some(patience)).expect("a time-out");
@@ -113,12 +113,16 @@ fn calls(server: &Server, name: &str, count: u32) -> Vec<u16> {
     (0..count).map(&mut one).collect()
 }
 
-fn of_trunk(socket: &str) -> Value {
+pub fn of_trunk(socket: &str) -> Value {
     json(socket, &["trunks"])[0].clone()
 }
 
-fn destination(trunk: &Value, peer: &Peer) -> Value {
-    let uri = format!("sip:{}", peer.addr);
+pub fn destination(trunk: &Value, peer: &Peer) -> Value {
+    destination_at(trunk, peer.addr)
+}
+
+pub fn destination_at(trunk: &Value, addr: SocketAddr) -> Value {
+    let uri = format!("sip:{addr}");
     let all = trunk["destinations"].as_array().expect("a list");
     let found = all.iter().find(|one| one["destination"] == uri.as_str());
     found.expect("it is listed").clone()

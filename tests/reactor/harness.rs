@@ -64,6 +64,10 @@ pub enum Seen {
         tried: u8,
         reason: CloseReason,
     },
+    Undelivered {
+        flow: Flow,
+        bytes: Vec<u8>,
+    },
     /// A turn that came back with nothing.
     Nothing,
     /// What came on connections in a turn had waited for so long.
@@ -100,6 +104,10 @@ impl From<&Event<'_>> for Seen {
                 tried,
                 reason,
             },
+            Event::Undelivered { flow, bytes } => Seen::Undelivered {
+                flow,
+                bytes: bytes.to_vec(),
+            },
         }
     }
 }
@@ -124,7 +132,8 @@ pub fn echo(event: &Event<'_>, out: &mut Effects) {
         Event::Opened { .. }
         | Event::Closed { .. }
         | Event::SendFailed { .. }
-        | Event::AnswerNotSent { .. } => {}
+        | Event::AnswerNotSent { .. }
+        | Event::Undelivered { .. } => {}
     }
 }
 

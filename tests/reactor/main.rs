@@ -1,6 +1,7 @@
 //! The reactor on real sockets, without any SIP: every test runs with all features that the kernel has, and held back to
 //! what older kernels lack, and spinning before it sleeps.
 
+mod errors;
 mod harness;
 mod limits;
 mod tcp;

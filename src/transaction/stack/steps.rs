@@ -1,13 +1,16 @@
 //! What a machine says is to be done is done here: timers, failures to send, and each step carried out.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::metrics::Timed;
+use crate::metrics::{Timed, Undelivered};
+use crate::msg::method::Method;
 use crate::pool::BufId;
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerKind};
-use crate::wire::{Effects, TxOp};
+use crate::token::Token;
+use crate::wire::{Effects, Transport, TxOp};
 
 use super::{Stack, op};
 use crate::transaction::{
@@ -85,6 +88,47 @@ impl Stack {
             Machine::Nist(state) => nist::step(state, nist::Input::TransportError).map(Machine::Nist),
         };
         self.tell(id, step, now, out)
+    }
+
+    /// The network says that a request with this token and method, sent `to` there, has reached nobody: RFC 3261 §17.1.4. It is asked of
+    /// requests alone that have heard nothing yet: whoever has answered was there.
+    pub fn on_undelivered(
+        &mut self,
+        token: Token,
+        method: Method,
+        to: SocketAddr,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Option<UserEvent> {
+        // RFC 3261 §17.1.1.3, §9.1: these have the branch of their INVITE.
+        if matches!(method, Method::Ack | Method::Cancel) {
+            self.count_undelivered(Undelivered::NotAwaited);
+            return None;
+        }
+        let id: TxId = Id::new(token.slot, token.generation);
+        let is_invite = method == Method::Invite;
+        let machine = self.txs.get(id).and_then(|tx| {
+            let is_its = tx.flow.transport == Transport::Udp && tx.flow.peer == to;
+            is_its.then_some(tx.machine)
+        });
+        let waits = match machine {
+            Some(Machine::Ict(state)) if is_invite => state == ict::State::Calling,
+            Some(Machine::Nict(state)) if !is_invite => state == nict::State::Trying,
+            Some(Machine::Ict(_) | Machine::Nict(_) | Machine::Ist(_) | Machine::Nist(_)) | None => {
+                self.count_undelivered(Undelivered::Unknown);
+                return None;
+            }
+        };
+        if !waits {
+            self.count_undelivered(Undelivered::Answered);
+            return None;
+        }
+        self.count_undelivered(Undelivered::Failed);
+        self.on_send_failed(id, false, now, out)
+    }
+
+    pub fn count_undelivered(&self, what: Undelivered) {
+        self.metrics.undelivered[what as usize].inc();
     }
 
     fn tell(&mut self, id: TxId, step: Step<Machine>, now: Instant, out: &mut Effects) -> Option<UserEvent> {

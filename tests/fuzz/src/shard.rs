@@ -134,11 +134,18 @@ fn operate(input: &mut Input<'_>, server: &mut Server, said: &mut Said) {
             let over = input.below(3);
             server.receive(peer, &bytes, over);
         }
-        _ => match input.below(4) {
-            0 => server.refuses_connections = !server.refuses_connections,
-            1 => server.fails_sends = !server.fails_sends,
-            2 => server.set_buffers_per_step(Some(input.below(12))),
-            _ => server.set_buffers_per_step(None),
+        _ => match input.below(8) {
+            0 | 4 => server.refuses_connections = !server.refuses_connections,
+            1 | 5 => server.fails_sends = !server.fails_sends,
+            2 | 6 => server.set_buffers_per_step(Some(input.below(12))),
+            3 => server.set_buffers_per_step(None),
+            _ => {
+                // The network says that something has reached nobody, and how it began.
+                if let Some(heard) = input.recent(&server.heard).cloned() {
+                    let len = (input.byte() << 4).min(heard.bytes.len());
+                    server.undelivered(heard.by, &heard.bytes[..len]);
+                }
+            }
         },
     }
 }

@@ -162,6 +162,14 @@ impl Server {
         self.settle();
     }
 
+    /// The network says that a datagram to `peer`, which begins with `bytes`, has reached nobody.
+    pub fn undelivered(&mut self, peer: Peer, bytes: &[u8]) {
+        let index = self.shards.next_arrival();
+        let flow = shards::datagrams_from(peer.addr());
+        self.shards.handle(index, Event::Undelivered { flow, bytes });
+        self.settle();
+    }
+
     /// A peer closes its connection.
     pub fn close(&mut self, peer: Peer) {
         if self.shards.close(peer.addr()).is_some() {
