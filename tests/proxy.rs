@@ -448,8 +448,10 @@ fn what_may_not_be_forwarded_is_answered() {
         "foo, bar",
         "Require is for the phones"
     );
-    world.udp(ALICE, &options("o3").with("Max-Breadth", 0));
-    world.response(ALICE, 440);
+    for (call_id, breadth) in [("o3", "0"), ("o3a", "00")] {
+        world.udp(ALICE, &options(call_id).with("Max-Breadth", breadth));
+        world.response(ALICE, 440);
+    }
     world.udp(
         ALICE,
         &options("o4").with("Require", "baz").with("Max-Breadth", 100),

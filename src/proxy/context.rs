@@ -14,7 +14,8 @@ use crate::transaction::{Stack, TxId, User};
 use crate::trunk::DestinationId;
 use crate::wire::{Effects, Flow};
 
-use super::{Arrived, MAX_BREADTH, Policy, Proxy};
+use super::validate::max_breadth;
+use super::{Arrived, Policy, Proxy};
 
 pub type ContextId = Id<Context>;
 pub type BranchId = Id<Branch>;
@@ -135,13 +136,6 @@ impl Context {
         digest: u64,
         dialog: u64,
     ) -> Context {
-        // RFC 5393 §5.3.3: none means 60, and more is not believed.
-        let breadth = match request.msg.value(Name::MaxBreadth).map(str::from_utf8) {
-            Some(Ok(text)) => text.trim().parse::<u32>().map_or(MAX_BREADTH, |breadth| {
-                u8::try_from(breadth).unwrap_or(u8::MAX).min(MAX_BREADTH)
-            }),
-            Some(Err(_)) | None => MAX_BREADTH,
-        };
         let begins_dialog = request.to_tag.is_none()
             && match request.method {
                 Method::Invite | Method::Subscribe | Method::Refer => true,
@@ -163,7 +157,7 @@ impl Context {
             policy,
             method: request.method,
             digest,
-            breadth,
+            breadth: max_breadth(&request.msg),
             is_of_registered: false,
             begins_dialog,
             caller_flow: None,

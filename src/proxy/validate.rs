@@ -2,6 +2,8 @@
 
 use crate::config::Config;
 use crate::msg::build::Writer;
+use crate::msg::lex;
+use crate::msg::message::Message;
 use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
@@ -12,8 +14,8 @@ use crate::token::{BRANCH_COOKIE, DIGEST_LEN, TOKEN_LEN, TokenKind, digest_text}
 use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow, Transport};
 
-use super::RETRY_AFTER;
 use super::flow_token::{self, FLOW_TOKEN_LEN};
+use super::{MAX_BREADTH, RETRY_AFTER};
 
 /// RFC 3261 §19.1.2.
 const PORT_DEFAULT: u16 = 5060;
@@ -261,11 +263,7 @@ pub fn check(
         return Err(Refused::with(483, "Too Many Hops"));
     }
     // RFC 5393 §5.3: the value is a positive number.
-    if request
-        .msg
-        .value(Name::MaxBreadth)
-        .is_some_and(|text| text == b"0")
-    {
+    if max_breadth(&request.msg) == 0 {
         return Err(Refused::with(440, "Max-Breadth Exceeded"));
     }
     // §16.3 step 4, RFC 5393 §4.2: it has been here before, and was for the same place then.
@@ -277,6 +275,13 @@ pub fn check(
         return Err(Refused::with(420, "Bad Extension"));
     }
     Ok(())
+}
+
+/// The Max-Breadth that a request goes by: 60 where it has none, or one that is no number, and more is not believed (RFC 5393 §5.3.3).
+pub fn max_breadth(msg: &Message<'_>) -> u8 {
+    let said = msg.value(Name::MaxBreadth).and_then(lex::number);
+    said.and_then(|breadth| u8::try_from(breadth).ok())
+        .map_or(MAX_BREADTH, |breadth| breadth.min(MAX_BREADTH))
 }
 
 /// What stands for a request in our branches. RFC 5393 §4.2.1: over all that decides where the request goes, and what tells it from others.
