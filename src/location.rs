@@ -190,6 +190,13 @@ impl Location {
         self.bindings.get(self.bindings.id_at(slot)?)
     }
 
+    /// Changes that a plan for the subscriber needs at most: each contact that there is goes or is updated, and as many as there may be
+    /// come.
+    pub(crate) fn changes_max(&self, key: AorKey) -> usize {
+        let bound = self.bindings_of(key).count();
+        bound + self.contacts_max.max(bound)
+    }
+
     /// The bindings of a subscriber in the order in which they were added.
     pub fn bindings_of(&self, key: AorKey) -> impl Iterator<Item = (BindingId, &Binding)> {
         let subscriber = self.subscriber_of(key).and_then(|id| self.subscribers.get(id));

@@ -172,6 +172,7 @@ pub fn process(
     let done = path::check(request, cfg)
         .and_then(|path_len| {
             let planner = Planner {
+                changes_max: location.changes_max(key),
                 location,
                 plan: &mut plan,
                 request,
@@ -222,6 +223,8 @@ pub fn remove_all(
 struct Planner<'p> {
     location: &'p Location,
     plan: &'p mut Plan,
+    /// See [`Location::changes_max`].
+    changes_max: usize,
     request: &'p Request<'p>,
     key: AorKey,
     flow: Flow,
@@ -329,8 +332,11 @@ impl<'p> Planner<'p> {
             fresh.epoch = self.epoch(said, known.map(|(_, old)| &old.said));
         }
         let Some((id, old)) = known else {
-            self.plan.changes.push(Change { target: None, fresh });
-            return Ok(());
+            // Who takes away what is not there changes nothing.
+            return match fresh {
+                Some(_) => self.add(Change { target: None, fresh }),
+                None => Ok(()),
+            };
         };
         match (self.order(&old.said), fresh) {
             // The very request that made this binding, once more and beyond its transaction: nothing is left to do.
@@ -347,12 +353,24 @@ impl<'p> Planner<'p> {
                     target: Some(id),
                     fresh: None,
                 });
-                self.plan.changes.push(Change { target: None, fresh });
+                return self.add(Change { target: None, fresh });
             }
             (Order::Newer, fresh) => self.plan.changes.push(Change {
                 target: Some(id),
                 fresh,
             }),
+        }
+        Ok(())
+    }
+
+    /// Plans another contact, unless there are more than the plan could be carried out with: each of a request is compared with all
+    /// before it.
+    fn add(&mut self, change: Change) -> Result<(), Refusal> {
+        let is_full = self.plan.changes.len() >= self.changes_max;
+        self.plan.changes.push(change);
+        // What was planned is released with the plan.
+        if is_full {
+            return Err(Refusal::TooManyContacts);
         }
         Ok(())
     }

@@ -91,6 +91,27 @@ fn one_subscriber_has_so_many_contacts_and_no_more() {
     assert_eq!(rig.pool.in_use(), 2);
 }
 
+/// What is beyond the limit is not even read: each contact is compared with all before it.
+#[test]
+fn a_request_with_contacts_without_end_is_left_where_the_limit_is() {
+    let mut rig = Rig::with(|cfg| cfg.limits.contacts_per_aor_max = 2);
+    rig.register(1, &["Contact: <sip:a@192.0.2.1>, <sip:b@192.0.2.1>"])
+        .expect("registered");
+    let many: Vec<String> = (0..2_000).map(|n| format!("<sip:{n}@192.0.2.1>")).collect();
+    let before = rig.pool.in_use();
+    let line = format!("Contact: {}, <", many.join(", "));
+    assert_eq!(rig.register(2, &[&line]), Err(Refusal::TooManyContacts));
+    assert_eq!(rig.pool.in_use(), before);
+    // All of those that are there may go in the request that brings as many.
+    let gone = ["a", "b"].map(|user| format!("<sip:{user}@192.0.2.1>;expires=0"));
+    let line = format!(
+        "Contact: <sip:c@192.0.2.1>, <sip:d@192.0.2.1>, {}",
+        gone.join(", ")
+    );
+    rig.register(3, &[&line]).expect("two for two");
+    assert_eq!(rig.look_up(ALICE).1.len(), 2);
+}
+
 #[test]
 fn a_full_table_forgets_who_has_been_offline_longest_and_then_says_no() {
     let mut rig = Rig::with(|cfg| cfg.limits.aors_max = 3);
