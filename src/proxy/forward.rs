@@ -96,7 +96,7 @@ impl Proxy {
             let Some(first) = targets.iter().next() else {
                 return;
             };
-            silence_max = self.answer_timeout(stack, &first);
+            silence_max = self.answer_timeout(stack, policy, &first);
             let wanted = match policy.fork {
                 Fork::Parallel => targets.iter().count(),
                 Fork::Serial => 1,

@@ -268,7 +268,8 @@ impl Proxy {
             return;
         };
         let (context_id, device, breadth) = (branch.context, branch.device, branch.breadth);
-        let is_over = branch.is_cancelled || branch.is_given_up;
+        let is_given_up = branch.is_given_up;
+        let is_over = branch.is_cancelled || is_given_up;
         let is_flow_failure = device > 0 && !branch.is_cancelled && candidate.is_of_flow();
         self.remove_branch(stack, id, out);
         let Some(context) = self.contexts.get_mut(context_id) else {
@@ -288,6 +289,8 @@ impl Proxy {
         // RFC 5626 §11.5: a 430 is for whoever has the registration, and goes no further.
         let candidate = match candidate {
             Candidate::Received(_) if status == 430 && context.is_of_registered => Candidate::own(480),
+            // It says so since it was cancelled, for a silence that nobody but we had enough of.
+            Candidate::Received(_) if status == 487 && is_given_up => Candidate::own(408),
             // §5.3.1: whoever sent it by the token of a flow may know another.
             Candidate::Own(refused) if refused.status == 503 && context.is_by_token => Candidate::own(430),
             other => other,

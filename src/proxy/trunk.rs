@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config;
+use crate::config::route::To;
 use crate::msg::lex;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
@@ -17,7 +19,7 @@ use super::context::BranchPhase;
 use super::record::tag_digest;
 use super::targets::{Target, TargetSet};
 use super::validate::Refused;
-use super::{BranchId, ContextId, Proxy};
+use super::{BranchId, ContextId, Policy, Proxy};
 
 impl Proxy {
     /// The addresses of the trunk's destinations, in the order in which they are tried. A call is counted from here on.
@@ -82,7 +84,7 @@ impl Proxy {
     }
 
     /// A response has come from a destination: any ends the wait for it. After a final one that the trunk does not fail over
-    /// on, no other destination is tried.
+    /// on, no other destination is tried. One that was left for its silence has no say in that any more.
     pub(super) fn trunk_heard(
         &mut self,
         stack: &mut Stack,
@@ -97,6 +99,7 @@ impl Proxy {
         let (Some(destination), context_id) = (branch.destination, branch.context) else {
             return;
         };
+        let is_given_up = branch.is_given_up;
         stack.trunks.heard(destination, now);
         if let Some(feedback) = Feedback::of(&response.via) {
             stack.trunks.feedback(destination, feedback, now);
@@ -104,17 +107,22 @@ impl Proxy {
         let Some(context) = self.contexts.get_mut(context_id) else {
             return;
         };
-        if let Some(timer) = context.timer.take() {
+        if !is_given_up && let Some(timer) = context.timer.take() {
             stack.wheel.cancel(timer);
         }
         if response.status < 300 {
             return;
         }
         let retry_after = response.msg.value(Name::RetryAfter).and_then(seconds);
-        let fails_over = stack
+        let settings = settings(stack, context.policy);
+        let fails_over = settings.is_some_and(|trunk| trunk.failover.contains(response.status));
+        stack
             .trunks
-            .answered(&stack.cfg, destination, response.status, retry_after, now);
-        if !fails_over && let Some(targets) = context.targets.take() {
+            .answered(destination, response.status, fails_over, retry_after, now);
+        if !fails_over
+            && !is_given_up
+            && let Some(targets) = context.targets.take()
+        {
             out.pool.release(targets);
         }
     }
@@ -145,8 +153,14 @@ impl Proxy {
     }
 
     /// How long a destination may keep silent before the next is tried; `None` where the request is for no trunk.
-    pub(super) fn answer_timeout(&self, stack: &Stack, target: &Target<'_>) -> Option<Duration> {
-        stack.trunks.answer_timeout(&stack.cfg, target.destination?)
+    pub(super) fn answer_timeout(
+        &self,
+        stack: &Stack,
+        policy: Policy,
+        target: &Target<'_>,
+    ) -> Option<Duration> {
+        target.destination?;
+        settings(stack, policy).map(|trunk| trunk.answer_timeout)
     }
 
     /// A request has been answered for good: a call that failed, that has ended, or whose BYE will not pass here, is counted no more.
@@ -164,6 +178,15 @@ impl Proxy {
         if context.policy.is_trunk && context.begins_dialog && !goes_on {
             stack.trunks.end_call(&mut stack.wheel, context.trunk_call);
         }
+    }
+}
+
+/// The trunk that a rule leads to, as it was configured when the request came: what has been tried of it since is tried by that.
+fn settings(stack: &Stack, policy: Policy) -> Option<&config::trunk::Trunk> {
+    let cfg = stack.config_of(policy.config)?;
+    match &policy.rule_in(cfg)?.to {
+        To::Trunk(name) => cfg.trunks.get(Trunks::index_of(cfg, name)?),
+        To::Nowhere | To::Registered | To::RequestUri | To::Uris(_) => None,
     }
 }
 

@@ -442,32 +442,25 @@ impl Trunks {
         }
     }
 
-    /// It gave a final response. `true`: the next destination is to be tried. `retry_after`: of a 503.
+    /// It gave a final response, after which the next destination is tried if it `fails_over`. `retry_after`: of a 503.
     pub fn answered(
         &self,
-        cfg: &Config,
         id: DestinationId,
         status: u16,
+        fails_over: bool,
         retry_after: Option<Duration>,
         now: Instant,
-    ) -> bool {
-        let (Some(state), Some(destination)) = (self.state(id), self.get(id)) else {
-            return false;
-        };
+    ) {
+        let Some(state) = self.state(id) else { return };
         state.known.trust(now);
         // RFC 3261 §21.5.4: who says so is left alone for that time.
         if let (503, Some(retry_after)) = (status, retry_after) {
             state.known.close(retry_after, now);
         }
-        let fails_over = cfg
-            .trunks
-            .get(usize::from(destination.trunk))
-            .is_some_and(|trunk| trunk.failover.contains(status));
         if fails_over {
             state.calls_failed.fetch_add(1, Relaxed);
             state.known.call_failed(Outcome::Status(status));
         }
-        fails_over
     }
 
     /// Another destination is tried.
@@ -475,13 +468,6 @@ impl Trunks {
         if let Some(trunk) = self.trunk_of(id) {
             trunk.failovers.fetch_add(1, Relaxed);
         }
-    }
-
-    /// How long a destination may keep silent before the next is tried.
-    pub fn answer_timeout(&self, cfg: &Config, id: DestinationId) -> Option<Duration> {
-        let destination = self.get(id)?;
-        let trunk = cfg.trunks.get(usize::from(destination.trunk))?;
-        Some(trunk.answer_timeout)
     }
 
     /// Whether requests to this destination offer overload control.

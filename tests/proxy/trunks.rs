@@ -179,6 +179,57 @@ fn who_keeps_silent_is_left_soon_and_comes_last_for_a_while() {
     });
 }
 
+/// Whoever is told to stop since he was too late has no say in who else is tried, and none in how long the next one may keep silent.
+#[test]
+fn who_was_left_for_his_silence_decides_nothing_any_more() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, &three("answer_timeout_ms = 1_000"));
+        let invite = invites(&mut world, "c1");
+        let (late, first) = asked(&mut world, "INVITE");
+        world.advance(1_001);
+        while world.take_request(late, "INVITE").is_some() {}
+        let (second, _) = asked(&mut world, "INVITE");
+        world.advance(400);
+        world.udp(late, &reply(&first, 100, "b", late));
+        let cancelled = world.request(late, "CANCEL");
+        world.udp(late, &reply(&cancelled, 200, "b", late));
+        world.udp(late, &reply(&first, 487, "b", late));
+        world.request(late, "ACK");
+        world.advance(601);
+        while world.take_request(second, "INVITE").is_some() {}
+        let (third, there) = asked(&mut world, "INVITE");
+        assert!(third != late && third != second);
+        world.udp(third, &reply(&there, 503, "b", third));
+        world.request(third, "ACK");
+        // The caller has taken nothing back.
+        fails(&mut world, &invite, 408);
+        world.advance(40_000);
+        while world.take_request(second, "INVITE").is_some() {}
+        ends_empty(world);
+    });
+}
+
+/// A 487 that answers our own CANCEL is no word of the caller's.
+#[test]
+fn who_was_left_and_cancelled_counts_as_silent() {
+    let two = format!("destinations = [\"sip:{ONE}\", \"sip:{TWO}\"]\nanswer_timeout_ms = 1_000");
+    let mut world = world(1, &trunk(&two));
+    let invite = invites(&mut world, "c1");
+    let (late, first) = asked(&mut world, "INVITE");
+    world.advance(1_001);
+    while world.take_request(late, "INVITE").is_some() {}
+    let (second, there) = asked(&mut world, "INVITE");
+    world.udp(late, &reply(&first, 100, "b", late));
+    let cancelled = world.request(late, "CANCEL");
+    world.udp(late, &reply(&cancelled, 200, "b", late));
+    world.udp(late, &reply(&first, 487, "b", late));
+    world.request(late, "ACK");
+    world.udp(second, &reply(&there, 503, "b", second));
+    world.request(second, "ACK");
+    fails(&mut world, &invite, 408);
+    ends_empty(world);
+}
+
 #[test]
 fn priorities_and_a_hash_of_the_call_id() {
     let backup = trunk(&format!(
@@ -621,6 +672,34 @@ fn trunks_change_while_calls_go_on_and_what_is_known_of_a_destination_stays() {
 
 /// RFC 3261 §16.7 step 9: a 2xx goes back also when the server transaction of its INVITE is over, as it would without state. Whoever
 /// has answered would repeat it for half a minute, in a call that nobody ends.
+/// What a reload changes is for the calls that come: one that is being set up goes on to the next as it would have.
+#[test]
+fn a_call_fails_over_as_its_trunk_was_when_it_came() {
+    on_each_number_of_shards(|shards| {
+        let more = "answer_timeout_ms = 1_000\nfailover = [\"500\"]";
+        let mut world = world(shards, &three(more));
+        let invite = invites(&mut world, "c1");
+        let (first, there) = asked(&mut world, "INVITE");
+        let other = tables_of(&trunk(&format!(
+            "destinations = [\"sip:{THREE}\", \"sip:{ONE}\"]"
+        )));
+        world.reconfigure(|cfg| cfg.trunks = other.trunks);
+        world.udp(first, &reply(&there, 500, "b", first));
+        world.request(first, "ACK");
+        let (second, _) = asked(&mut world, "INVITE");
+        world.advance(1_001);
+        while world.take_request(second, "INVITE").is_some() {}
+        let (third, there) = asked(&mut world, "INVITE");
+        assert!(third != first && third != second);
+        world.udp(third, &reply(&there, 486, "b", third));
+        world.request(third, "ACK");
+        fails(&mut world, &invite, 486);
+        world.advance(40_000);
+        while world.take_request(second, "INVITE").is_some() {}
+        ends_empty(world);
+    });
+}
+
 #[test]
 fn an_answer_goes_back_when_its_server_transaction_is_over() {
     let table = format!(
