@@ -82,6 +82,7 @@ impl B2bua {
             }
             status => {
                 self.remove_branch(stack, id);
+                let leg = Some(leg).filter(|_| !is_cancelled);
                 self.failed(stack, exchange_id, leg, status, Some(response), now, out);
             }
         }
@@ -119,6 +120,7 @@ impl B2bua {
         };
         let (exchange, leg, tx, phase) = (branch.exchange, branch.leg, branch.tx, branch.phase);
         let cseq = branch.cseq;
+        let wanted = Some(leg).filter(|_| !branch.is_cancelled);
         let status = match notice {
             Notice::Message => return,
             Notice::Timeout if stack.user_of(tx).is_some() => {
@@ -134,13 +136,13 @@ impl B2bua {
                     self.forget_ack(leg, cseq, out);
                     self.finish(stack, exchange, out);
                 } else {
-                    self.failed(stack, exchange, leg, 408, None, now, out);
+                    self.failed(stack, exchange, wanted, 408, None, now, out);
                 }
                 return;
             }
         };
         self.remove_branch(stack, id);
-        self.failed(stack, exchange, leg, status, None, now, out);
+        self.failed(stack, exchange, wanted, status, None, now, out);
     }
 
     /// No 2xx to the request of ours with the number `cseq` can come again: the ACK that would answer it goes.
@@ -230,7 +232,7 @@ impl B2bua {
                 self.hang_up(stack, call_id, EndReason::Limit, now, out);
             } else {
                 self.acknowledge_and_hang_up(stack, branch, now, out);
-                self.failed(stack, id, leg, 500, None, now, out);
+                self.failed(stack, id, Some(leg), 500, None, now, out);
             }
             return;
         }

@@ -9,13 +9,14 @@ use super::call::Best;
 use super::{B2bua, ExchangeId, LegId};
 
 impl B2bua {
-    /// A branch has ended in a final failure. The best of them goes back when no branch is open any more.
+    /// A branch has ended in a final failure. The best of them goes back when no branch is open any more. `leg`: that of the branch,
+    /// unless it was cancelled: then no other flow of its device is tried.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn failed(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
-        leg: LegId,
+        leg: Option<LegId>,
         status: u16,
         response: Option<&Response<'_>>,
         now: Instant,
@@ -28,7 +29,10 @@ impl B2bua {
             self.finish(stack, id, out);
             return;
         }
-        if is_flow_failure(status, response.is_some()) && self.ring_next_flow(stack, id, leg, now, out) {
+        if is_flow_failure(status, response.is_some())
+            && let Some(leg) = leg
+            && self.ring_next_flow(stack, id, leg, now, out)
+        {
             return;
         }
         // RFC 5626 §11.5: a phone never gets a 430.

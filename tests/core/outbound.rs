@@ -4,6 +4,7 @@ use crate::messages::*;
 use crate::world::{World, on_each_number_of_shards};
 
 const CONTACT: &str = "sip:bob@192.0.2.5:5099;transport=tcp;ob";
+const CAROL: &str = "127.0.0.5:5065";
 const EDGE: &str = "127.0.0.6:5066";
 const OTHER_EDGE: &str = "127.0.0.7:5067";
 
@@ -184,6 +185,27 @@ fn a_cancelled_call_tries_no_other_flow() {
     world.request(BOB_TABLET, "CANCEL");
     world.tcp(BOB_TABLET, &answer(&invite_b, 430, "Flow Failed", "x", BOB));
     world.request(BOB_TABLET, "ACK");
+    world.silent();
+    world.end_after_all_timers();
+}
+
+/// RFC 3261 §16.7 step 5: a 6xx says that nobody else is to be rung, by whatever flow.
+#[test]
+fn a_call_that_was_declined_tries_no_other_flow() {
+    let mut world = with_two_flows(1);
+    world.udp(CAROL, &register_device(CAROL, 1, "d1", 1));
+    world.response(CAROL, 200);
+    let invite_a = calls_bob(&mut world, "c1");
+    let flow = world.request(BOB_TABLET, "INVITE");
+    let other = world.request(CAROL, "INVITE");
+    world.tcp(BOB_TABLET, &answer(&flow, 100, "Trying", "", BOB));
+    world.udp(CAROL, &answer(&other, 603, "Decline", "b2", CAROL));
+    world.request(CAROL, "ACK");
+    world.request(BOB_TABLET, "CANCEL");
+    world.tcp(BOB_TABLET, &answer(&flow, 430, "Flow Failed", "x", BOB));
+    world.request(BOB_TABLET, "ACK");
+    let declined = world.response(ALICE, 603);
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &declined));
     world.silent();
     world.end_after_all_timers();
 }
