@@ -110,11 +110,7 @@ impl Udp {
             ring.cancel(Tag::new(Op::UdpWritable, index as u32, 0));
         }
         closed.outbox.give_up(id, &self.metrics, notices);
-        // One that was to send for others may go itself.
-        self.successors.retain(|(_, by)| *by != id);
-        if let Some(successor) = successor {
-            self.successors.push((id, successor));
-        }
+        succeed(&mut self.successors, id, successor);
     }
 
     /// Whether there may be datagrams that nothing has to be waited for.
@@ -345,4 +341,38 @@ const fn has_error(events: i32) -> bool {
 fn await_room(ring: &mut Ring, index: usize, listener: &UdpListener) {
     let tag = Tag::new(Op::UdpWritable, index as u32, 0);
     ring.poll(listener.socket.as_raw_fd(), libc::POLLOUT, tag);
+}
+
+/// From now on `successor` sends in the place of `closed`, and in that of all that it has sent for.
+fn succeed(
+    successors: &mut Vec<(ListenerId, ListenerId)>,
+    closed: ListenerId,
+    successor: Option<ListenerId>,
+) {
+    match successor {
+        Some(successor) => {
+            let own = successors.iter_mut().filter(|(_, by)| *by == closed);
+            own.for_each(|(_, by)| *by = successor);
+            successors.push((closed, successor));
+        }
+        None => successors.retain(|(_, by)| *by != closed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sends_for_others_is_succeeded_in_that_too() {
+        let [a, b, c, d] = [0, 1, 2, 3].map(ListenerId);
+        let mut successors = Vec::new();
+        succeed(&mut successors, a, Some(b));
+        succeed(&mut successors, b, Some(c));
+        assert_eq!(successors, [(a, c), (b, c)]);
+        succeed(&mut successors, d, None);
+        assert_eq!(successors, [(a, c), (b, c)]);
+        succeed(&mut successors, c, None);
+        assert!(successors.is_empty());
+    }
 }

@@ -186,13 +186,19 @@ impl Listeners {
                 );
             }
             log("no longer listening", &leaving);
-            let by = successor.map_or(leaving, |at| self.entries[at].bound.clone());
-            let entry = &mut self.entries[place];
-            entry.closes_at = None;
-            entry.bound = Listener {
+            let by = Listener {
                 state: ListenerState::Closed,
-                ..by
+                ..successor.map_or(leaving.clone(), |at| self.entries[at].bound.clone())
             };
+            self.entries[place].closes_at = None;
+            // What it sent for others it sends no more.
+            for (at, entry) in self.entries.iter_mut().enumerate() {
+                let is_meant = entry.bound.state == ListenerState::Closed
+                    && (entry.bound.transport, entry.bound.addr) == (leaving.transport, leaving.addr);
+                if at == place || is_meant {
+                    entry.bound = by.clone();
+                }
+            }
         }
         is_any
     }
@@ -308,6 +314,38 @@ mod tests {
             states(&listeners),
             [Open, Leaving, Closed, Open, Leaving, Leaving]
         );
+    }
+
+    #[test]
+    fn who_stands_for_one_that_has_gone_may_go_too() {
+        let of = |hosts: &[&str]| {
+            let listen: Vec<String> = hosts
+                .iter()
+                .map(|host| format!("\"udp:127.0.0.{host}:0\""))
+                .collect();
+            config(&format!(
+                "shards = 1\ndrain_s = 5\nlisten = [{}]",
+                listen.join(", ")
+            ))
+        };
+        let first = of(&["1", "2", "3"]);
+        let (bound, _sockets) = bind_all(&first).expect("sockets");
+        let mut listeners = Listeners::new(&first.listeners, &bound, 1);
+        let mut addrs_after = |hosts: &[&str], now: u64| {
+            listeners
+                .change(&of(hosts), Instant::from_millis(now), |_, _| {})
+                .expect("they are there");
+            assert!(listeners.close_due(Instant::from_millis(now + 5_000)));
+            listeners
+                .bound()
+                .iter()
+                .map(|listener| listener.addr)
+                .collect::<Vec<_>>()
+        };
+        let [one, two, three] = [0, 1, 2].map(|place: usize| bound[place].addr);
+        assert_eq!(addrs_after(&["1", "2"], 1_000), [one, two, one]);
+        assert_eq!(addrs_after(&["2"], 10_000), [two, two, two]);
+        assert_ne!(three, two);
     }
 
     #[test]
