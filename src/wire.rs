@@ -123,11 +123,15 @@ impl Flow {
     pub const fn alone(self) -> Flow {
         match self.transport {
             Transport::Udp => self,
-            Transport::Tcp => Flow {
-                peer: SocketAddr::new(self.peer.ip(), 0),
-                ..self
-            },
+            Transport::Tcp => self.at_port(0),
         }
+    }
+
+    /// To another port of the same peer. A link-local address stays on its link (RFC 4007 §6), without which it leads nowhere.
+    pub const fn at_port(self, port: u16) -> Flow {
+        let mut peer = self.peer;
+        peer.set_port(port);
+        Flow { peer, ..self }
     }
 }
 
@@ -311,6 +315,17 @@ impl Effects {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_of_one_link_stays_on_it() {
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: ListenerId(0),
+            peer: "[fe80::1%7]:40000".parse().expect("an address"),
+            conn: None,
+        };
+        assert_eq!(Ok(flow.at_port(5060).peer), "[fe80::1%7]:5060".parse());
+    }
 
     #[test]
     fn a_flow_comes_back_from_its_bytes() {

@@ -14,7 +14,7 @@ use crate::key_index::Key;
 use crate::msg::build::Writer;
 use crate::msg::lex;
 use crate::msg::params;
-use crate::msg::uri::{Scheme, Uri, tel_digits, unescaped};
+use crate::msg::uri::{Scheme, Uri, same_host, tel_digits, unescaped};
 use crate::wire::ShardId;
 
 /// Longest canonical name: user part and domain together, bytes.
@@ -277,7 +277,7 @@ fn configured_domain<'c>(host: &[u8], cfg: &'c Config) -> Option<&'c [u8]> {
     cfg.domains
         .iter()
         .map(|domain| domain.as_bytes())
-        .find(|domain| *domain == host || domain.eq_ignore_ascii_case(host))
+        .find(|domain| *domain == host || same_host(domain, host))
 }
 
 fn is_listener(host: &[u8], cfg: &Config) -> bool {
@@ -528,6 +528,17 @@ mod tests {
             name(&format!("sip:{long}@x"), &[]).is_ok(),
             "the longest there is"
         );
+    }
+
+    /// RFC 5954 §4.2.
+    #[test]
+    fn an_address_as_a_domain_may_be_spelled_otherwise() {
+        let domains = ["[2001:db8:0::1]"];
+        assert_eq!(
+            name("sip:a@[2001:DB8::0:1]", &domains),
+            name("sip:a@[2001:db8:0::1]", &domains)
+        );
+        assert!(name("sip:a@[2001:db8::2]", &domains).is_err());
     }
 
     #[test]

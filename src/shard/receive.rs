@@ -623,13 +623,9 @@ fn with_crlf(msg: Message<'_>, out: &mut Effects) -> Option<(Draft, usize)> {
 /// Salvaged requests are answered where RFC 3261 §18.2.2 says, as whole ones are.
 impl Salvage<'_> {
     pub(super) fn reply_flow(&self, flow: Flow) -> Flow {
-        let port = self.via.port.unwrap_or(5060);
         match (flow.transport, self.via.rport) {
             (Transport::Udp, Some(_)) => flow,
-            (Transport::Udp, None) | (Transport::Tcp, _) => Flow {
-                peer: std::net::SocketAddr::new(flow.peer.ip(), port),
-                ..flow
-            },
+            (Transport::Udp, None) | (Transport::Tcp, _) => flow.at_port(self.via.port.unwrap_or(5060)),
         }
     }
 }

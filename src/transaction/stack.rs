@@ -6,7 +6,6 @@ mod names;
 mod server;
 mod steps;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Config, Limits};
@@ -249,14 +248,12 @@ pub const fn request_kind(method: Method) -> MessageKind {
 /// wherever sent-by is a name. When that fails, [`Stack::answer_not_sent`] goes on. `maddr` leads nowhere: whoever writes one would have
 /// us answer somebody who never asked.
 pub fn reply_flow(request: &Request<'_>, flow: Flow) -> Flow {
-    let sent_by_port = request.via.port.unwrap_or(5060);
-    let peer = match (flow.transport, request.via.rport) {
+    match (flow.transport, request.via.rport) {
         // RFC 3581 §4: `rport` asks for the source port.
-        (Transport::Udp, Some(_)) => flow.peer,
+        (Transport::Udp, Some(_)) => flow,
         // §18.2.2: else the source address and the port of sent-by. Over TCP that is only for when the connection is gone.
-        (Transport::Udp, None) | (Transport::Tcp, _) => SocketAddr::new(flow.peer.ip(), sent_by_port),
-    };
-    Flow { peer, ..flow }
+        (Transport::Udp, None) | (Transport::Tcp, _) => flow.at_port(request.via.port.unwrap_or(5060)),
+    }
 }
 
 fn op(shard: ShardId, id: TxId) -> TxOp {

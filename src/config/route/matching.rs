@@ -8,6 +8,7 @@ use super::super::value::{self, Wrong};
 use super::header_name;
 use crate::msg::lex::{self, TOKEN};
 use crate::msg::method::Method;
+use crate::msg::uri::same_host;
 
 /// What a URI must be like. An empty list, or no pattern, asks for nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,7 +42,7 @@ impl HostMatch {
     pub fn matches(&self, host: &[u8]) -> bool {
         let host = host.strip_suffix(b".").unwrap_or(host);
         if !self.below {
-            return host.eq_ignore_ascii_case(self.host.as_bytes());
+            return same_host(host, self.host.as_bytes());
         }
         host.len().checked_sub(self.host.len() + 1).is_some_and(|at| {
             at > 0 && host[at] == b'.' && host[at + 1..].eq_ignore_ascii_case(self.host.as_bytes())
@@ -240,7 +241,9 @@ mod tests {
                 .expect("a host")
                 .matches(b"EXAMPLE.com")
         );
-        assert!(HostMatch::parse("[2001:db8::1]").is_ok());
+        // RFC 5954 §4.2.
+        let v6 = HostMatch::parse("[2001:db8:0::1]").expect("a host");
+        assert!(v6.matches(b"[2001:DB8::0:1]") && !v6.matches(b"[2001:db8::2]"));
         assert_eq!(HostMatch::parse("*"), Err(None));
     }
 }
