@@ -45,6 +45,7 @@ use crate::wire::{Effects, Flow};
 
 pub use context::{BranchId, ContextId};
 pub use relay::HeldId;
+pub use trunk::flow_of_call;
 pub use validate::{Arrived, Refused, preprocess};
 
 use context::{Branch, Context};

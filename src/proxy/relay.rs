@@ -26,6 +26,7 @@ use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 use super::forward::next_route;
 use super::names::{Address, Way, unresolved, way};
 use super::response::edit_relayed;
+use super::trunk::flow_of_call;
 use super::validate::{Arrived, Refused, check, preprocess, relay_digest};
 use super::write::{edit_received, put_record_routes, put_via};
 use super::{ContextId, Policy, Proxy, rewritten};
@@ -194,11 +195,13 @@ impl Proxy {
                     .map_err(|_| Refused::with(400, "Bad Route"))?;
                 let is_strict = next.is_some() && hop_uri.param(b"lr").is_none();
                 let like = Flow { conn: None, ..flow };
-                let found = match (arrived.over, next) {
-                    (Some(flow), None) => Way::There {
-                        flow: flow.alone(),
-                        next: None,
-                    },
+                let of_call = match rule.map(|route| &route.to) {
+                    Some(To::Trunk(name)) => flow_of_call(stack, name, request, like),
+                    Some(To::Nowhere | To::Registered | To::RequestUri | To::Uris(_)) | None => None,
+                };
+                let over = arrived.over.map(Flow::alone).or(of_call);
+                let found = match (over, next) {
+                    (Some(flow), None) => Way::There { flow, next: None },
                     (Some(_) | None, _) => way(stack, &hop_uri, like, address, seed, out.received_at)?,
                 };
                 let to = match found {

@@ -10,9 +10,10 @@ use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::time::Instant;
 use crate::transaction::Stack;
+use crate::transaction::destination::flow_to;
 use crate::trunk::overload::Feedback;
 use crate::trunk::standing::Outcome;
-use crate::trunk::{DestinationId, Entry, Refusal, Trunks};
+use crate::trunk::{DestinationId, Entry, Hop, Refusal, Trunks};
 use crate::wire::{Effects, Flow};
 
 use super::context::BranchPhase;
@@ -37,25 +38,28 @@ impl Proxy {
         let cfg = &stack.cfg;
         let index = Trunks::index_of(cfg, name).ok_or(Refusal::Gone)?;
         let context = self.contexts.get(id).ok_or(Refusal::Gone)?;
+        let mut push = |destination, hop: &Hop| {
+            targets.push(&Target {
+                uri: hop.uri.as_bytes(),
+                path: b"",
+                is_next_hop: true,
+                q: 1_000,
+                prefer: like,
+                is_flow: false,
+                device: 0,
+                destination: Some(destination),
+            });
+        };
+        if let Some((destination, hops)) = way_of_call(stack, index, request) {
+            hops.iter().for_each(|hop| push(destination, hop));
+            return Ok(());
+        }
         if counts(request) {
             stack
                 .trunks
                 .begin_call(cfg, &mut stack.wheel, index, context.trunk_call, now)?;
         }
-        stack
-            .trunks
-            .choose(cfg, index, request.call_id, now, |destination, hop| {
-                targets.push(&Target {
-                    uri: hop.uri.as_bytes(),
-                    path: b"",
-                    is_next_hop: true,
-                    q: 1_000,
-                    prefer: like,
-                    is_flow: false,
-                    device: 0,
-                    destination: Some(destination),
-                });
-            })
+        stack.trunks.choose(cfg, index, request.call_id, now, push)
     }
 
     /// Whether the request may be sent to this destination now.
@@ -205,6 +209,31 @@ pub(super) fn call_between(stack: &Stack, bye: &Request<'_>) -> Option<u64> {
         let call = call_of(stack, bye.call_id, caller);
         (stack.trunks.is_call_with(call, tag_digest(stack, callee))).then_some(call)
     })
+}
+
+/// Where the call went that a request within a dialog is of, if its caller sends it: to the one server that knows the dialog. Callers that
+/// leave out the recorded route send their ACK and BYE by the table.
+fn way_of_call<'s>(
+    stack: &'s Stack,
+    index: usize,
+    request: &Request<'_>,
+) -> Option<(DestinationId, &'s [Hop])> {
+    if stack.trunks.calls() == 0 || request.to_tag.is_none() {
+        return None;
+    }
+    let call = call_of(stack, request.call_id, request.from_tag);
+    stack
+        .trunks
+        .is_call_with(call, tag_digest(stack, request.to_tag))
+        .then(|| stack.trunks.hops_of_call(index, call))?
+}
+
+/// The same for a request that goes there without state, which is one with the To tag of a trunk's call: the ACK of its 2xx.
+pub fn flow_of_call(stack: &Stack, name: &str, request: &Request<'_>, like: Flow) -> Option<Flow> {
+    let index = Trunks::index_of(&stack.cfg, name)?;
+    let (_, hops) = way_of_call(stack, index, request)?;
+    let target = hops.first()?.target;
+    flow_to(&stack.cfg, (target.transport, target.addr), Some(like)).ok()
 }
 
 /// Whether a BYE that ends so has ended its dialog: RFC 3261 §12.2.1.2. `received`: what whoever it was for says to it, `None` where it

@@ -13,7 +13,7 @@ use crate::msg::name::Name;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, scan};
 use crate::msg::status::reason_phrase;
-use crate::proxy::{Arrived, ContextId, Policy, preprocess};
+use crate::proxy::{Arrived, ContextId, Policy, flow_of_call, preprocess};
 use crate::routing::{self, rewrite};
 use crate::time::Instant;
 use crate::token::TokenKind;
@@ -125,8 +125,11 @@ impl Shard {
         let index = routing::find_index(cfg, request, flow);
         let policy = index.and_then(|index| {
             let route = cfg.routes.get(index)?;
-            let is_forwarded = route.action == Action::Proxy && goes_alone(&route.to);
-            is_forwarded.then(|| Policy::of(&self.stack, index, route))
+            let knows_way = match &route.to {
+                To::Trunk(name) => flow_of_call(&self.stack, name, request, flow).is_some(),
+                To::Nowhere | To::Registered | To::RequestUri | To::Uris(_) => goes_alone(&route.to),
+            };
+            (route.action == Action::Proxy && knows_way).then(|| Policy::of(&self.stack, index, route))
         });
         match policy {
             Some(policy) => self

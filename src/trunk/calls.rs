@@ -163,6 +163,20 @@ impl Trunks {
             .is_some_and(|call| call.callee_tag == Some(callee_tag))
     }
 
+    /// Where a call that is counted went, of the trunk at `index`: what comes of it later goes to no other.
+    pub(super) fn destination_of(&self, index: usize, digest: u64) -> Option<DestinationId> {
+        let call = self.calls.slots.get(*self.calls.by_digest.get(&digest)?)?;
+        let (there, trunk) = (call.destination.as_ref()?, self.board.trunks.get(index)?);
+        let place = trunk
+            .destinations
+            .iter()
+            .position(|state| Arc::ptr_eq(state, there))?;
+        Some(DestinationId {
+            index: *self.first.get(index)? + place as u16,
+            generation: self.generation,
+        })
+    }
+
     /// The call has failed, or ended.
     pub fn end_call(&mut self, wheel: &mut Wheel<Timer>, digest: u64) {
         let Some(id) = self.calls.by_digest.get(&digest).copied() else {

@@ -343,6 +343,14 @@ impl Trunks {
 
     // ---- Choosing --------------------------------------------------------------------------------------------------
 
+    /// The addresses of the destination that the call with this digest went to, in the order in which they are tried; none where it is no call
+    /// of the trunk at `index`.
+    pub fn hops_of_call(&self, index: usize, digest: u64) -> Option<(DestinationId, &[Hop])> {
+        let id = self.destination_of(index, digest)?;
+        let hops = &self.get(id)?.hops;
+        (!hops.is_empty()).then_some((id, hops.as_slice()))
+    }
+
     /// The order in which the destinations of the trunk at `index` are tried for a call, or why there is none. `each` is given
     /// the addresses one after another.
     pub fn choose(

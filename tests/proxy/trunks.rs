@@ -125,6 +125,35 @@ fn a_503_makes_the_next_one_be_tried_and_retry_after_closes_who_says_it() {
 }
 
 #[test]
+fn what_a_caller_sends_without_the_recorded_route_goes_to_the_server_of_its_call() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, &three(""));
+        for n in 0..4 {
+            let invite = invites(&mut world, &format!("c{n}"));
+            let (server, there) = asked(&mut world, "INVITE");
+            world.udp(server, &reply(&there, 200, "b", server));
+            let ok = world.response(ALICE, 200);
+            let parties = [invite.text("From"), ok.text("To")];
+            let unrouted =
+                |method, cseq| crate::in_dialog(method, cseq, ALICE, &ok, std::iter::empty(), parties);
+            world.udp(ALICE, &unrouted("ACK", 33302));
+            world.request(server, "ACK");
+            for (method, cseq) in [("INFO", 33303), ("BYE", 33304)] {
+                world.udp(ALICE, &unrouted(method, cseq));
+                let met = world.request(server, method);
+                world.udp(server, &reply(&met, 200, "b", server));
+                world.response(ALICE, 200);
+            }
+            assert_eq!(calls(&world), 0);
+            // Its call is over: nobody is known to await this one.
+            world.udp(ALICE, &unrouted("ACK", 33302));
+            world.silent();
+        }
+        ends_empty(world);
+    });
+}
+
+#[test]
 fn when_all_say_503_that_goes_back_as_the_rfc_has_it() {
     let mut world = world(2, &three(""));
     let invite = invites(&mut world, "c1");
