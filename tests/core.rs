@@ -22,6 +22,8 @@ mod session_timers;
 mod targets;
 #[path = "core/traces.rs"]
 mod traces;
+#[path = "core/unanswered.rs"]
+mod unanswered;
 #[path = "core/undelivered.rs"]
 mod undelivered;
 #[path = "core/world.rs"]

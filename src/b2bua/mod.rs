@@ -441,9 +441,16 @@ impl B2bua {
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
+        let method = exchange.method;
         let (Some(server), Some(asked)) = (exchange.server, exchange.asked.take()) else {
             return;
         };
+        if status.0 == 408 && method != Method::Invite {
+            // RFC 4320 §4.2: a 408 to anything but INVITE comes too late for everybody.
+            asked.release(&mut out.pool);
+            stack.abandon(server, out);
+            return;
+        }
         let to_tag = if asked.has_to_tag() { b"" } else { tag };
         let len = asked.len(&out.pool) + write::FORWARD_SLACK;
         let written = stack.write(len, out, |w, pool| {

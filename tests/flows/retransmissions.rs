@@ -153,22 +153,6 @@ fn a_bye_is_repeated_until_it_is_answered() {
 }
 
 #[test]
-fn a_callee_that_vanished_does_not_keep_the_caller_from_hanging_up() {
-    // RFC 3261 §17.1.2.2 timer F, and §12.2.1.2: a 408 ends the dialog.
-    registered(Setup::new(), |s| {
-        let mut call = call::place(&mut s.ue1, &mut s.ue2, Tcp)?;
-        let bye = s.ue1.request_in(&mut call.caller, "BYE");
-        s.ue1.send(&bye, Tcp)?;
-        s.ue2.expect("BYE")?;
-        let end = s.ue1.final_response(&bye)?;
-        assert!(matches!(end.status(), Some(200 | 408)), "{}", end.message);
-        let again = s.ue1.request_in(&mut call.caller, "BYE");
-        s.ue1.ask_for(&again, Tcp, 481)?;
-        Ok(())
-    });
-}
-
-#[test]
 fn a_register_that_comes_again_is_answered_again_and_done_once() {
     registered(Setup::new(), |s| {
         s.ue1.keeps_duplicates = true;

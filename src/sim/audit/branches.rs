@@ -406,12 +406,9 @@ pub fn is_turn_over(ledger: &Ledger<'_>, served: &Served<'_>, child: &Asked<'_>,
 
 /// A 408 to anything but INVITE comes too late for everybody.
 pub fn no_timeout_is_said_to_other_requests(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for (life, step) in ledger.responses_sent() {
-        let is_proxied = ledger
-            .served_by(life, &step.packet)
-            .is_some_and(|served| served.is_forwarded());
+    for (_, step) in ledger.responses_sent() {
         let is_own = step.packet.status == Some(408) && step.packet.id.is_none();
-        if is_proxied && is_own && step.packet.method != "INVITE" {
+        if is_own && step.packet.method != "INVITE" {
             found.at(step, || "to anything but INVITE".to_owned());
         }
     }

@@ -250,12 +250,12 @@ pub fn repeated_request_has_the_last_response_again(ledger: &Ledger<'_>, found: 
     }
 }
 
-/// Every request but ACK has a final response in the end.
+/// Every request but ACK has a final response in the end; what is passed on, and is no INVITE, if whoever it was for has said any.
 pub fn every_request_is_answered(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     if !ledger.terms.is_whole {
         return;
     }
-    // RFC 4320 §4.2: a proxy says nothing of others that nobody has answered.
+    // RFC 4320 §4.2: nothing is said of others that nobody has answered.
     let is_due = |served: &&Served<'_>| served.is("INVITE") || !served.is_forwarded();
     for served in ledger.stateful().filter(is_due) {
         let within = if served.is_forwarded() {
@@ -267,10 +267,20 @@ pub fn every_request_is_answered(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         };
         let due = last_provisional(served).at + within;
         let is_answered = served.finals().next().is_some_and(|step| step.at <= due);
-        if !is_answered && ledger.has_lived_to(served.life, due) {
+        let is_silence = || !served.is("INVITE") && is_passed_on_in_vain(ledger, served);
+        if !is_answered && ledger.has_lived_to(served.life, due) && !is_silence() {
             found.at(served.first(), || "never answered".to_owned());
         }
     }
+}
+
+/// Whether the phone service has brought it to the other phone of the call, which has not answered it.
+fn is_passed_on_in_vain(ledger: &Ledger<'_>, served: &Served<'_>) -> bool {
+    let id = served.first().packet.id;
+    let mut passed_on = (ledger.asked.iter())
+        .filter(|asked| id.is_some() && asked.life == served.life && asked.first().packet.id == id)
+        .peekable();
+    passed_on.peek().is_some() && passed_on.all(|asked| asked.first_final().is_none())
 }
 
 /// Each provisional response starts Timer C anew (§16.7 step 2).
