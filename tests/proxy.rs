@@ -678,7 +678,9 @@ fn a_place_that_cannot_be_connected_to_is_unavailable() {
     let invite = invite("alice", ALICE, "sip:bob@example.com", "c1");
     world.udp(ALICE, &invite);
     world.response(ALICE, 100);
-    let failure = world.response(ALICE, 503);
+    // RFC 3261 §16.9 and §16.7 step 6: whoever asked may ask for others.
+    let failure = world.response(ALICE, 500);
+    assert_eq!(failure.get("Retry-After"), None);
     world.udp(ALICE, &ack_of(&invite, &failure));
     ends_empty(world);
 }
@@ -729,7 +731,7 @@ fn the_end_of_a_connection_does_not_come_before_the_answer_over_another() {
             world.advance(499);
             world.silent();
             world.advance(2);
-            let failure = world.response(ALICE, 503);
+            let failure = world.response(ALICE, 500);
             if method == "INVITE" {
                 world.udp(ALICE, &ack_of(&silent, &failure));
             }

@@ -28,12 +28,11 @@ pub(super) enum Candidate<'r, 'm> {
 }
 
 impl Candidate<'_, '_> {
-    /// Whether it says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7. Our own 503
-    /// is that of a place that could not be reached.
+    /// Whether it says that a flow is no more, or nothing at all, rather than what the device behind it says: RFC 5626 §7.
     pub(super) fn is_of_flow(&self) -> bool {
         match self {
             Candidate::Received(response) => matches!(response.status, 408 | 430),
-            Candidate::Own(refused) => matches!(refused.status, 408 | 503),
+            Candidate::Own(refused) => refused.status == 408 || refused.could_not_be_sent(),
         }
     }
 

@@ -252,7 +252,7 @@ impl Proxy {
             408 if note.record.rang_after_ms.is_some() => EndReason::TimerC,
             408 => EndReason::NoAnswer,
             487 => EndReason::Cancelled,
-            503 if tried > 0 => EndReason::Unreachable,
+            500 | 503 if tried > 0 => EndReason::Unreachable,
             500.. => EndReason::Limit,
             _ => EndReason::Refused,
         };

@@ -21,6 +21,7 @@ use crate::wire::{Effects, Flow};
 use super::best::{Candidate, is_challenge};
 use super::context::BranchPhase;
 use super::record::tag_digest;
+use super::validate::Refused;
 use super::{BranchId, ContextId, Proxy};
 
 /// What an answer of our own adds to the lines that it repeats.
@@ -160,7 +161,7 @@ impl Proxy {
                 if !(is_wanted && self.send_over_udp(stack, id, now, out)) {
                     self.trunk_failed(stack, id, Outcome::Unreachable, now);
                     if !(is_wanted && self.try_next_address(stack, id, now, out)) {
-                        self.failed(stack, id, Candidate::own(503), now, out);
+                        self.failed(stack, id, Candidate::Own(Refused::UNREACHABLE), now, out);
                     }
                 }
             }
@@ -292,7 +293,9 @@ impl Proxy {
             // It says so since it was cancelled, for a silence that nobody but we had enough of.
             Candidate::Received(_) if status == 487 && is_given_up => Candidate::own(408),
             // §5.3.1: whoever sent it by the token of a flow may know another.
-            Candidate::Own(refused) if refused.status == 503 && context.is_by_token => Candidate::own(430),
+            Candidate::Own(refused) if refused.could_not_be_sent() && context.is_by_token => {
+                Candidate::own(430)
+            }
             other => other,
         };
         let status = candidate.status();

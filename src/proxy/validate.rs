@@ -217,6 +217,15 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// The transport could bring a request to nobody. §16.9: as if a 503 had come from there; and §16.7 step 6: which goes no further, since
+    /// a 503 of ours says that nothing at all can be served here, and with Retry-After keeps whoever gets it from asking.
+    pub const UNREACHABLE: Refused = Refused::with(500, "Next Hop Unreachable");
+
+    /// Whether nothing has left for the place, or has reached it.
+    pub fn could_not_be_sent(self) -> bool {
+        self.status == 503 || self == Refused::UNREACHABLE
+    }
+
     pub const fn with(status: u16, reason: &'static str) -> Refused {
         Refused { status, reason }
     }

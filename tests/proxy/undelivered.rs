@@ -51,9 +51,10 @@ fn is_busy(world: &mut World, invite: &Message, at: &str, there: &Message) {
     world.silent();
 }
 
-fn fails(world: &mut World, invite: &Message, status: u16) {
+fn fails(world: &mut World, invite: &Message, status: u16) -> Message {
     let failure = world.response(ALICE, status);
     world.udp(ALICE, &ack_of(invite, &failure));
+    failure
 }
 
 #[test]
@@ -137,11 +138,12 @@ fn where_nobody_else_is_left_it_is_as_if_a_503_had_come() {
         let invite = invites(&mut world);
         let there = world.request(BOB, "INVITE");
         world.undelivered(BOB, &quoted(&there));
-        fails(&mut world, &invite, 503);
+        let failure = fails(&mut world, &invite, 500);
+        assert_eq!(failure.get("Retry-After"), None, "others can be reached");
         world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
         let there = world.request(BOB, "MESSAGE");
         world.undelivered(BOB, &quoted(&there));
-        world.response(ALICE, 503);
+        world.response(ALICE, 500);
         assert_eq!(counts(&world), [2, 0, 0, 0]);
         ends_empty(world);
     });
