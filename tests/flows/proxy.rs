@@ -1,7 +1,7 @@
 //! The routing table and the proxy over real sockets: a caller on TCP, a callee on UDP.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bench_harness::sip::Message;
@@ -77,6 +77,92 @@ fn a_call_is_forwarded_from_tcp_to_udp_and_back() {
         }
     };
     assert!(ack.is_request("ACK"), "{ack}");
+}
+
+/// RFC 5658: a URI of ours in Record-Route for each side, in its own address family, so that each side's requests come back to it.
+#[test]
+fn a_call_crosses_from_ipv6_to_ipv4_and_so_do_the_requests_of_its_dialog() {
+    let Ok(caller) = UdpSocket::bind("[::1]:0") else {
+        eprintln!("skipped: this machine has no IPv6 loopback");
+        return;
+    };
+    let callee = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    for socket in [&caller, &callee] {
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    }
+    let [here, there] = [&caller, &callee].map(|socket| socket.local_addr().expect("an address"));
+    let rule = format!("\n[[route]]\naction = \"proxy\"\nto = [\"sip:{there}\"]\n");
+    let server = Server::start(&Setup::new().tables(&rule).flags(&["--listen", "[::1]:0"]));
+    let six = server.logged("transport=\"udp\" addr=[::1]", "addr");
+    let six: SocketAddr = six.parse().expect("an address");
+    let next = |socket: &UdpSocket| {
+        let mut bytes = [0; 4_096];
+        let (len, from) = socket.recv_from(&mut bytes).expect("a message in time");
+        (Message::parse(&bytes[..len]).expect("a message"), from)
+    };
+    let ok = |request: &Message, contact: SocketAddr| {
+        let mut ok = Message::response(200, "OK");
+        for name in ["Via", "Record-Route"] {
+            for value in request.get_all(name) {
+                ok = ok.with(name, value);
+            }
+        }
+        let to = request.text("To");
+        let to = match to.contains(";tag=") {
+            true => to.to_owned(),
+            false => format!("{to};tag=b1"),
+        };
+        ok.with("From", request.text("From"))
+            .with("To", to)
+            .with("Call-ID", request.text("Call-ID"))
+            .with("CSeq", request.text("CSeq"))
+            .with("Contact", format!("<sip:x@{contact}>"))
+            .with("Content-Length", 0)
+    };
+    let invite = invite(&format!("UDP {here}"), "six").setting("Contact", format!("<sip:a@{here}>"));
+    caller.send_to(&invite.to_bytes(), six).expect("sent");
+    let (asked, from) = next(&callee);
+    assert_eq!((from, asked.is_request("INVITE")), (server.udp, true));
+    let routes = asked.get_all("Record-Route");
+    let [outer, inner] = routes[..] else {
+        panic!("{routes:?}");
+    };
+    assert!(outer.starts_with(&format!("<sip:{};lr;", server.udp)), "{outer}");
+    assert!(inner.starts_with(&format!("<sip:{six};lr;")), "{inner}");
+    callee.send_to(&ok(&asked, there).to_bytes(), from).expect("sent");
+    let answered = loop {
+        let (answer, from) = next(&caller);
+        assert_eq!(from, six);
+        if answer.status() == Some(200) {
+            break answer;
+        }
+    };
+    // One within the dialog from either side, by the routes as that side has them.
+    let request = |method: &str, to: SocketAddr, from: SocketAddr, routes: [&str; 2], names: [&str; 2]| {
+        Message::request(method, &format!("sip:x@{to}"))
+            .with("Via", format!("SIP/2.0/UDP {from};branch=z9hG4bK{method}"))
+            .with("Route", routes[0])
+            .with("Route", routes[1])
+            .with("From", names[0])
+            .with("To", names[1])
+            .with("Call-ID", "six")
+            .with("CSeq", format!("1 {method}"))
+            .with("Max-Forwards", 70)
+            .with("Content-Length", 0)
+    };
+    let [alice, bob] = [answered.text("From"), answered.text("To")];
+    let ack = request("ACK", there, here, [inner, outer], [alice, bob]);
+    caller.send_to(&ack.to_bytes(), six).expect("sent");
+    let (ack, from) = next(&callee);
+    assert_eq!((from, ack.is_request("ACK")), (server.udp, true), "{ack}");
+    assert!(ack.get_all("Route").is_empty(), "{ack}");
+    let bye = request("BYE", here, there, [outer, inner], [bob, alice]);
+    callee.send_to(&bye.to_bytes(), server.udp).expect("sent");
+    let (bye, from) = next(&caller);
+    assert_eq!((from, bye.is_request("BYE")), (six, true), "{bye}");
+    caller.send_to(&ok(&bye, here).to_bytes(), six).expect("sent");
+    let (over, from) = next(&callee);
+    assert_eq!((from, over.status()), (server.udp, Some(200)), "{over}");
 }
 
 #[test]

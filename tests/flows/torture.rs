@@ -1,5 +1,5 @@
-//! The torture messages of RFC 4475 and RFC 5118 against the running server: each is sent to a server of its own, which must
-//! answer as the table says, and be alive after.
+//! The torture messages of RFC 4475 and RFC 5118 against the running server, as the phone service with its registrar and as a proxy: it
+//! must do with each what the table says, and be alive after.
 //!
 //! The messages are those of the RFCs' texts, bit-exact (`tests/fuzz/corpus/scan`), but for the Content-Length of three in RFC
 //! 5118, which is not that of the body printed there. `tests/msg_torture.rs` asks the parser alone.
@@ -18,8 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long silence lasts until it is taken for one.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// Who sends: the answer to a request without `rport` goes to this address and the port of its Via (RFC 3261 §18.2.2).
+/// Who sends, to the one and the other: the answer to a request without `rport` goes to this address and the port of its Via (RFC 3261
+/// §18.2.2).
 const SENDER: &str = "127.77.0.1";
+const SENDER_TO_PROXY: &str = "127.77.0.3";
+
+/// Where the proxy sends what no Route leads elsewhere.
+const NEXT_HOP: &str = "127.77.0.2";
 
 /// What becomes of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,77 +33,80 @@ enum Verdict {
     Answer(u16),
     /// A response, or something that can't be told from one: nobody is to hear of it (RFC 3261 §18.1.2).
     Silence,
+    /// The next hop gets it.
+    Forwarded,
 }
 
-use Verdict::{Answer, Silence};
+use Verdict::{Answer, Forwarded, Silence};
 
-/// The phone service with an empty registrar, for the domains that the messages are about.
-const TABLE: &[(&str, Verdict)] = &[
+/// What the phone service does, with an empty registrar for the domains that the messages are about; and what a proxy does that sends
+/// everything on.
+const TABLE: &[(&str, Verdict, Verdict)] = &[
     // RFC 4475 §3.1.1: valid, and each gets as far as its meaning takes it.
-    ("rfc4475-wsinv", Answer(481)), // A To tag, and no such dialog.
-    ("rfc4475-intmeth", Answer(501)),
-    ("rfc4475-esc01", Answer(404)),
-    ("rfc4475-escnull", Answer(200)), // Two contacts are registered, %00 and all.
-    ("rfc4475-esc02", Answer(501)),   // RE%47IST%45R is not REGISTER.
-    ("rfc4475-lwsdisp", Answer(404)),
-    ("rfc4475-longreq", Answer(404)),
-    ("rfc4475-dblreq", Answer(200)), // The REGISTER; what follows it in the datagram is left.
-    ("rfc4475-semiuri", Answer(404)),
-    ("rfc4475-transports", Answer(404)),
-    ("rfc4475-mpart01", Answer(404)),
-    ("rfc4475-unreason", Silence),
-    ("rfc4475-noreason", Silence),
+    ("rfc4475-wsinv", Answer(481), Forwarded), // A To tag, and no such dialog.
+    ("rfc4475-intmeth", Answer(501), Forwarded),
+    ("rfc4475-esc01", Answer(404), Forwarded),
+    ("rfc4475-escnull", Answer(200), Forwarded), // Two contacts are registered, %00 and all.
+    ("rfc4475-esc02", Answer(501), Forwarded),   // RE%47IST%45R is not REGISTER.
+    ("rfc4475-lwsdisp", Answer(404), Forwarded),
+    ("rfc4475-longreq", Answer(404), Forwarded),
+    ("rfc4475-dblreq", Answer(200), Forwarded), // The REGISTER; what follows it in the datagram is left.
+    ("rfc4475-semiuri", Answer(404), Forwarded),
+    ("rfc4475-transports", Answer(404), Forwarded),
+    ("rfc4475-mpart01", Answer(404), Answer(500)),
+    ("rfc4475-unreason", Silence, Silence),
+    ("rfc4475-noreason", Silence, Silence),
     // §3.1.2: invalid, and told so.
-    ("rfc4475-badinv01", Silence), // The Via itself is broken: nobody knows where an answer would go.
-    ("rfc4475-clerr", Answer(400)),
-    ("rfc4475-ncl", Answer(400)),
-    ("rfc4475-scalar02", Answer(400)),
-    ("rfc4475-scalarlg", Silence), // A response.
-    ("rfc4475-quotbal", Answer(400)),
-    ("rfc4475-ltgtruri", Answer(400)),
-    ("rfc4475-lwsruri", Answer(400)),
-    ("rfc4475-lwsstart", Answer(400)),
-    ("rfc4475-trws", Answer(400)),
-    ("rfc4475-escruri", Answer(400)),
-    ("rfc4475-baddate", Answer(404)), // A Date that nobody here reads.
-    ("rfc4475-regbadct", Answer(400)),
-    ("rfc4475-badaspec", Answer(400)),
-    ("rfc4475-baddn", Answer(400)),
-    ("rfc4475-badvers", Answer(505)),
-    ("rfc4475-mismatch01", Answer(400)),
-    ("rfc4475-mismatch02", Answer(400)), // 501 would do as well: the method is unknown too.
-    ("rfc4475-bigcode", Silence),        // A response.
+    ("rfc4475-badinv01", Silence, Silence), // The Via itself is broken: nobody knows where an answer would go.
+    ("rfc4475-clerr", Answer(400), Answer(400)),
+    ("rfc4475-ncl", Answer(400), Answer(400)),
+    ("rfc4475-scalar02", Answer(400), Answer(400)),
+    ("rfc4475-scalarlg", Silence, Silence), // A response.
+    ("rfc4475-quotbal", Answer(400), Answer(400)),
+    ("rfc4475-ltgtruri", Answer(400), Answer(400)),
+    ("rfc4475-lwsruri", Answer(400), Answer(400)),
+    ("rfc4475-lwsstart", Answer(400), Answer(400)),
+    ("rfc4475-trws", Answer(400), Answer(400)),
+    ("rfc4475-escruri", Answer(400), Answer(400)),
+    ("rfc4475-baddate", Answer(404), Forwarded), // A Date that nobody here reads.
+    ("rfc4475-regbadct", Answer(400), Forwarded),
+    ("rfc4475-badaspec", Answer(400), Answer(400)),
+    ("rfc4475-baddn", Answer(400), Answer(400)),
+    ("rfc4475-badvers", Answer(505), Answer(505)),
+    ("rfc4475-mismatch01", Answer(400), Answer(400)),
+    ("rfc4475-mismatch02", Answer(400), Answer(400)), // 501 would do as well: the method is unknown too.
+    ("rfc4475-bigcode", Silence, Silence),        // A response.
     // §3.2 to §3.4: the layers above the parser.
-    ("rfc4475-badbranch", Answer(404)),
-    ("rfc4475-insuf", Answer(400)),
-    ("rfc4475-unkscm", Answer(416)),
-    ("rfc4475-novelsc", Answer(416)),
-    ("rfc4475-unksm2", Answer(400)), // A To that no registrar can have (RFC 3261 §10.3 item 5).
-    ("rfc4475-bext01", Answer(420)),
-    ("rfc4475-invut", Answer(404)),
-    ("rfc4475-regaut01", Answer(200)), // Credentials of a scheme that is not asked for.
-    ("rfc4475-multi01", Answer(400)),
-    ("rfc4475-mcl01", Answer(400)),
-    ("rfc4475-bcast", Silence), // A response whose Via is not ours, addressed to a broadcast address.
-    ("rfc4475-zeromf", Answer(483)),
-    ("rfc4475-cparam01", Answer(200)),
-    ("rfc4475-cparam02", Answer(200)),
-    ("rfc4475-regescrt", Answer(200)),
-    ("rfc4475-sdp01", Answer(404)),
-    ("rfc4475-inv2543", Answer(400)), // Without tags: RFC 2543 is not spoken.
+    ("rfc4475-badbranch", Answer(404), Forwarded),
+    ("rfc4475-insuf", Answer(400), Answer(400)),
+    ("rfc4475-unkscm", Answer(416), Forwarded),
+    ("rfc4475-novelsc", Answer(416), Forwarded),
+    ("rfc4475-unksm2", Answer(400), Forwarded), // A To that no registrar can have (RFC 3261 §10.3 item 5).
+    ("rfc4475-bext01", Answer(420), Answer(420)),
+    ("rfc4475-invut", Answer(404), Forwarded),
+    ("rfc4475-regaut01", Answer(200), Forwarded), // Credentials of a scheme that is not asked for.
+    ("rfc4475-multi01", Answer(400), Answer(400)),
+    ("rfc4475-mcl01", Answer(400), Answer(400)),
+    ("rfc4475-bcast", Silence, Silence), // A response whose Via is not ours, addressed to a broadcast address.
+    ("rfc4475-zeromf", Answer(483), Answer(483)),
+    ("rfc4475-cparam01", Answer(200), Forwarded),
+    ("rfc4475-cparam02", Answer(200), Forwarded),
+    ("rfc4475-regescrt", Answer(200), Forwarded),
+    ("rfc4475-sdp01", Answer(404), Forwarded),
+    ("rfc4475-inv2543", Answer(400), Forwarded), // Without tags: RFC 2543 is not spoken.
     // RFC 5118.
-    ("rfc5118-ipv6-good", Answer(200)),
-    ("rfc5118-ipv6-bad", Answer(400)),
-    ("rfc5118-port-ambiguous", Answer(404)), // The registrar of [2001:db8::10:5070] is not here.
-    ("rfc5118-port-unambiguous", Answer(200)),
-    ("rfc5118-via-received-param-with-delim", Answer(481)),
-    ("rfc5118-via-received-param-no-delim", Answer(200)),
-    ("rfc5118-ipv6-in-sdp", Answer(404)),
-    ("rfc5118-mult-ip-in-header", Answer(481)),
-    ("rfc5118-mult-ip-in-sdp", Answer(404)),
-    ("rfc5118-ipv4-mapped-ipv6", Answer(404)),
-    ("rfc5118-ipv6-bug-abnf-3-colons", Answer(404)),
-    ("rfc5118-ipv6-correct-abnf-2-colons", Answer(404)),
+    ("rfc5118-ipv6-good", Answer(200), Forwarded),
+    ("rfc5118-ipv6-bad", Answer(400), Answer(400)),
+    ("rfc5118-port-ambiguous", Answer(404), Forwarded), // The registrar of [2001:db8::10:5070] is not here.
+    ("rfc5118-port-unambiguous", Answer(200), Forwarded),
+    ("rfc5118-via-received-param-with-delim", Answer(481), Forwarded),
+    ("rfc5118-via-received-param-no-delim", Answer(200), Forwarded),
+    ("rfc5118-ipv6-in-sdp", Answer(404), Forwarded),
+    ("rfc5118-mult-ip-in-header", Answer(481), Forwarded),
+    ("rfc5118-mult-ip-in-sdp", Answer(404), Forwarded),
+    ("rfc5118-ipv4-mapped-ipv6", Answer(404), Forwarded),
+    ("rfc5118-ipv6-bug-abnf-3-colons", Answer(404), Forwarded),
+    ("rfc5118-ipv6-correct-abnf-2-colons", Answer(404), Forwarded),
 ];
 
 fn corpus() -> std::path::PathBuf {
@@ -151,8 +159,8 @@ fn setup() -> Setup {
 
 /// What the server says to `bytes`, and that it answers an OPTIONS sent behind them. An answer that is `expected` is waited for;
 /// where none is, one that has not come with that of the OPTIONS, and a moment later, is taken not to.
-fn verdict(server: &Server, bytes: &[u8], expected: Verdict) -> Verdict {
-    let socket = UdpSocket::bind((SENDER, via_port(bytes))).expect("the port of the Via is free");
+fn verdict(server: &Server, sender: &str, bytes: &[u8], expected: Verdict) -> Verdict {
+    let socket = UdpSocket::bind((sender, via_port(bytes))).expect("the port of the Via is free");
     socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
     socket.send_to(bytes, server.udp).expect("sent");
     socket
@@ -200,9 +208,9 @@ fn alive(socket: &UdpSocket, server: SocketAddr) -> Vec<u8> {
 #[test]
 fn every_torture_message_gets_the_answer_of_the_table_and_the_server_lives() {
     let mut wrong = Vec::new();
-    for &(name, expected) in TABLE {
+    for &(name, expected, _) in TABLE {
         let mut server = Server::start(&setup());
-        let found = verdict(&server, &message(name), expected);
+        let found = verdict(&server, SENDER, &message(name), expected);
         if found != expected {
             wrong.push(format!("{name}: {found:?}, not {expected:?}"));
         }
@@ -210,6 +218,43 @@ fn every_torture_message_gets_the_answer_of_the_table_and_the_server_lives() {
         server.wait();
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A proxy that sends everything to `next`, once.
+fn proxy_setup(next: SocketAddr) -> Setup {
+    let setup = Setup::new().key("timers", "t1_ms", "60_000").key("timers", "t2_ms", "60_000");
+    setup.tables(&format!(
+        "\n[hosts]\n\"services.example.com\" = [\"{NEXT_HOP}\"]\n\
+         [[route]]\nheader = [\"Call-ID: alive\"]\naction = \"ims\"\n\
+         [[route]]\naction = \"proxy\"\nto = [\"sip:{next}\"]\n"
+    ))
+}
+
+#[test]
+fn every_torture_message_is_proxied_or_refused_as_the_table_says_and_the_server_lives() {
+    // A Route without a port leads there too.
+    let next = UdpSocket::bind((NEXT_HOP, 5060)).expect("a port");
+    next.set_nonblocking(true).expect("non-blocking");
+    let mut server = Server::start(&proxy_setup(next.local_addr().expect("an address")));
+    let mut wrong = Vec::new();
+    for &(name, _, expected) in TABLE {
+        let answered = verdict(&server, SENDER_TO_PROXY, &message(name), expected);
+        let mut is_forwarded = false;
+        // It was forwarded before what came behind it was answered.
+        while next.recv(&mut [0; 65_536]).is_ok() {
+            is_forwarded = true;
+        }
+        let found = match (is_forwarded, answered) {
+            (true, Silence) => Forwarded,
+            (true, answered) => panic!("{name}: forwarded, and {answered:?}"),
+            (false, answered) => answered,
+        };
+        if found != expected {
+            wrong.push(format!("{name}: {found:?}, not {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    server.stop();
 }
 
 #[test]
@@ -226,7 +271,7 @@ fn the_table_holds_every_torture_message_that_there_is() {
         .filter_map(|name| name.strip_suffix(".sip").map(str::to_owned))
         .filter(|name| name.starts_with("rfc"))
         .collect();
-    let mut named: Vec<&str> = TABLE.iter().map(|&(name, _)| name).collect();
+    let mut named: Vec<&str> = TABLE.iter().map(|&(name, _, _)| name).collect();
     files.sort();
     named.sort();
     assert_eq!(files, named);

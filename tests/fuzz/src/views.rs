@@ -7,15 +7,21 @@ use ringway::msg::cseq::CSeq;
 use ringway::msg::lex::Elements;
 use ringway::msg::name::Name;
 use ringway::msg::name_addr::{Contacts, NameAddr, contacts};
+use ringway::msg::named_dialog::NamedDialog;
 use ringway::msg::params::{Params, split};
+use ringway::msg::quoted::Quoted;
+use ringway::msg::reason::q850_cause;
 use ringway::msg::request::{Request, Response, Salvage, expires};
 use ringway::msg::scan::{Message, Table, scan};
+use ringway::msg::sdp::media_address;
 use ringway::msg::uri::{Uri, unescaped};
 use ringway::msg::via::Via;
 
 pub fn check(data: &[u8], table: &mut Table, out: &mut [u8]) {
     // Views of any bytes, not only of those that stand in a message.
     all_views(data, |_| ());
+    view_quoted(data);
+    media_address(data);
     let scanned = scan(data, table);
     let msg = Message::new(data, table);
     for line in msg.lines() {
@@ -37,6 +43,8 @@ pub fn check(data: &[u8], table: &mut Table, out: &mut [u8]) {
         Err(error) => assert!((error.at as usize) < data.len()),
     }
     let _ = expires(msg);
+    q850_cause(&msg);
+    media_address(msg.body());
     let peers: [SocketAddr; 2] = [
         SocketAddr::from(([192, 0, 2, 1], 5_062)),
         SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 65_535)),
@@ -128,6 +136,26 @@ fn all_views(bytes: &[u8], inside: impl Fn(&[u8])) {
         let (first, params) = split(part);
         inside(first);
         inside(params);
+        for name in [Name::Replaces, Name::Join, Name::TargetDialog] {
+            if let Some(dialog) = NamedDialog::parse(name, part) {
+                for piece in [dialog.call_id, dialog.local_tag, dialog.remote_tag] {
+                    inside(piece);
+                }
+                let mut text = vec![0; dialog.text_len()];
+                dialog.put_text(&mut text);
+                assert_eq!(NamedDialog::from_text(&text), Some(dialog));
+            }
+        }
+    }
+}
+
+/// What is known again of the beginning of a message is known again of more of it.
+fn view_quoted(bytes: &[u8]) {
+    let whole = Quoted::read(bytes);
+    for len in [bytes.len() / 2, bytes.len() - bytes.len() / 4] {
+        if let Some(known) = Quoted::read(&bytes[..len]) {
+            assert_eq!(whole, Some(known));
+        }
     }
 }
 
