@@ -4,7 +4,9 @@
 //! The messages are those of the RFCs' texts, bit-exact (`tests/fuzz/corpus/scan`), but for the Content-Length of three in RFC
 //! 5118, which is not that of the body printed there. `tests/msg_torture.rs` asks the parser alone.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -75,7 +77,7 @@ const TABLE: &[(&str, Verdict, Verdict)] = &[
     ("rfc4475-badvers", Answer(505), Answer(505)),
     ("rfc4475-mismatch01", Answer(400), Answer(400)),
     ("rfc4475-mismatch02", Answer(400), Answer(400)), // 501 would do as well: the method is unknown too.
-    ("rfc4475-bigcode", Silence, Silence),        // A response.
+    ("rfc4475-bigcode", Silence, Silence),            // A response.
     // §3.2 to §3.4: the layers above the parser.
     ("rfc4475-badbranch", Answer(404), Forwarded),
     ("rfc4475-insuf", Answer(400), Answer(400)),
@@ -123,23 +125,35 @@ fn message(name: &str) -> Vec<u8> {
     bytes
 }
 
+/// What of the topmost Via stands before its parameters.
+fn sent_by(text: &str) -> &str {
+    let line = text.lines().find(|line| {
+        let name = line.split(':').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("via") || name.eq_ignore_ascii_case("v")
+    });
+    let line = line.unwrap_or_default();
+    line.split([';', ',']).next().unwrap_or_default()
+}
+
 /// The port of the topmost Via: where the answer goes.
 fn via_port(bytes: &[u8]) -> u16 {
     let text = String::from_utf8_lossy(bytes);
-    let line = text
-        .lines()
-        .find(|line| {
-            let name = line.split(':').next().unwrap_or_default().trim();
-            name.eq_ignore_ascii_case("via") || name.eq_ignore_ascii_case("v")
-        })
-        .unwrap_or_default();
-    let sent_by = line.split([';', ',']).next().unwrap_or_default();
+    let sent_by = sent_by(&text);
     let port = sent_by.rsplit_once(':').map(|(_, port)| port.trim().parse());
     // In an IPv6 reference without a port the last colon is its own.
     match port {
         Some(Ok(port)) if !sent_by.trim_end().ends_with(']') => port,
         _ => 5060,
     }
+}
+
+/// What tells one transaction from another (RFC 3261 §17.2.3): method, sent-by, branch.
+fn transaction(bytes: &[u8]) -> [String; 3] {
+    let text = String::from_utf8_lossy(bytes);
+    let method = text.split(' ').next().unwrap_or_default();
+    let branch = text.split("branch").nth(1).unwrap_or_default();
+    let branch = branch.split([';', ',', '\r']).next().unwrap_or_default();
+    [method, sent_by(&text), branch].map(str::to_owned)
 }
 
 fn setup() -> Setup {
@@ -157,10 +171,23 @@ fn setup() -> Setup {
     Setup::new().flags(&flags)
 }
 
+/// A socket at an address that somebody who is bound to all addresses may have for a moment.
+fn bound(at: (&str, u16)) -> UdpSocket {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UdpSocket::bind(at) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(SILENCE);
+            }
+            bound => return bound.unwrap_or_else(|error| panic!("{at:?}: {error}")),
+        }
+    }
+}
+
 /// What the server says to `bytes`, and that it answers an OPTIONS sent behind them. An answer that is `expected` is waited for;
 /// where none is, one that has not come with that of the OPTIONS, and a moment later, is taken not to.
 fn verdict(server: &Server, sender: &str, bytes: &[u8], expected: Verdict) -> Verdict {
-    let socket = UdpSocket::bind((sender, via_port(bytes))).expect("the port of the Via is free");
+    let socket = bound((sender, via_port(bytes)));
     socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
     socket.send_to(bytes, server.udp).expect("sent");
     socket
@@ -222,7 +249,10 @@ fn every_torture_message_gets_the_answer_of_the_table_and_the_server_lives() {
 
 /// A proxy that sends everything to `next`, once.
 fn proxy_setup(next: SocketAddr) -> Setup {
-    let setup = Setup::new().key("timers", "t1_ms", "60_000").key("timers", "t2_ms", "60_000");
+    let setup = Setup::new()
+        .key("", "drain_s", "0")
+        .key("timers", "t1_ms", "60_000")
+        .key("timers", "t2_ms", "60_000");
     setup.tables(&format!(
         "\n[hosts]\n\"services.example.com\" = [\"{NEXT_HOP}\"]\n\
          [[route]]\nheader = [\"Call-ID: alive\"]\naction = \"ims\"\n\
@@ -233,12 +263,20 @@ fn proxy_setup(next: SocketAddr) -> Setup {
 #[test]
 fn every_torture_message_is_proxied_or_refused_as_the_table_says_and_the_server_lives() {
     // A Route without a port leads there too.
-    let next = UdpSocket::bind((NEXT_HOP, 5060)).expect("a port");
+    let next = bound((NEXT_HOP, 5060));
     next.set_nonblocking(true).expect("non-blocking");
-    let mut server = Server::start(&proxy_setup(next.local_addr().expect("an address")));
+    let setup = proxy_setup(next.local_addr().expect("an address"));
+    // To one server the second of one transaction would be the first that comes again.
+    let (mut servers, mut met) = (Vec::new(), BTreeMap::new());
     let mut wrong = Vec::new();
     for &(name, _, expected) in TABLE {
-        let answered = verdict(&server, SENDER_TO_PROXY, &message(name), expected);
+        let bytes = message(name);
+        let times = met.entry(transaction(&bytes)).or_insert(0);
+        if servers.len() == *times {
+            servers.push(Server::start(&setup));
+        }
+        let answered = verdict(&servers[*times], SENDER_TO_PROXY, &bytes, expected);
+        *times += 1;
         let mut is_forwarded = false;
         // It was forwarded before what came behind it was answered.
         while next.recv(&mut [0; 65_536]).is_ok() {
@@ -254,7 +292,9 @@ fn every_torture_message_is_proxied_or_refused_as_the_table_says_and_the_server_
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    server.stop();
+    for mut server in servers {
+        server.stop();
+    }
 }
 
 #[test]
