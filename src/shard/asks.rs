@@ -32,6 +32,7 @@ impl Shard {
     }
 
     fn on_ask(&mut self, ask: Ask, len: usize, now: Instant, out: &mut Effects) {
+        out.received_at = now;
         match ask {
             Ask::Drain => {
                 self.ims.calls.is_draining = true;

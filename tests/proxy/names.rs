@@ -387,6 +387,7 @@ fn a_cancel_that_is_held_is_answered_once() {
             world.udp(ALICE, &cancel(&invite));
             world.udp(ALICE, &invite);
             world.response(ALICE, 100);
+            world.advance(400);
             zone.answer(&mut world, shards, |zone, question| match is_known {
                 true => zone.of(question),
                 false => Answer::Failed,
@@ -401,6 +402,11 @@ fn a_cancel_that_is_held_is_answered_once() {
             );
             // It came first, and is the first to go on.
             assert_eq!(of_invite.status(), Some(487));
+            // Timer G counts from what DNS said, not from what came last.
+            world.advance(490);
+            world.silent();
+            world.advance(20);
+            world.response(ALICE, 487);
             world.udp(ALICE, &ack_of(&invite, &of_invite));
             world.silent();
             ends_empty(world);
