@@ -169,6 +169,7 @@ fn accept(
         aor_key: key,
         aor,
         host,
+        cseq: request.cseq.number,
     };
     let gruus = Some(&gruus).filter(|gruus| !gruus.host.is_empty() && registrar::wants_gruus(request));
     let contacts_size = registrar::contacts_size(&ims.location, key, gruus, &out.pool, now);

@@ -137,6 +137,8 @@ pub struct Gruus<'a> {
     pub aor: &'a Aor,
     /// Of the domain.
     pub host: &'a [u8],
+    /// Of the REGISTER that is answered.
+    pub cseq: u32,
 }
 
 impl Gruus<'_> {
@@ -155,11 +157,11 @@ impl Gruus<'_> {
         w.put(b";pub-gruu=\"");
         self.aor.put_uri(self.host, w);
         put_gr(instance, w);
-        // §5.2: the one that was made last, by whatever flow of the device.
+        // §5.2: the one that was made last, by whatever flow of the device; of several in one turn the one that is answered now.
         let last = location
             .bindings_of(self.aor_key)
             .filter(|(_, other)| other.said.epoch == said.epoch)
-            .max_by_key(|(_, other)| other.updated_at)
+            .max_by_key(|(_, other)| (other.updated_at, other.said.cseq == self.cseq))
             .map_or(said, |(_, other)| &other.said);
         let mut plain = [0; SEALED_BYTES];
         plain[..16].copy_from_slice(&self.aor_key.to_bytes());

@@ -90,7 +90,8 @@ impl Arrived<'_> {
         }
     }
 
-    /// A URI of ours in a Route may name a flow: RFC 5626 §5.3.
+    /// A URI of ours in a Route may name a flow: RFC 5626 §5.3. Behind the first of ours it is as if we had sent the request to ourselves: it
+    /// comes from nobody's flow then, and both sides of a dialog may have the same one.
     fn note_flow(&mut self, stack: &Stack, uri: &Uri<'_>, came_over: Flow) {
         let Some(user) = uri.user.filter(|user| user.len() == FLOW_TOKEN_LEN) else {
             return;
@@ -98,7 +99,7 @@ impl Arrived<'_> {
         match flow_token::parse(user, &stack.key) {
             None => self.is_forged = true,
             // §5.3: it comes from there, and is on its way out.
-            Some(flow) if flow_token::is_same(flow, came_over) => {}
+            Some(flow) if self.popped == 0 && flow_token::is_same(flow, came_over) => {}
             Some(flow) => self.over = Some(flow),
         }
     }

@@ -86,6 +86,29 @@ fn temporary_gruus_gather_until_another_call_id_or_the_end_of_the_registration()
     });
 }
 
+/// §5.2: the temporary GRUU in a 200 is the one that was made last, also where two were made in one turn.
+#[test]
+fn registers_of_one_turn_have_a_temporary_gruu_each() {
+    on_each_number_of_shards(|shards| {
+        let mut world = World::new(shards);
+        let mut given = Vec::new();
+        for (cseq, at) in [BOB, BOB_TABLET, BOB, BOB_TABLET, BOB_TABLET, BOB]
+            .into_iter()
+            .enumerate()
+        {
+            let (_, temporary) = registers(&mut world, at, 1, "r1", cseq as u32 + 1);
+            assert!(!given.contains(&temporary), "{temporary} was given before");
+            given.push(temporary);
+        }
+        for (number, temporary) in given.iter().enumerate() {
+            // Both contacts are of one device, of which the one that was registered last is tried.
+            let status = status_of(&mut world, temporary, BOB, &format!("m{number}"));
+            assert_eq!(status, 200, "{temporary}");
+        }
+        world.end_after_all_timers();
+    });
+}
+
 #[test]
 fn a_gruu_rings_one_phone_and_the_address_of_record_all() {
     on_each_number_of_shards(|shards| {

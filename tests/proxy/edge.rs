@@ -183,3 +183,42 @@ fn both_phones_of_a_proxied_call_are_reached_over_their_flows() {
         ends_empty(world);
     });
 }
+
+/// RFC 5626 §5.3: who sends by the flow of both sides has the first token as its own, and the other leads on, be it the same.
+#[test]
+fn two_phones_behind_one_flow_reach_each_other() {
+    const ALICE_SAYS: &str = "sip:alice@192.0.2.6:5098;ob";
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, REGISTERED);
+        world.udp(BOB, &register_flow("udp", BOB, 1, "r1"));
+        world.response(BOB, 200);
+        let by_bob = |request: Message, branch: &str| request.setting("Via", via(BOB, branch));
+        let invite = ask("INVITE", "sip:bob@one.att.net", "c1").with("Contact", format!("<{ALICE_SAYS}>"));
+        let invite = by_bob(invite, "inviteofalice");
+        world.udp(BOB, &invite);
+        world.response(BOB, 100);
+        let at_bob = world.request(BOB, "INVITE");
+        let ok = reply(&at_bob, 200, "b", BOB).setting("Contact", format!("<{CONTACT}>"));
+        world.udp(BOB, &ok);
+        let ok = world.response(BOB, 200);
+        world.udp(BOB, &by_bob(within("ACK", 7, &invite, &ok), "ackofalice"));
+        assert_eq!(world.request(BOB, "ACK").uri(), Some(CONTACT));
+        let mut bye = Message::request("BYE", ALICE_SAYS).with("Via", via(BOB, "byebob"));
+        for route in at_bob.get_all("Record-Route") {
+            bye = bye.with("Route", route);
+        }
+        let bye = bye
+            .with("From", ok.text("To"))
+            .with("To", ok.text("From"))
+            .with("Call-ID", "c1")
+            .with("CSeq", "1 BYE")
+            .with("Max-Forwards", 70)
+            .with("Content-Length", 0);
+        world.udp(BOB, &bye);
+        let at_alice = world.request(BOB, "BYE");
+        assert_eq!(at_alice.uri(), Some(ALICE_SAYS));
+        world.udp(BOB, &reply(&at_alice, 200, "a", BOB));
+        world.response(BOB, 200);
+        ends_empty(world);
+    });
+}
