@@ -215,6 +215,18 @@ const KEPT_WITH_FLOWS: &[(u64, &str)] = &[
         9_303_111,
         "a flow that failed when its phone had rung for its time was to be followed by the other",
     ),
+    (
+        60,
+        "two REGISTERs of one phone that came in one turn were given the same temporary GRUU",
+    ),
+    (
+        32,
+        "a phone that called itself over one flow was sent the requests of its call past that",
+    ),
+    (
+        96,
+        "a call without state was to stay on the flow of who had begun it",
+    ),
 ];
 
 #[track_caller]
@@ -295,6 +307,7 @@ fn what_was_found_once_is_not_found_again() {
     }
     for (seed, what) in KEPT_WITH_FLOWS {
         let mix = Mix {
+            service: Some(Service::Proxy),
             flows: Some(true),
             ..Mix::default()
         };

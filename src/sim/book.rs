@@ -8,6 +8,7 @@ use bench_harness::sip::Message;
 
 use crate::time::Instant;
 
+use super::edge::is_edges_via;
 use super::exchange::{Dialled, Exchange};
 use super::net::SERVER;
 use super::packet::Packet;
@@ -57,9 +58,15 @@ tally! {
         /// Flows that were registered, and 430 of a phone.
         flows,
         flow_failures,
-        /// GRUUs that phones were given, and calls to them.
+        /// Dialogs with phones that want them on their flows.
+        ob_dialogs,
+        /// GRUUs that phones were given, and calls to them; those that were temporary among these, and REGISTERs under another Call-ID,
+        /// which end them.
         gruus,
         calls_to_gruus,
+        temporary_gruus,
+        calls_to_temporary_gruus,
+        other_call_ids,
         /// Re-INVITEs that met another.
         glares,
         /// A BYE that met a BYE.
@@ -123,6 +130,8 @@ pub struct Book {
     made: Vec<Option<Rc<Packet>>>,
     /// By phone: the public GRUU that it was given.
     gruus: BTreeMap<usize, String>,
+    /// The temporary GRUUs that phones were given, with their phones.
+    temporary_gruus: Vec<(usize, String)>,
     users: Vec<String>,
     calls: Vec<Call>,
     by_invite: BTreeMap<u64, usize>,
@@ -141,6 +150,7 @@ impl Book {
         Book {
             made: Vec::new(),
             gruus: BTreeMap::new(),
+            temporary_gruus: Vec::new(),
             users,
             calls: Vec::new(),
             by_invite: BTreeMap::new(),
@@ -301,7 +311,10 @@ impl Book {
     pub fn check_request(&mut self, phone: usize, request: &Packet, at: Instant) {
         let mut wrong = Vec::new();
         let title = request.message.title();
-        let via = request.message.elements("Via");
+        let mut via = request.message.elements("Via");
+        if via.first().is_some_and(|via| is_edges_via(via)) {
+            via.remove(0);
+        }
         if !self.is_proxied() && (via.len() != 1 || !via[0].contains(&SERVER.to_string())) {
             wrong.push(format!("Via is {via:?}: a B2BUA's own alone"));
         }
@@ -373,10 +386,27 @@ impl Book {
         self.gruus.insert(phone, gruu.to_owned());
     }
 
+    /// A phone has learnt another temporary GRUU.
+    pub fn learns_temporary_gruu(&mut self, phone: usize, gruu: &str) {
+        self.totals.temporary_gruus += 1;
+        self.temporary_gruus.push((phone, gruu.to_owned()));
+    }
+
     /// The GRUU of some phone, and whose it is.
     pub fn some_gruu(&self, rng: &mut Rng) -> Option<(usize, String)> {
         if self.gruus.is_empty() || !rng.one_in(4) {
             return None;
+        }
+        // Half of the calls are for temporary ones: any that was ever given, or one of the last.
+        let temporary = &self.temporary_gruus;
+        if !temporary.is_empty() && rng.one_in(2) {
+            let among = if rng.one_in(2) {
+                temporary.len()
+            } else {
+                temporary.len().min(20)
+            };
+            let nth = temporary.len() - 1 - rng.below(among);
+            return Some(temporary[nth].clone());
         }
         let (phone, gruu) = self.gruus.iter().nth(rng.below(self.gruus.len()))?;
         Some((*phone, gruu.clone()))
@@ -385,6 +415,7 @@ impl Book {
     /// A call is for one device alone.
     pub fn is_for_device(&mut self, call: usize, phone: usize) {
         self.totals.calls_to_gruus += 1;
+        self.totals.calls_to_temporary_gruus += u64::from(self.calls[call].callee.starts_with("tgruu."));
         self.calls[call].device = Some(phone);
     }
 

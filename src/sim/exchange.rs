@@ -31,7 +31,7 @@ pub const OTHERS: usize = GATEWAYS + 1;
 /// Which rule a number goes by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dialled {
-    /// `1...`: a subscriber, at all contacts.
+    /// `1...`: a subscriber, at all contacts; or a temporary GRUU, `tgruu....`
     Subscriber,
     /// `2...`: the trunk.
     Trunk,
@@ -55,7 +55,7 @@ impl Dialled {
     /// By the number itself.
     pub fn number(number: &str) -> Option<Dialled> {
         match number.as_bytes().first()? {
-            b'1' => Some(Dialled::Subscriber),
+            b'1' | b't' => Some(Dialled::Subscriber),
             b'2' => Some(Dialled::Trunk),
             b'3' => Some(Dialled::Several),
             b'4' => Some(Dialled::Stateless),
@@ -268,7 +268,7 @@ impl Exchange {
             Some(place) => format!("\"{place}\""),
             None => format!("\"sip:{}\"", self.at(0)),
         };
-        let mut add = |digit: u32, to: &str, rule: &Rule, more: &str| {
+        let mut add = |digit: &str, to: &str, rule: &Rule, more: &str| {
             let Rule {
                 fork,
                 record_route,
@@ -282,7 +282,7 @@ impl Exchange {
                  action = \"proxy\"\nto = [{to}]\nrecord_route = {record_route}{more}"
             );
             // Without state there is but one place.
-            if digit != 4 {
+            if digit != "4" {
                 _ = writeln!(
                     text,
                     "fork = \"{}\"\nrecurse = {recurse}\nring_s = {ring_s}\ntcp_when_large = {tcp_when_large}",
@@ -290,15 +290,15 @@ impl Exchange {
                 );
             }
         };
-        add(1, "\"registered\"", &self.subscribers, "");
-        add(2, "\"trunk:carrier\"", &self.trunk, "");
-        add(3, &several.join(", "), &self.several, "");
-        add(4, &stateless, &self.stateless, "\nmode = \"stateless\"");
-        add(5, &mirror, &self.to_mirror, "");
-        add(6, &mirror, &self.to_mirror, "\nstrip = 1");
-        add(8, &itself, &self.to_mirror, "");
+        add("1\", \"tgruu.", "\"registered\"", &self.subscribers, "");
+        add("2", "\"trunk:carrier\"", &self.trunk, "");
+        add("3", &several.join(", "), &self.several, "");
+        add("4", &stateless, &self.stateless, "\nmode = \"stateless\"");
+        add("5", &mirror, &self.to_mirror, "");
+        add("6", &mirror, &self.to_mirror, "\nstrip = 1");
+        add("8", &itself, &self.to_mirror, "");
         if let Some(names) = &self.names {
-            add(9, &format!("\"{}\"", names.place), &names.rule, "");
+            add("9", &format!("\"{}\"", names.place), &names.rule, "");
         }
         _ = writeln!(
             text,

@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod book;
+mod edge;
 mod exchange;
 mod mirror;
 mod names;

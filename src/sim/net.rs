@@ -27,6 +27,11 @@ pub fn phone_addr(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 1 + (index / 250) as u8, 1 + (index % 250) as u8], 5060))
 }
 
+/// Where a phone behind a NAT says that it is. The server can't send there; its neighbours behind the same NAT can.
+pub fn inner_addr(index: usize) -> SocketAddr {
+    SocketAddr::new(phone_addr(index).ip(), 5099)
+}
+
 /// What may go wrong on the way. Rates are per mille.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -82,6 +87,10 @@ tally! {
         reloads,
         /// Requests that came back to the server by way of another element.
         mirrored,
+        /// REGISTERs and other requests that the edge has passed on to the server and to phones, and those that it says 430 to.
+        edge_registers,
+        edge_requests,
+        edge_failures,
         /// Keep-alives on connections, and what came back (RFC 5626 §4.4.1).
         pings,
         pongs,
@@ -410,7 +419,8 @@ impl Net {
     /// A phone sends a datagram to another, past the server.
     pub fn send_direct(&mut self, from: usize, to: SocketAddr, packet: &Rc<Packet>) {
         self.counts.datagrams += 1;
-        let phone = self.phone_at(to).filter(|phone| phone_addr(*phone) == to);
+        let is_there = |phone: &usize| phone_addr(*phone) == to || inner_addr(*phone) == to;
+        let phone = self.phone_at(to).filter(is_there);
         let is_lost = self.rng.permille(self.faults.loss);
         self.counts.lost += u64::from(is_lost);
         let Some(phone) = phone.filter(|_| !is_lost) else {

@@ -3,6 +3,7 @@
 
 use bench_harness::sip::{self, Message};
 
+use super::edge::{is_edges, is_edges_via};
 use super::net::SERVER;
 use super::packet::Packet;
 
@@ -60,7 +61,9 @@ pub fn request(sent: &Packet, got: &Packet) -> Vec<String> {
     let mut wrong: Vec<String> = difference(before, after, OWN_OF_PROXY).into_iter().collect();
     let (old, new) = (before.elements("Via"), after.elements("Via"));
     let hops = new.len().saturating_sub(old.len());
-    let is_hop = |via: &&str| via.contains(&SERVER.to_string()) || via.contains("branch=z9hG4bKmirror");
+    let is_hop = |via: &&str| {
+        via.contains(&SERVER.to_string()) || via.contains("branch=z9hG4bKmirror") || is_edges_via(via)
+    };
     if !new[..hops].iter().all(is_hop) || !are_completed(&old, &new[hops..]) {
         wrong.push(format!("Via was {old:?} and is {new:?}"));
     }
@@ -73,14 +76,15 @@ pub fn request(sent: &Packet, got: &Packet) -> Vec<String> {
             ));
         }
     }
+    let is_hop = |route: &&str| is_ours(route) || is_edges(route);
     let (old, new) = (before.elements("Record-Route"), after.elements("Record-Route"));
     let added = new.len().saturating_sub(old.len());
-    if new[added..] != old[..] || new[..added].iter().any(|route| !is_ours(route)) {
+    if new[added..] != old[..] || !new[..added].iter().all(is_hop) {
         wrong.push(format!("Record-Route was {old:?} and is {new:?}"));
     }
     let (old, new) = (before.elements("Route"), after.elements("Route"));
     let popped = old.len().saturating_sub(new.len());
-    if old[popped..] != new[..] || old[..popped].iter().any(|route| !is_ours(route)) {
+    if old[popped..] != new[..] || !old[..popped].iter().all(is_hop) {
         wrong.push(format!("Route was {old:?} and is {new:?}"));
     }
     wrong

@@ -1,5 +1,6 @@
 //! What the parties of a run set out to do: the weather of a seed, the habits of a phone, the plan of a call.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::exchange::Service;
@@ -204,6 +205,10 @@ pub struct Habits {
     pub has_name: bool,
     /// It registers two flows, one over TCP and one over UDP.
     pub has_flows: bool,
+    /// The second of its flows goes by this edge proxy.
+    pub edge: Option<SocketAddr>,
+    /// It is behind a NAT, and has its dialogs stay on the flows that they began on (RFC 5626 §4.3).
+    pub has_ob: bool,
 }
 
 impl Habits {
@@ -229,6 +234,8 @@ impl Habits {
             deaf: None,
             has_name: false,
             has_flows: false,
+            edge: None,
+            has_ob: false,
         }
     }
 

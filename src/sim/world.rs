@@ -23,9 +23,10 @@ use crate::wire::{Effects, ShardId, Transport};
 use super::Outcome;
 use super::audit;
 use super::book::{Book, Foresight};
+use super::edge::Edge;
 use super::exchange::{ByName, Exchange, GATEWAYS, OTHERS, Service};
 use super::names::Zone;
-use super::net::{Arrival, Happening, Net, PhoneEvent, SERVER};
+use super::net::{Arrival, Happening, Net, PhoneEvent, SERVER, phone_addr};
 use super::phone::{Cx, DOMAIN, Due, Phone};
 use super::plan::{Habits, Mix, Weather};
 use super::reactor::SimReactor;
@@ -88,6 +89,7 @@ pub(super) struct World {
     board: Arc<Board>,
     config_id: ConfigId,
     zone: Option<Zone>,
+    edge: Option<Edge>,
     /// Where what a shard tells is read.
     telling: Vec<u8>,
     /// Shards that have told something.
@@ -124,7 +126,9 @@ impl World {
         let zone = weather
             .has_names
             .then(|| Zone::draw(seed, mix.phones, weather.has_dns_trouble, weather.span, start));
-        let parties = mix.phones + exchange.map_or(0, |_| OTHERS);
+        let mut parties = mix.phones + exchange.map_or(0, |_| OTHERS);
+        let edge = weather.has_flows.then(|| Edge::draw(parties, seed, weather.span));
+        parties += usize::from(edge.is_some());
         let net = Net::new(seed, weather.faults.clone(), weather.shards, parties, start);
         let mut cfg = config(&weather);
         if let Some(exchange) = &exchange {
@@ -145,6 +149,7 @@ impl World {
             board: Arc::default(),
             config_id: ConfigId::FIRST,
             zone,
+            edge,
             telling: vec![0; PORT_BYTES_MAX],
             asked_dns: Vec::new(),
             weather,
@@ -175,8 +180,12 @@ impl World {
         }
         if world.weather.has_flows {
             for phone in world.phones.iter_mut().filter(|phone| !phone.habits.is_gateway) {
-                let has_flows = Rng::part(seed, &format!("flows {}", phone.index)).one_in(2);
+                let own = &mut Rng::part(seed, &format!("flows {}", phone.index));
+                let has_flows = own.one_in(2);
                 phone.habits.has_flows = has_flows;
+                phone.habits.has_ob = has_flows && own.one_in(2);
+                let edge = world.edge.as_ref().filter(|_| has_flows && own.one_in(2));
+                phone.habits.edge = edge.map(|edge| phone_addr(edge.index));
                 phone.habits.has_name &= !has_flows;
             }
         }
@@ -442,6 +451,12 @@ impl World {
             Happening::Timer { phone, token } => (phone, PhoneEvent::Timer(token)),
             Happening::Told { .. } => return,
         };
+        if let Some(edge) = self.edge.as_ref().filter(|edge| edge.index == phone) {
+            if let PhoneEvent::Packet { link, packet } = event {
+                edge.happens(link, &packet, &mut net, &mut self.book);
+            }
+            return;
+        }
         if phone == self.phones.len() {
             if let PhoneEvent::Packet { packet, .. } = event {
                 super::mirror::reflect(phone, &packet, &mut net);

@@ -389,8 +389,10 @@ pub fn is_turn_over(ledger: &Ledger<'_>, served: &Served<'_>, child: &Asked<'_>,
         let first = other.first();
         // The flows of one device have one turn: RFC 5626 §7.
         let uri = first.packet.message.uri().unwrap_or_default();
-        let device = uri.split_once(";flow=").map_or(uri, |(device, _)| device);
-        (device.replace(";transport=tcp", ""), first.peer.ip())
+        match uri.split_once(";flow=") {
+            Some((device, _)) => (device.replace(";transport=tcp", ""), None),
+            None => (uri.replace(";transport=tcp", ""), Some(first.peer.ip())),
+        }
     };
     let begun = (ledger.children(served))
         .filter(|other| place(other) == place(child))

@@ -1,4 +1,4 @@
-//! Rules for phones that have registered flows, and for GRUUs: RFC 5626, RFC 5627.
+//! Rules for phones that have registered flows: RFC 5626.
 
 use bench_harness::sip;
 
@@ -11,7 +11,7 @@ use super::{EARLY, Found, SLACK};
 use crate::time::Instant;
 
 /// The URI of a flow as simulated phones write it: with the number of the flow in it.
-fn flow_number(uri: &str) -> Option<&str> {
+pub fn flow_number(uri: &str) -> Option<&str> {
     sip::param(uri, "flow")
 }
 
@@ -28,6 +28,16 @@ fn accepted<'l, 't>(
             let success = served.finals().find(|step| step.packet.is_success())?;
             Some((served, success, uri))
         })
+}
+
+/// When the contacts of a request were looked up, at the earliest: those that are tried in turn are known from the beginning.
+fn looked_up(ledger: &Ledger<'_>, asked: &Asked<'_>) -> Instant {
+    let first = asked.first();
+    match ledger.parent_of(asked.life, &first.packet.branch, &first.packet.method) {
+        Some(served) => served.first().at,
+        // The phone service has a phone's flows follow each other within 64*T1.
+        None => Instant::from_nanos(first.at.as_nanos() - super::TIMEOUT.as_nanos() as u64),
+    }
 }
 
 /// A request to a contact that has a flow leaves over what its REGISTER came over, and over nothing else.
@@ -48,13 +58,18 @@ pub fn a_flow_is_what_its_register_came_over(ledger: &Ledger<'_>, found: &mut Fo
             .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
             .map(|(served, success, _)| (served.first(), success.at))
             .collect();
-        let last = registers.iter().map(|(_, at)| *at).max();
+        let looked_up = looked_up(ledger, asked);
+        let last = registers
+            .iter()
+            .map(|(_, at)| *at)
+            .filter(|at| *at <= looked_up)
+            .max();
         // What another shard has looked up may be older by the way between them.
         let is_right = registers.iter().any(|(step, at)| {
-            let is_newest = last.is_some_and(|last| *at == last || last + SLACK >= first.at);
+            let is_known = last.is_none_or(|last| *at >= last || last + SLACK >= looked_up);
             let is_same =
                 step.transport == first.transport && step.peer == first.peer && step.conn == first.conn;
-            is_newest && is_same
+            is_known && is_same
         });
         // Nobody listens on port 0: the connection has ended, and nothing else takes its place.
         let is_gone = first.peer.port() == 0;
@@ -63,6 +78,56 @@ pub fn a_flow_is_what_its_register_came_over(ledger: &Ledger<'_>, found: &mut Fo
             found.at(first, || {
                 format!("{uri} came over {came:?}, and this goes over {:?}", first.conn)
             });
+        }
+    }
+}
+
+/// A request to a contact that was registered with a Path leaves by that path, and any other by none.
+pub fn a_path_is_the_way_to_its_contact(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for asked in &ledger.asked {
+        let first = asked.first();
+        let begins = matches!(first.packet.method.as_str(), "INVITE" | "MESSAGE" | "OPTIONS");
+        let Some(uri) = first
+            .packet
+            .message
+            .uri()
+            .filter(|uri| begins && flow_number(uri).is_some())
+        else {
+            continue;
+        };
+        let registers: Vec<(&Step, Instant)> = accepted(ledger, asked.life)
+            .filter(|(_, success, own)| *own == uri && success.at <= first.at)
+            .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
+            .map(|(served, success, _)| (served.first(), success.at))
+            .collect();
+        let routes = first.packet.message.elements("Route");
+        let looked_up = looked_up(ledger, asked);
+        let last = registers
+            .iter()
+            .map(|(_, at)| *at)
+            .filter(|at| *at <= looked_up)
+            .max();
+        let is_right = registers.iter().any(|(step, at)| {
+            let is_known = last.is_none_or(|last| *at >= last || last + SLACK >= looked_up);
+            is_known && step.packet.message.elements("Path") == routes
+        });
+        if !is_right {
+            found.at(first, || {
+                format!("{uri} was not registered with the path {routes:?}")
+            });
+        }
+    }
+}
+
+/// Whoever has registered with a Path, and knows of paths, is told which is kept.
+pub fn the_path_is_returned(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for life in 0..=ledger.served.iter().map(|served| served.life).max().unwrap_or(0) {
+        for (served, success, _) in accepted(ledger, life) {
+            let request = &served.first().packet.message;
+            let knows_paths = request.elements("Supported").contains(&"path");
+            if knows_paths && success.packet.message.elements("Path") != request.elements("Path") {
+                found.at(success, || format!("without {:?}", request.elements("Path")));
+            }
         }
     }
 }
@@ -172,65 +237,6 @@ pub fn a_flow_is_acknowledged_by_require(ledger: &Ledger<'_>, found: &mut Found<
         for (_, success, _) in accepted(ledger, life) {
             if !success.packet.message.elements("Require").contains(&"outbound") {
                 found.at(success, || "without Require: outbound".to_owned());
-            }
-        }
-    }
-}
-
-/// A contact whose instance was given GRUUs says them where they are asked for.
-pub fn an_instance_has_gruus(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for (life, step) in ledger.responses_sent() {
-        let asked = ledger
-            .served_by(life, &step.packet)
-            .filter(|served| served.is("REGISTER"));
-        let Some(request) = asked.map(|served| &served.first().packet.message) else {
-            continue;
-        };
-        if !step.packet.is_success() || !request.elements("Supported").contains(&"gruu") {
-            continue;
-        }
-        for contact in step.packet.message.elements("Contact") {
-            // Who has not asked for GRUUs has none assigned.
-            let has_instance =
-                sip::param(contact, "+sip.instance").is_some() && flow_number(sip::uri(contact)).is_some();
-            let has_both = ["pub-gruu", "temp-gruu"]
-                .iter()
-                .all(|name| sip::param(contact, name).is_some());
-            if has_instance && !has_both {
-                found.at(step, || format!("{contact} has no GRUU"));
-            }
-        }
-    }
-}
-
-/// A request to the public GRUU of a device goes to contacts of that device alone.
-pub fn a_gruu_leads_to_its_device(ledger: &Ledger<'_>, found: &mut Found<'_>) {
-    for served in ledger.stateful() {
-        let request = &served.first().packet;
-        let Some(wanted) = request.message.uri().and_then(|uri| sip::param(uri, "gr")) else {
-            continue;
-        };
-        for child in ledger.children(served) {
-            let uri = child.first().packet.message.uri().unwrap_or_default();
-            let last = (ledger.served.iter())
-                .filter(|other| other.life == served.life && other.is("REGISTER"))
-                .filter(|other| other.first().at <= child.first().at)
-                .rfind(|other| {
-                    other
-                        .first()
-                        .packet
-                        .message
-                        .get("Contact")
-                        .is_some_and(|contact| sip::uri(contact) == uri)
-                });
-            let instance = last.and_then(|register| {
-                let contact = register.first().packet.message.get("Contact")?;
-                sip::param(contact, "+sip.instance")
-            });
-            if let Some(instance) = instance.filter(|instance| !instance.contains(wanted)) {
-                found.at(child.first(), || {
-                    format!("for {wanted}, and the contact is of {instance}")
-                });
             }
         }
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bench_harness::sip;
 
+use super::super::edge::is_edges;
 use super::super::exchange::Dialled;
 use super::super::net::SERVER;
 use super::super::passage;
 use super::super::trace::{Step, What};
+use super::dialogs::wants_flow;
 use super::ledger::{Asked, Ledger, Served};
 use super::{EARLY, Found, SLACK, TIMEOUT, flows, names};
 use crate::config::route::Fork;
@@ -92,13 +94,16 @@ pub fn vias_stay_below_ours(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     }
 }
 
-/// Elements of Route that name us are behind us; what follows stays.
+/// Elements of Route that name us are behind us; what follows stays, and the path of a contact comes before it (RFC 3327 §5.4).
 pub fn own_routes_are_taken_off(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for (served, child) in all_forwarded(ledger) {
         let before = served.first().packet.message.elements("Route");
         let after = child.first().packet.message.elements("Route");
         let own = before.iter().take_while(|route| passage::is_ours(route)).count();
-        if before[own..] != after[..] {
+        // Whether it is the right one is for another rule.
+        let begins = served.first().packet.to_tag.is_empty();
+        let path = after.iter().take_while(|route| begins && is_edges(route)).count();
+        if before[own..] != after[path..] {
             found.at(child.first(), || format!("Route was {before:?} and is {after:?}"));
         }
     }
@@ -119,7 +124,10 @@ pub fn own_record_route_comes_first(ledger: &Ledger<'_>, found: &mut Found<'_>) 
         let is_wanted = rule.is_some_and(|rule| rule.record_route)
             && came.packet.is_request("INVITE")
             && came.packet.to_tag.is_empty();
-        let wanted = match (is_wanted, came.transport == left.transport) {
+        // RFC 5626 §5.3.2: one of the two has the flow of who calls.
+        let is_first_hop = came.packet.message.elements("Via").len() == 1;
+        let has_flow = is_first_hop && !served.is_stateless && wants_flow(&came.packet.message);
+        let wanted = match (is_wanted, came.transport == left.transport && !has_flow) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => 2,

@@ -466,6 +466,15 @@ impl<'t> Ledger<'t> {
         self.served.iter().filter(|served| !served.is_stateless)
     }
 
+    /// Whether it is the ACK of a failure, or a CANCEL: part of the transaction of an INVITE of the server's.
+    pub fn is_of_invite(&self, life: usize, request: &Packet) -> bool {
+        let is_of_invite = matches!(request.request(), Some("ACK" | "CANCEL"));
+        is_of_invite
+            && self
+                .by_client_key
+                .contains_key(&(life, &*request.branch, "INVITE"))
+    }
+
     /// What a request was forwarded as, in turn.
     pub fn children<'l>(&'l self, served: &'l Served<'t>) -> impl Iterator<Item = &'l Asked<'t>> + Clone {
         served.children.iter().map(|index| &self.asked[*index])

@@ -4,13 +4,16 @@
 //! [`forward`] and [`branches`] are for a proxy: what it sends on, and what comes back.
 //! [`ledger`] sorts the trace into transactions; [`client`] holds the rules for what the server asks, [`request`] those for
 //! each single request of its, [`server`] and [`response`] the same for what it answers, [`event`] those for subscriptions and
-//! registrations, [`names`] those for DNS, [`flows`] those of RFC 5626 and 5627. [`RULES`] lists them all, and a test has a trace that breaks each.
+//! registrations, [`names`] those for DNS, [`flows`] and [`dialogs`] those of RFC 5626 and 3327,
+//! [`gruus`] those of RFC 5627. [`RULES`] lists them all, and a test has a trace that breaks each.
 
 mod branches;
 mod client;
+mod dialogs;
 mod event;
 mod flows;
 mod forward;
+mod gruus;
 mod ledger;
 mod names;
 mod request;
@@ -200,11 +203,17 @@ rules! {
     branches::no_timeout_is_said_to_other_requests, "RFC 4320 §4.2";
     branches::stateless_means_silent, "RFC 3261 §16.11";
     flows::a_flow_is_what_its_register_came_over, "RFC 5626 §6, §7";
+    flows::a_path_is_the_way_to_its_contact, "RFC 3327 §5.4, RFC 5626 §7";
+    flows::the_path_is_returned, "RFC 3327 §5.3";
     flows::one_flow_of_a_device_at_a_time, "RFC 5626 §7";
     flows::another_flow_is_tried, "RFC 5626 §7";
     flows::a_flow_is_acknowledged_by_require, "RFC 5626 §6";
-    flows::an_instance_has_gruus, "RFC 5627 §5.2";
-    flows::a_gruu_leads_to_its_device, "RFC 5627 §6.1";
+    gruus::an_instance_has_gruus, "RFC 5627 §5.2";
+    gruus::a_gruu_leads_to_its_device, "RFC 5627 §6.1";
+    gruus::each_register_gives_another_temporary_gruu, "RFC 5627 §5.1, §5.2";
+    gruus::a_temporary_gruu_lasts_as_long_as_its_registration, "RFC 5627 §5.4";
+    gruus::a_temporary_gruu_ends_with_its_registration, "RFC 5627 §5.1, §5.3";
+    dialogs::a_dialog_stays_on_its_flow, "RFC 5626 §4.3, §5.3";
     names::a_name_leads_to_its_addresses, "RFC 3263 §4.1, §4.2; RFC 1035 §3.2.1";
     names::targets_are_tried_in_order, "RFC 3263 §4.1, §4.3; RFC 2782";
     names::the_next_target_is_tried, "RFC 3263 §4.3";

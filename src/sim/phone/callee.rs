@@ -8,7 +8,8 @@ use crate::sim::plan::{CalleePlan, CallerPlan, OnCancel, Verdict};
 use crate::sim::rng::Rng;
 
 use super::caller::sdp;
-use super::{Act, Cx, Due, Leg, Over, Phone, Role, Standing, T1, uri_in, way};
+use super::{Act, Cx, Due, Leg, Over, Phone, Role, Server, Standing, T1, uri_in, way};
+use crate::wire::Transport;
 
 impl Phone {
     pub(super) fn on_invite(&mut self, key: &str, packet: &Rc<Packet>, cx: &mut Cx<'_>) {
@@ -33,13 +34,17 @@ impl Phone {
             .into_iter()
             .map(str::to_owned)
             .collect();
-        let over = if cx.book.is_proxied() {
+        // An edge proxy stands in the route set of the phone service, too.
+        let over = if cx.book.is_proxied() || !routes.is_empty() {
             way(&routes, &target)
-        } else if self.habits.contact_tcp {
+        } else if self.habits.has_flows && self.servers.get(key).is_some_and(is_over_tcp)
+            || !self.habits.has_flows && self.habits.contact_tcp
+        {
             Over::Tcp
         } else {
             Over::Udp
         };
+        cx.book.totals.ob_dialogs += u64::from(self.habits.has_ob);
         self.legs.push(Leg {
             role: Role::Callee,
             call,
@@ -320,4 +325,9 @@ impl Phone {
             self.act(leg, Act::Bye, cx);
         }
     }
+}
+
+/// RFC 5626 §4.3: a dialog that began over a flow stays on it.
+fn is_over_tcp(invite: &Server) -> bool {
+    invite.link.transport() == Transport::Tcp
 }

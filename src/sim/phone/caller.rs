@@ -6,7 +6,7 @@ use std::time::Duration;
 use bench_harness::sip::Message;
 
 use crate::sim::names::host_of;
-use crate::sim::net::phone_addr;
+use crate::sim::net::{inner_addr, phone_addr};
 use crate::sim::packet::Packet;
 use crate::sim::plan::{Acknowledge, CalleePlan, CallerPlan};
 use crate::sim::rng::Rng;
@@ -24,6 +24,9 @@ impl Phone {
 
     pub(super) fn own_contact(&self) -> String {
         let host = self.own_host();
+        if self.habits.has_ob {
+            return format!("<sip:{}@{host};ob>", self.user);
+        }
         let transport = if self.habits.contact_tcp {
             ";transport=tcp"
         } else {
@@ -34,6 +37,9 @@ impl Phone {
 
     /// Where its Contact says that it is: with its name some say the port too, which rules SRV out (RFC 3263 §4.2).
     pub(super) fn own_host(&self) -> String {
+        if self.habits.has_ob {
+            return inner_addr(self.index).to_string();
+        }
         match (self.habits.has_name, self.index % 2) {
             (false, _) => phone_addr(self.index).to_string(),
             (true, 0) => host_of(self.index),
@@ -61,6 +67,7 @@ impl Phone {
             None if plan.is_tel => format!("tel:{callee};phone-context={DOMAIN}"),
             None => format!("sip:{callee}@{DOMAIN}"),
         };
+        cx.book.totals.ob_dialogs += u64::from(self.habits.has_ob);
         let over = self.over();
         let tag = self.word("a");
         let local = format!("\"Phone {}\" <{}>;tag={tag}", self.index, self.aor());
@@ -101,6 +108,10 @@ impl Phone {
         let key = self.ask(invite, over, Purpose::Call(leg), cx);
         let invite = self.clients[&key].packet.clone();
         cx.book.invited(call, &invite);
+        // Without state nobody records its flow.
+        if self.habits.has_ob && cx.book.is_stateless(&invite) {
+            cx.book.excuse(call);
+        }
         if let Some(after) = plan.cancel_after {
             self.after(after, Due::Leg(leg, Act::Cancel), cx);
         }

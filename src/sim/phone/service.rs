@@ -35,6 +35,8 @@ struct Subscription {
 
 /// How long a phone waits before it tries to register again.
 const RETRY: Duration = Duration::from_secs(7);
+/// For how long a phone that has unregistered in between stays away.
+const AWAY: Duration = Duration::from_secs(5);
 /// Between two keep-alives on a connection.
 const PING: Duration = Duration::from_secs(25);
 
@@ -54,10 +56,27 @@ impl Registration {
 
 impl Phone {
     pub(super) fn register(&mut self, cx: &mut Cx<'_>) {
-        if self.registration.is_wanted {
-            let expires = self.habits.expires_s;
-            self.send_register(expires, cx);
+        if !self.registration.is_wanted {
+            return;
         }
+        if self.habits.has_flows && self.registration.until.is_some() {
+            match self.rng.below(12) {
+                // RFC 5627 §3.2: it wants its temporary GRUUs to end, as a phone that was switched off and on does by itself.
+                0 => {
+                    cx.book.totals.other_call_ids += 1;
+                    self.registration.call_id = format!("reg{:x}", self.rng.draw());
+                }
+                // It goes away for a while.
+                1 => {
+                    self.send_register(0, cx);
+                    self.register_after(AWAY, cx);
+                    return;
+                }
+                _ => {}
+            }
+        }
+        let expires = self.habits.expires_s;
+        self.send_register(expires, cx);
     }
 
     pub(super) fn unregister(&mut self, cx: &mut Cx<'_>) {
@@ -74,7 +93,8 @@ impl Phone {
             return;
         }
         self.send_register_over(Over::Tcp, Some(1), expires, cx);
-        self.send_register_over(Over::Udp, Some(2), expires, cx);
+        let over = self.habits.edge.map_or(Over::Udp, Over::To);
+        self.send_register_over(over, Some(2), expires, cx);
         if !self.registration.pings {
             self.registration.pings = true;
             self.after(PING, Due::Ping, cx);
@@ -187,6 +207,9 @@ impl Phone {
                 if let Some(gruu) = own.and_then(|contact| sip::param(contact, "pub-gruu")) {
                     cx.book.learns_gruu(self.index, gruu.trim_matches('"'));
                 }
+                if let Some(gruu) = own.and_then(|contact| sip::param(contact, "temp-gruu")) {
+                    cx.book.learns_temporary_gruu(self.index, gruu.trim_matches('"'));
+                }
                 if granted > asked {
                     cx.book.find(cx.net.now, &[&packet.from_tag, &packet.to_tag], || {
                         format!(
@@ -219,7 +242,12 @@ impl Phone {
     }
 
     pub(super) fn subscribe(&mut self, cx: &mut Cx<'_>) {
-        let over = Over::Udp;
+        let over = if self.habits.has_ob {
+            self.over()
+        } else {
+            Over::Udp
+        };
+        cx.book.totals.ob_dialogs += u64::from(self.habits.has_ob);
         let tag = self.word("s");
         let call_id = self.word("sub");
         let aor = self.aor();

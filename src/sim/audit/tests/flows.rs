@@ -1,6 +1,6 @@
-//! The same for the rules about flows and GRUUs.
+//! The same for the rules about flows.
 
-use bench_harness::sip::{self, Message, Start};
+use bench_harness::sip;
 
 use super::*;
 use crate::sim::exchange::Service;
@@ -9,7 +9,7 @@ use crate::sim::trace::{Line, Step};
 /// Seeds whose traces hold, between them, all that the breaches below need.
 const SEEDS: std::ops::Range<u64> = 1..60;
 
-fn uri(step: &Step) -> &str {
+pub fn uri(step: &Step) -> &str {
     step.packet.message.uri().unwrap_or_default()
 }
 
@@ -30,14 +30,8 @@ fn both_flows(lines: &Lines) -> Option<(usize, usize)> {
     })
 }
 
-fn registers(step: &Step) -> bool {
+pub fn registers(step: &Step) -> bool {
     answers(step, "REGISTER", 200..201) && step.packet.message.elements("Require").contains(&"outbound")
-}
-
-fn set_uri(message: &mut Message, to: String) {
-    if let Start::Request { uri, .. } = &mut message.start {
-        *uri = to;
-    }
 }
 
 pub const BREACHES: &[(&str, Breach)] = &[
@@ -49,6 +43,14 @@ pub const BREACHES: &[(&str, Breach)] = &[
             step.conn = Some(9_999);
         }
         true
+    }),
+    ("a_path_is_the_way_to_its_contact", |lines| {
+        let is_by_path = |step: &Step| is_to_flow(step) && step.packet.message.has("Route");
+        change(lines, is_by_path, |message| message.remove("Route"))
+    }),
+    ("the_path_is_returned", |lines| {
+        let has_path = |step: &Step| registers(step) && step.packet.message.has("Path");
+        change(lines, has_path, |message| message.remove("Path"))
     }),
     ("one_flow_of_a_device_at_a_time", |lines| {
         let Some((first, then)) = both_flows(lines) else {
@@ -65,26 +67,39 @@ pub const BREACHES: &[(&str, Breach)] = &[
         lines.remove(|step| step.packet.branch == branch);
         true
     }),
-    ("a_flow_is_acknowledged_by_require", |lines| {
-        change(lines, registers, |message| message.set("Require", "nothing"))
-    }),
-    ("an_instance_has_gruus", |lines| {
-        change(lines, registers, |message| {
-            set_param(message, "Contact", "pub-gruu", "not-gruu")
-        })
-    }),
-    ("a_gruu_leads_to_its_device", |lines| {
-        let is_for_device = |step: &Step| gets(step, "INVITE") && sip::param(uri(step), "gr").is_some();
-        let is_child = |came: &Step, sent: &Step| {
-            let below = sent.packet.message.elements("Via");
-            sends(sent, "INVITE") && below.get(1).is_some_and(|via| via.contains(&came.packet.branch))
+    ("a_dialog_stays_on_its_flow", |lines| {
+        let wants_flow = |step: &Step| {
+            let contact = step.packet.message.get("Contact").map(sip::uri);
+            contact.is_some_and(|uri| sip::param(uri, "ob").is_some())
         };
-        let Some((came, _)) = lines.find_both(is_for_device, is_child) else {
+        let begins = |step: &Step| {
+            let is_first_hop = step.packet.message.elements("Via").len() == 1;
+            gets(step, "INVITE")
+                && wants_flow(step)
+                && is_first_hop
+                && !step.packet.message.has("Record-Route")
+        };
+        // What the other side says by the route that was recorded.
+        let is_by_route = |sent: &Step| {
+            let came = lines.find(|step| gets(step, "BYE") && step.packet.id == sent.packet.id);
+            came.is_some_and(|index| lines.step(index).packet.message.text("Route").contains('@'))
+        };
+        let Some((_, index)) = lines.find_both(begins, |first, then| {
+            let is_toward = then.packet.to_tag == first.packet.from_tag;
+            sends(then, "BYE")
+                && then.packet.call_id == first.packet.call_id
+                && is_toward
+                && is_by_route(then)
+        }) else {
             return false;
         };
-        let other = uri(lines.step(came)).replace("urn:uuid:", "urn:uuid:other-");
-        lines.edit(came, |message| set_uri(message, other));
+        if let Line::Step(step) = &mut lines.0[index] {
+            step.peer.set_port(5099);
+        }
         true
+    }),
+    ("a_flow_is_acknowledged_by_require", |lines| {
+        change(lines, registers, |message| message.set("Require", "nothing"))
     }),
 ];
 
