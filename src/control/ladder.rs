@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use crate::capture::Captured;
 
+use super::printable;
+
 /// Calls whose caller is remembered; beyond that all are forgotten, and whoever speaks next is on the left.
 const CALLS_MAX: usize = 4_096;
 /// Width of an address: that of most IPv4 addresses with their ports.
@@ -60,8 +62,7 @@ fn title(bytes: &[u8]) -> String {
         (Some(method), _) => method.to_owned(),
         (None, _) => String::new(),
     };
-    let printable = text.chars().map(|c| if c.is_control() { '?' } else { c });
-    printable.take(ARROW - 6).collect()
+    text.chars().map(printable).take(ARROW - 6).collect()
 }
 
 fn cseq_method(bytes: &[u8]) -> Option<String> {
@@ -93,18 +94,12 @@ fn time_of_day(captured: &Captured) -> String {
     format!("{:02}:{:02}:{:02}.{ms:03}", s / 3_600, s / 60 % 60, s % 60)
 }
 
-/// The message below its line. What a terminal would take for a command is shown, not sent to it.
+/// The message below its line.
 pub fn message(bytes: &[u8]) -> String {
     let mut text = String::new();
     for line in String::from_utf8_lossy(bytes).lines() {
         let line = line.trim_end_matches('\r').chars();
-        let shown = line.map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        });
+        let shown = line.map(|c| if c == '\t' { c } else { printable(c) });
         text.push_str("    ");
         text.extend(shown);
         text.push('\n');

@@ -34,3 +34,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What a terminal would take for a command is shown as U+FFFD, not sent to it.
+pub fn printable(c: char) -> char {
+    if c.is_control() {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        c
+    }
+}

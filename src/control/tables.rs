@@ -4,6 +4,10 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::msg::name_addr::NameAddr;
+
+use super::printable;
+
 /// A column: its heading, and how wide it is at least.
 pub struct Column {
     pub name: &'static str,
@@ -13,7 +17,8 @@ pub struct Column {
 
 fn text(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        // Peers have chosen many of these texts, and a quoted string may hold any byte.
+        Value::String(text) => text.chars().map(printable).collect(),
         Value::Null => String::new(),
         other => other.to_string(),
     }
@@ -167,13 +172,10 @@ fn rate(value: &Value) -> String {
     value.as_f64().map_or(String::new(), |rate| format!("{rate:.1}"))
 }
 
-/// The URI of a name-addr with its parameters.
+/// The URI of a name-addr with its parameters. The name before it may look like one.
 fn uri_of(name_addr: &str) -> String {
-    let inner = name_addr
-        .split_once('<')
-        .and_then(|(_, rest)| rest.split_once('>'))
-        .map_or(name_addr, |(uri, _)| uri);
-    inner.to_owned()
+    let uri = NameAddr::uri_of(name_addr.as_bytes());
+    uri.map_or(name_addr.into(), String::from_utf8_lossy).into_owned()
 }
 
 /// The headings.
@@ -468,6 +470,18 @@ mod tests {
             assert_eq!(heading.find(name), row.find(cell), "{heading}\n{row}");
         }
         assert_eq!(uri_of("\"A\" <sip:a@b;x=y>;tag=1"), "sip:a@b;x=y");
+        assert_eq!(uri_of("\"<sip:c@d>\" <sip:a@b>;tag=1"), "sip:a@b");
+        assert_eq!(uri_of("\"open"), "\"open");
+    }
+
+    #[test]
+    fn nothing_that_a_peer_sends_commands_the_terminal() {
+        let json = r#"{"aor":"sip:a@b","contact":"sip:\u001b[2J@c","peer":"127.0.0.1:5060","state":"talking","legs":[{"side":"caller",
+            "call_id":"\u001b]0;x\u0007","remote":"\"\u009b31m\r\u007f\" <sip:a@b>","local":"<sip:\u001bc@d>"}]}"#;
+        for page in [line(REGISTRATIONS, json), line(CALLS, json), call(json)] {
+            let commands = page.chars().filter(|c| c.is_control() && *c != '\n');
+            assert_eq!(commands.count(), 0, "{page:?}");
+        }
     }
 
     #[test]
