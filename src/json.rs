@@ -17,7 +17,7 @@ impl Page {
         Page {
             out: Out {
                 bytes: Vec::with_capacity(capacity),
-                is_full: false,
+                ..Out::default()
             },
             entries: 0,
         }
@@ -36,6 +36,11 @@ impl Page {
         }
         self.entries += 1;
         true
+    }
+
+    /// From now on texts longer than this are cut, with "…" in the place of what is left out; `None`: they are whole.
+    pub fn cut_texts(&mut self, bytes_max: Option<usize>) {
+        self.out.text_bytes_max = bytes_max;
     }
 
     pub fn entries(&self) -> usize {
@@ -68,6 +73,7 @@ impl fmt::Debug for Page {
 struct Out {
     bytes: Vec<u8>,
     is_full: bool,
+    text_bytes_max: Option<usize>,
 }
 
 impl Out {
@@ -81,8 +87,12 @@ impl Out {
 
     /// RFC 8259 §7. What is no UTF-8 shows as U+FFFD.
     fn put_text(&mut self, text: &[u8]) {
+        let shown = match self.text_bytes_max {
+            Some(max) => text.get(..max).unwrap_or(text),
+            None => text,
+        };
         self.put(b"\"");
-        for chunk in text.utf8_chunks() {
+        for chunk in shown.utf8_chunks() {
             let valid = chunk.valid().as_bytes();
             let mut rest = valid;
             while let Some(at) = rest
@@ -103,6 +113,9 @@ impl Out {
             if !chunk.invalid().is_empty() {
                 self.put("\u{fffd}".as_bytes());
             }
+        }
+        if shown.len() < text.len() {
+            self.put("…".as_bytes());
         }
         self.put(b"\"");
     }
@@ -203,6 +216,18 @@ mod tests {
             text,
             "{\"name\":\"a\\\"b\\\\c\\u000a\u{fffd}é\",\"count\":7,\"legs\":[{\"peer\":\"[::1]:5060\"},{\"n\":1}]}\n{}\n"
         );
+    }
+
+    #[test]
+    fn a_text_that_is_cut_says_so() {
+        let mut page = Page::new(100);
+        page.cut_texts(Some(3));
+        assert!(page.entry(|entry| {
+            entry.text("short", b"abc");
+            entry.text("long", "ab\u{e9}c".as_bytes());
+        }));
+        let text = String::from_utf8(page.into_bytes()).expect("UTF-8");
+        assert_eq!(text, "{\"short\":\"abc\",\"long\":\"ab\u{fffd}…\"}\n");
     }
 
     #[test]

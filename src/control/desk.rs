@@ -19,7 +19,7 @@ use super::ports::Ports;
 use super::traces::Trace;
 use super::watch::{self, Wanted};
 
-/// Bytes of one page of a listing: the longest entry (a call with all its legs) fits.
+/// Bytes of one page of a listing. Of an entry that is longer (a call whose names are as long as messages may be) the texts are cut.
 const PAGE_BYTES: usize = 256 * 1_024;
 
 /// A page of a listing, and where the next begins.

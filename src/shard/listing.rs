@@ -16,6 +16,9 @@ use super::Shard;
 const SLOTS_PER_PAGE: u32 = 4_096;
 /// Entries of one page.
 const ENTRIES_PER_PAGE: usize = 256;
+/// Texts of an entry that fills more than a page are cut to this. A call forked to `limits.forks_max` phones, 64 at most, fits then, whatever
+/// is in its texts.
+const CUT_TEXT_BYTES: usize = 128;
 
 impl Shard {
     /// Writes what there is from slot `cursor` on into `page`. The slot to go on from, or `None` at the end.
@@ -43,30 +46,48 @@ impl Shard {
             if page.entries() == ENTRIES_PER_PAGE {
                 return Some(slot);
             }
-            let fits = match listing {
-                Listing::Registrations => self
-                    .ims
-                    .location
-                    .binding_at(slot)
-                    .is_none_or(|binding| page.entry(|entry| put_binding(entry, binding, now, pool))),
-                Listing::Calls => self.list_call(slot, wanted, page, now, pool),
-                Listing::Subscriptions => self.ims.reg_event.subscription_at(slot, pool).is_none_or(|view| {
-                    page.entry(|entry| {
-                        entry.text("aor", view.aor);
-                        entry.text("subscriber", view.target);
-                        entry.text("call_id", view.call_id);
-                        put_flow(entry, view.flow);
-                        entry.number("expires_s", seconds_left(view.expires_at, now));
-                    })
-                }),
-                Listing::Connections => self.list_connection(slot, page, now),
-            };
-            // A page holds the longest entry there is: an empty one that is too small is passed over rather than asked for again.
-            if !fits && !page.is_empty() {
+            if self.list_slot(listing, slot, wanted, page, now, pool) {
+                continue;
+            }
+            if !page.is_empty() {
                 return Some(slot);
             }
+            // Nobody hides behind long texts.
+            page.cut_texts(Some(CUT_TEXT_BYTES));
+            let _ = self.list_slot(listing, slot, wanted, page, now, pool);
+            page.cut_texts(None);
         }
         (end < slots).then_some(end)
+    }
+
+    /// Writes what is in one slot. `false`: the page has no room for it.
+    fn list_slot(
+        &self,
+        listing: Listing,
+        slot: u32,
+        wanted: &[u8],
+        page: &mut Page,
+        now: Instant,
+        pool: &Pool,
+    ) -> bool {
+        match listing {
+            Listing::Registrations => self
+                .ims
+                .location
+                .binding_at(slot)
+                .is_none_or(|binding| page.entry(|entry| put_binding(entry, binding, now, pool))),
+            Listing::Calls => self.list_call(slot, wanted, page, now, pool),
+            Listing::Subscriptions => self.ims.reg_event.subscription_at(slot, pool).is_none_or(|view| {
+                page.entry(|entry| {
+                    entry.text("aor", view.aor);
+                    entry.text("subscriber", view.target);
+                    entry.text("call_id", view.call_id);
+                    put_flow(entry, view.flow);
+                    entry.number("expires_s", seconds_left(view.expires_at, now));
+                })
+            }),
+            Listing::Connections => self.list_connection(slot, page, now),
+        }
     }
 
     fn list_subscriber(&self, aor: &[u8], page: &mut Page, now: Instant, pool: &Pool) {

@@ -159,3 +159,36 @@ fn messages_are_counted_by_the_address_of_the_other_end_on_whichever_shard() {
     world.hang_up_all();
     world.end();
 }
+
+#[test]
+fn a_call_whose_names_fill_more_than_a_page_is_listed_all_the_same() {
+    let mut world = with_bob(1);
+    let name = "\u{1}".repeat(50_000);
+    let invite = invite("alice", ALICE, "sip:bob@one.att.net", "long")
+        .setting("From", format!("\"{name}\" <sip:alice@one.att.net>;tag=f"));
+    world.udp(ALICE, &invite);
+    world.response(ALICE, 100);
+    world.request(BOB, "INVITE");
+    for wanted in [&b""[..], b"long"] {
+        let ask = Ask::List {
+            request: RequestId(1),
+            listing: Listing::Calls,
+            cursor: 0,
+            page: Box::new(Page::new(256 * 1_024)),
+        };
+        world.ask(0, ask, wanted);
+        let Some((Tell::Page { page, next: None, .. }, _)) = world.told(0) else {
+            panic!("one page")
+        };
+        let text = String::from_utf8(page.into_bytes()).expect("text");
+        let call: serde_json::Value = serde_json::from_str(&text).expect("one call");
+        let caller = &call["legs"][0];
+        assert_eq!(caller["call_id"], "long");
+        assert!(
+            caller["remote"].as_str().is_some_and(|name| name.ends_with('…')),
+            "{caller}"
+        );
+    }
+    world.hang_up_all();
+    world.end();
+}
