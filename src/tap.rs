@@ -14,6 +14,8 @@ use crate::msg::uri::Uri;
 
 /// Call-IDs that are followed at a time; the oldest is forgotten for one more.
 const FOLLOWED_MAX: usize = 16_384;
+/// Bytes of what is kept of them. A Call-ID may be nearly as long as a message: the oldest are forgotten for long ones, too.
+const FOLLOWED_BYTES_MAX: usize = 4 << 20;
 
 /// The traces of one shard. There is none while nobody wants to see anything.
 pub struct Tap {
@@ -23,6 +25,8 @@ pub struct Tap {
     followed: HashMap<u64, Followed, RandomState>,
     /// In the order in which they came.
     oldest: VecDeque<u64>,
+    /// Of all [`Followed::call`].
+    call_bytes: usize,
     /// A message with what ties it to its call, on its way to the control thread.
     pub scratch: Vec<u8>,
 }
@@ -42,6 +46,7 @@ impl Tap {
             followed: HashMap::with_hasher(hasher.clone()),
             hasher,
             oldest: VecDeque::new(),
+            call_bytes: 0,
             scratch: Vec::new(),
         }
     }
@@ -144,13 +149,15 @@ impl Tap {
             followed.traces.add(traces);
             return;
         }
-        if self.oldest.len() >= FOLLOWED_MAX
+        let call = call.unwrap_or_else(|| call_id.into());
+        while (self.oldest.len() >= FOLLOWED_MAX || self.call_bytes + call.len() > FOLLOWED_BYTES_MAX)
             && let Some(oldest) = self.oldest.pop_front()
         {
-            self.followed.remove(&oldest);
+            let gone = self.followed.remove(&oldest);
+            self.call_bytes -= gone.map_or(0, |gone| gone.call.len());
         }
         self.oldest.push_back(hash);
-        let call = call.unwrap_or_else(|| call_id.into());
+        self.call_bytes += call.len();
         self.followed.insert(hash, Followed { traces, call });
     }
 }
@@ -231,6 +238,24 @@ mod tests {
             (FOLLOWED_MAX, FOLLOWED_MAX)
         );
         assert!(tap.traces_of(b"c9").is_none() && tap.traces_of(b"c10").is_some());
+    }
+
+    #[test]
+    fn long_call_ids_are_followed_no_further_than_there_is_room() {
+        let mut tap = tap(Filter::Sample { per_myriad: 10_000 });
+        let long = |call: usize| format!("{call:060000}");
+        for call in 0..200 {
+            tap.follow(long(call).as_bytes(), TraceSet(1), None);
+            let kept: usize = tap.followed.values().map(|followed| followed.call.len()).sum();
+            assert!(kept <= FOLLOWED_BYTES_MAX, "{kept} bytes of {call} calls");
+        }
+        assert!(
+            tap.traces_of(long(130).as_bytes()).is_none() && tap.traces_of(long(131).as_bytes()).is_some()
+        );
+        for call in 0..FOLLOWED_MAX {
+            tap.follow(format!("c{call}").as_bytes(), TraceSet(1), None);
+        }
+        assert_eq!(tap.followed.len(), FOLLOWED_MAX, "what went gave its room back");
     }
 
     #[test]
