@@ -151,14 +151,15 @@ impl Ask {
     /// Orders must reach a shard however much else is asked of it: places are kept free for them.
     const fn is_order(&self) -> bool {
         match self {
-            Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Config { .. } => true,
+            // Of the end of a trace there is one for each beginning, which finds a place only where others do: no more than there may be
+            // traces stand in the places for orders.
+            Ask::Drain | Ask::HangUpAll | Ask::Stop | Ask::Config { .. } | Ask::EndTrace { .. } => true,
             Ask::Recorded { .. }
             | Ask::List { .. }
             | Ask::Unregister { .. }
             | Ask::HangUp { .. }
             | Ask::Resolved(_)
-            | Ask::Trace { .. }
-            | Ask::EndTrace { .. } => false,
+            | Ask::Trace { .. } => false,
         }
     }
 }
