@@ -1,6 +1,6 @@
 //! Serving until a signal: starting, draining and the last page. It runs on tokio-uring's runtime, beside the shards.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -257,7 +257,11 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
             if let Some(collector) = Rc::into_inner(collector) {
                 report.histograms = collector.finish(&report.histograms).await;
             }
-            print!("{}", Summary(&report));
+            let page = Summary(&report).to_string();
+            // A reader that went away early (`| head`) is no reason to fail at the very end.
+            if let Err(error) = io::stdout().write_all(page.as_bytes()) {
+                tracing::warn!(%error, "the last page can't be printed");
+            }
             if report.leftovers.is_none() {
                 ExitCode::SUCCESS
             } else {

@@ -96,3 +96,16 @@ fn a_ringing_call_is_not_forgotten_by_the_drain() {
         Ok(())
     });
 }
+
+#[test]
+fn that_nobody_reads_the_last_page_is_no_failure() {
+    let mut server = Server::start(&Setup::new());
+    server.close_stdout();
+    server.terminate();
+    server.wait();
+    assert!(
+        server.log().contains("the last page can't be printed"),
+        "{}",
+        server.log()
+    );
+}
