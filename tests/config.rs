@@ -300,6 +300,12 @@ fn the_effective_configuration_loads_to_itself() {
 }
 
 #[test]
+fn a_text_with_control_characters_is_printed_so_that_it_loads() {
+    let first = config("[records]\ndirectory = \"/tmp/a\\nb\\u001b\\\"\\\\\\u007f\"\n");
+    assert_eq!(config(&effective(&first)), first);
+}
+
+#[test]
 fn every_mistake_names_place_key_expectation_finding_and_near_miss() {
     for (text, told) in [
         (
@@ -385,6 +391,22 @@ fn every_mistake_names_place_key_expectation_finding_and_near_miss() {
         ),
     ] {
         assert_eq!(errors(text), [told]);
+    }
+}
+
+#[test]
+fn a_mistake_of_syntax_is_told_of_the_table_that_it_is_in() {
+    for (table, key) in [
+        ("[[route]]\naction =", "route.action"),
+        ("[[trunk]]\nname =", "trunk.name"),
+        ("[hosts]\npbx =", "hosts.pbx"),
+    ] {
+        let told = errors(&format!("[limits]\ncalls_max = 5\n{table}\n"));
+        let of_line: Vec<&String> = told.iter().filter(|line| line.starts_with("r.toml:4:")).collect();
+        assert!(
+            matches!(of_line[..], [line] if line.contains(&format!(": {key}: expected TOML"))),
+            "{told:?}"
+        );
     }
 }
 

@@ -118,9 +118,17 @@ pub fn number(n: u64) -> String {
     text
 }
 
-/// A TOML basic string. Log filters alone can hold a quotation mark or a backslash.
+/// A TOML basic string, on one line whatever is in `text`.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '\\' | '"' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
 }
 
 #[cfg(test)]

@@ -80,11 +80,13 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The lines that begin a section, by their numbers.
+    /// The lines that begin a section or a table, by their numbers.
     fn headers(&self) -> Vec<(usize, &'a str)> {
         let header = |number: usize| {
-            let name = self.line(number).strip_prefix('[')?.split(']').next()?.trim();
-            is_section(name).then_some((number, name))
+            let line = self.line(number).strip_prefix('[')?;
+            let name = line.strip_prefix('[').unwrap_or(line).split(']').next()?.trim();
+            let is_table = is_section(name) || [TABLE.0, TRUNK_TABLE.0, HOSTS.0].contains(&name);
+            is_table.then_some((number, name))
         };
         (1..=self.starts.len()).filter_map(header).collect()
     }
@@ -185,6 +187,11 @@ impl Reader<'_> {
         for (index, (name, value)) in table.iter().enumerate() {
             let key = name.get_ref().as_ref();
             let origin = self.place(name.span().start);
+            if let Origin::File { line, .. } = origin
+                && self.broken_lines.contains(&line)
+            {
+                continue;
+            }
             let item = self.item(value);
             let mut wrong = |origin, expected: &str, found: String| {
                 self.errors.push(ConfigError {
