@@ -108,10 +108,6 @@ impl Phone {
         let key = self.ask(invite, over, Purpose::Call(leg), cx);
         let invite = self.clients[&key].packet.clone();
         cx.book.invited(call, &invite);
-        // Without state nobody records its flow.
-        if self.habits.has_ob && cx.book.is_stateless(&invite) {
-            cx.book.excuse(call);
-        }
         if let Some(after) = plan.cancel_after {
             self.after(after, Due::Leg(leg, Act::Cancel), cx);
         }
