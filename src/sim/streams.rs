@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::time::Instant;
 use crate::wire::{CloseReason, ConnId, Flow, ShardId, Transport, TxOp};
 
-use super::net::{Arrival, Happening, Link, Net, PhoneEvent, TCP, phone_addr};
+use super::net::{Arrival, Happening, Link, Net, PhoneEvent, TCP, is_at, phone_addr};
 use super::packet::Packet;
 use super::trace::What;
 
@@ -213,7 +213,7 @@ impl Net {
         }
         let phone = self.phone_at(flow.peer);
         let is_refused =
-            phone.is_none_or(|phone| phone_addr(phone) != flow.peer) || self.rng.permille(self.faults.refuse);
+            phone.is_none_or(|phone| !is_at(phone, flow.peer)) || self.rng.permille(self.faults.refuse);
         let index = self.add_stream(shard, phone.unwrap_or(0), flow.peer, Phase::Connecting);
         let delay = self.delay() * 2;
         let (after, step) = match (is_refused, self.rng.one_in(4)) {

@@ -183,9 +183,7 @@ impl World {
                 let own = &mut Rng::part(seed, &format!("flows {}", phone.index));
                 let has_flows = own.one_in(2);
                 phone.habits.has_flows = has_flows;
-                // Without state nobody records the flow of who calls: within such a dialog the phone could not be reached.
-                let is_recorded = exchange.is_none_or(|exchange| !exchange.stateless.record_route);
-                phone.habits.has_ob = has_flows && own.one_in(2) && is_recorded;
+                phone.habits.has_ob = has_flows && own.one_in(2);
                 let edge = world.edge.as_ref().filter(|_| has_flows && own.one_in(2));
                 phone.habits.edge = edge.map(|edge| phone_addr(edge.index));
                 phone.habits.has_name &= !has_flows;

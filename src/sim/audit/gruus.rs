@@ -144,7 +144,8 @@ fn standing_of(all: &[Registered<'_>], served: &Served<'_>) -> Option<Standing> 
     let given = all
         .iter()
         .position(|registered| registered.temporary == Some(uri))?;
-    let device = all[given].device;
+    let own = &all[given];
+    let device = own.device;
     let of_device = || all.iter().filter(move |registered| registered.device == device);
     if of_device().any(|other| other.came <= now + SLACK && other.at + SLACK >= now) {
         return Some(Standing::Unsure);
@@ -153,7 +154,10 @@ fn standing_of(all: &[Registered<'_>], served: &Served<'_>) -> Option<Standing> 
     let mut bindings: BTreeMap<&str, (&str, Instant, bool)> = BTreeMap::new();
     let mut is_sure = true;
     for registered in of_device().filter(|registered| registered.at <= now) {
-        let is_behind = registered.at > all[given].at;
+        let is_behind = registered.at > own.at;
+        // Which of two was taken in first need not show in their answers.
+        let may_be_behind = !std::ptr::eq(registered, own) && registered.at + SLACK >= own.came;
+        let is_surely_behind = registered.came > own.at + SLACK;
         let last = |bindings: &BTreeMap<&str, (&str, Instant, bool)>| {
             bindings.values().map(|(_, until, _)| *until).max()
         };
@@ -165,10 +169,10 @@ fn standing_of(all: &[Registered<'_>], served: &Served<'_>) -> Option<Standing> 
         is_sure &= !is_behind || bindings.values().any(lasts);
         // §5.1: another Call-ID than the contact had which is there.
         if let Some(before) = bindings.get(registered.reg_id)
-            && is_behind
+            && may_be_behind
             && before.0 != registered.call_id
         {
-            if lasts(before) {
+            if is_surely_behind && lasts(before) {
                 return Some(Standing::Invalid);
             }
             is_sure = false;
