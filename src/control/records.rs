@@ -1,8 +1,10 @@
 //! Call records: what shards tell of calls that are over becomes a line of JSON each, in rotated files. Nobody waits for the disk: a
-//! bounded number of lines may wait for it, and what does not fit is lost and counted.
+//! bounded number of lines, and of their bytes, may wait for it, and what does not fit is lost and counted.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +18,8 @@ use crate::io::clock::Clock;
 use crate::record::{CallRecord, EndReason, Place, Texts};
 use crate::time::Instant;
 
+/// Bytes of lines that may wait. Peers choose most of what stands in a line, and `records.waiting_max` of the longest would be a gigabyte.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Lines that are written at once.
 const LINES_PER_WRITE: usize = 512;
 /// After a write that failed the next is tried no sooner.
@@ -26,12 +30,15 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// The end that takes records. When it is dropped, the [`Writer`] writes what it has and ends.
 pub struct CallRecords {
     lines: mpsc::Sender<Vec<u8>>,
+    /// Of the lines that are not written yet.
+    waiting_bytes: Rc<Cell<usize>>,
     counts: Arc<Sent>,
 }
 
 /// The end that writes them.
 pub struct Writer {
     lines: mpsc::Receiver<Vec<u8>>,
+    waiting_bytes: Rc<Cell<usize>>,
     files: RotatedFiles,
     counts: Arc<Sent>,
     clock: Clock,
@@ -57,12 +64,15 @@ pub async fn open(cfg: &Records, clock: Clock) -> io::Result<Option<(CallRecords
     let files = RotatedFiles::open(rotation, clock.now()).await?;
     let (line_in, line_out) = mpsc::channel(cfg.waiting_max);
     let counts = Arc::new(Sent::default());
+    let waiting_bytes = Rc::new(Cell::new(0));
     let records = CallRecords {
         lines: line_in,
+        waiting_bytes: Rc::clone(&waiting_bytes),
         counts: Arc::clone(&counts),
     };
     let writer = Writer {
         lines: line_out,
+        waiting_bytes,
         files,
         counts,
         clock,
@@ -74,7 +84,11 @@ pub async fn open(cfg: &Records, clock: Clock) -> io::Result<Option<(CallRecords
 impl CallRecords {
     /// A call is over.
     pub fn take(&self, record: &CallRecord, texts: &[u8]) {
-        if self.lines.try_send(line(record, texts)).is_err() {
+        let line = line(record, texts);
+        let waiting = self.waiting_bytes.get() + line.len();
+        if waiting <= WAITING_BYTES_MAX && self.lines.try_send(line).is_ok() {
+            self.waiting_bytes.set(waiting);
+        } else {
             Sent::add(&self.counts.lost, 1);
         }
     }
@@ -90,8 +104,12 @@ impl Writer {
         let mut batch = Vec::with_capacity(LINES_PER_WRITE);
         while self.lines.recv_many(&mut batch, LINES_PER_WRITE).await > 0 {
             let count = batch.len() as u64;
-            let written = self.files.append(batch.concat(), self.clock.now()).await;
+            let lines = batch.concat();
             batch.clear();
+            let len = lines.len();
+            let written = self.files.append(lines, self.clock.now()).await;
+            self.waiting_bytes
+                .set(self.waiting_bytes.get().saturating_sub(len));
             match written {
                 Ok(()) => {
                     Sent::add(&self.counts.sent, count);
@@ -414,6 +432,44 @@ mod tests {
         });
         let texts = texts(&directory);
         assert_eq!(texts.iter().map(|text| text.lines().count()).sum::<usize>(), 3);
+        std::fs::remove_dir_all(&directory).expect("to be removed");
+    }
+    #[test]
+    fn long_lines_wait_no_further_than_there_is_room_for_and_go_on_when_it_is_there_again() {
+        let directory = directory("records-long");
+        let cfg = Records {
+            directory: Some(directory.clone()),
+            ..crate::config::Config::default().records
+        };
+        let mut room = vec![0; 16_384];
+        let ends = Texts {
+            from: &[1; 16_000],
+            ..Texts::default()
+        }
+        .put(&mut room);
+        let record = record(ends);
+        tokio_uring::start(async {
+            let (records, writer) = open(&cfg, Clock::start())
+                .await
+                .expect("a file")
+                .expect("a directory");
+            let counts = records.counts();
+            (0..1_000).for_each(|_| records.take(&record, &room));
+            let lost = Sent::get(&counts.lost);
+            let waiting = (1_000 - lost) as usize * line(&record, &room).len();
+            assert!(
+                (1..500).contains(&lost) && waiting <= WAITING_BYTES_MAX,
+                "{lost} of 1,000"
+            );
+            let writing = tokio_uring::spawn(writer.run());
+            while Sent::get(&counts.sent) + lost < 1_000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            records.take(&record, &room);
+            assert_eq!(Sent::get(&counts.lost), lost, "there is room again");
+            drop(records);
+            writing.await.expect("it writes to the end");
+        });
         std::fs::remove_dir_all(&directory).expect("to be removed");
     }
 }
