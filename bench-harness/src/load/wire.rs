@@ -277,7 +277,7 @@ pub fn branch_of(value: &[u8]) -> Option<&[u8]> {
 /// The user part's digits after its first character: which phone a URI of ours means.
 pub fn phone_of(uri: &[u8]) -> Option<u32> {
     let user = uri.strip_prefix(b"sip:")?;
-    number(&user[..memchr(b'@', user)?][1..])
+    number(user[..memchr(b'@', user)?].get(1..)?)
 }
 
 /// Appends the Route headers of a caller's dialog: the Record-Route values of the 2xx, last first (RFC 3261 §12.1.2).
@@ -506,6 +506,7 @@ mod tests {
         };
         assert_eq!(method, Method::Bye);
         assert_eq!(phone_of(uri.of(message)), Some(42));
+        assert_eq!(phone_of(b"sip:@127.0.0.1"), None);
     }
 
     #[test]
