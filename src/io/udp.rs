@@ -1,6 +1,6 @@
 //! UDP, one path for all kernels from 5.10 on: a one-shot poll on the ring says that a socket is readable, `recvmmsg` takes up
 //! to 64 datagrams a turn, and what a turn has to say through a listener leaves together ([`udp_send`](super::udp_send)). Errors that came
-//! back for datagrams ([`udp_errors`](super::udp_errors)) are looked for when the poll or a failed call says that there are some.
+//! back for datagrams ([`udp_errors`]) are looked for when the poll or a failed call says that there are some.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
