@@ -434,6 +434,7 @@ mod tests {
         assert_eq!(texts.iter().map(|text| text.lines().count()).sum::<usize>(), 3);
         std::fs::remove_dir_all(&directory).expect("to be removed");
     }
+
     #[test]
     fn long_lines_wait_no_further_than_there_is_room_for_and_go_on_when_it_is_there_again() {
         let directory = directory("records-long");

@@ -10,9 +10,10 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use super::socket_options;
 use super::udp_batch::{BATCH, ReceiveBatch};
+use super::udp_send::flow_to;
 use crate::metrics::{IcmpError, Metrics};
 use crate::time::Instant;
-use crate::wire::{Event, Flow, ListenerId, Transport};
+use crate::wire::{Event, ListenerId};
 
 /// How often a call is made again that failed with what may be an old error: each time takes another error that arrives meanwhile to fail.
 pub(super) const TRIES_MAX: usize = 4;
@@ -65,12 +66,7 @@ pub(super) fn take(
         let kind = kind(&error);
         metrics.icmp_errors[kind as usize].inc();
         if kind.is_fatal() {
-            let flow = Flow {
-                transport: Transport::Udp,
-                listener: id,
-                peer: received.peer,
-                conn: None,
-            };
+            let flow = flow_to(id, received.peer);
             let bytes = received.bytes();
             sink(Event::Undelivered { flow, bytes }, now);
         }

@@ -54,7 +54,7 @@ pub struct Uring {
     tcp: Tcp,
     udp: Udp,
     notices: Notices,
-    /// In a flush: what has completed beside the sends, for the next turn. Else empty.
+    /// What the last flush found completed beside its sends, for the next turn. Empty from there to the next flush.
     completions: Vec<Completion>,
     /// Sends that completed in the last flush: they count among the completions of the next turn.
     sends_completed: usize,
