@@ -53,28 +53,14 @@ pub fn a_flow_is_what_its_register_came_over(ledger: &Ledger<'_>, found: &mut Fo
         let Some(uri) = uri.filter(|_| begins && !first.packet.message.has("Route")) else {
             continue;
         };
-        let registers: Vec<(&Step, Instant)> = accepted(ledger, asked.life)
-            .filter(|(_, success, own)| *own == uri && success.at <= first.at)
-            .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
-            .map(|(served, success, _)| (served.first(), success.at))
-            .collect();
-        let looked_up = looked_up(ledger, asked);
-        let last = registers
-            .iter()
-            .map(|(_, at)| *at)
-            .filter(|at| *at <= looked_up)
-            .max();
-        // What another shard has looked up may be older by the way between them.
-        let is_right = registers.iter().any(|(step, at)| {
-            let is_known = last.is_none_or(|last| *at >= last || last + SLACK >= looked_up);
-            let is_same =
-                step.transport == first.transport && step.peer == first.peer && step.conn == first.conn;
-            is_known && is_same
+        let registers = registered_for(ledger, asked, uri);
+        let is_right = registers.iter().any(|step| {
+            step.transport == first.transport && step.peer == first.peer && step.conn == first.conn
         });
         // Nobody listens on port 0: the connection has ended, and nothing else takes its place.
         let is_gone = first.peer.port() == 0;
         if !is_right && !is_gone {
-            let came: Vec<_> = registers.iter().map(|(step, _)| (step.peer, step.conn)).collect();
+            let came: Vec<_> = registers.iter().map(|step| (step.peer, step.conn)).collect();
             found.at(first, || {
                 format!("{uri} came over {came:?}, and this goes over {:?}", first.conn)
             });
@@ -95,28 +81,33 @@ pub fn a_path_is_the_way_to_its_contact(ledger: &Ledger<'_>, found: &mut Found<'
         else {
             continue;
         };
-        let registers: Vec<(&Step, Instant)> = accepted(ledger, asked.life)
-            .filter(|(_, success, own)| *own == uri && success.at <= first.at)
-            .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
-            .map(|(served, success, _)| (served.first(), success.at))
-            .collect();
         let routes = first.packet.message.elements("Route");
-        let looked_up = looked_up(ledger, asked);
-        let last = registers
+        let is_right = registered_for(ledger, asked, uri)
             .iter()
-            .map(|(_, at)| *at)
-            .filter(|at| *at <= looked_up)
-            .max();
-        let is_right = registers.iter().any(|(step, at)| {
-            let is_known = last.is_none_or(|last| *at >= last || last + SLACK >= looked_up);
-            is_known && step.packet.message.elements("Path") == routes
-        });
+            .any(|step| step.packet.message.elements("Path") == routes);
         if !is_right {
             found.at(first, || {
                 format!("{uri} was not registered with the path {routes:?}")
             });
         }
     }
+}
+
+/// The REGISTERs of which any may have been the last for `uri` when `asked` was looked up.
+fn registered_for<'t>(ledger: &Ledger<'t>, asked: &Asked<'t>, uri: &str) -> Vec<&'t Step> {
+    let first = asked.first();
+    let registers: Vec<(&'t Step, Instant)> = accepted(ledger, asked.life)
+        .filter(|(_, success, own)| *own == uri && success.at <= first.at)
+        .filter(|(served, ..)| served.first().packet.message.text("Expires") != "0")
+        .map(|(served, success, _)| (served.first(), success.at))
+        .collect();
+    let looked_up = looked_up(ledger, asked);
+    let times = registers.iter().map(|(_, at)| *at);
+    let last = times.filter(|at| *at <= looked_up).max();
+    // What another shard has looked up may be older by the way between them.
+    let may_be_last = |at: Instant| last.is_none_or(|last| at >= last || last + SLACK >= looked_up);
+    let of_these = registers.into_iter().filter(|(_, at)| may_be_last(*at));
+    of_these.map(|(step, _)| step).collect()
 }
 
 /// Whoever has registered with a Path, and knows of paths, is told which is kept.
