@@ -6,6 +6,8 @@ mod control;
 mod gruus;
 #[path = "core/messages.rs"]
 mod messages;
+#[path = "core/names.rs"]
+mod names;
 #[path = "core/outbound.rs"]
 mod outbound;
 #[path = "core/overload.rs"]

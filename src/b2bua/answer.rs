@@ -63,13 +63,14 @@ impl B2bua {
             }
             200..=299 if is_invite => {
                 self.set_branch_phase(id, BranchPhase::Accepted);
+                self.stay_here(id, out);
                 self.learn(stack, id, response, out);
                 self.accepted(stack, exchange_id, id, response, now, out);
             }
             200..=299 => {
                 let (call, granted) = (exchange.call, exchange.refresh.granted(response));
                 self.learn(stack, id, response, out);
-                self.remove_branch(stack, id);
+                self.remove_branch(stack, id, out);
                 if !self.is_answered(exchange_id) {
                     if self.pass_back(stack, exchange_id, response, now, out) {
                         self.refreshed(stack, call, granted, now);
@@ -80,8 +81,10 @@ impl B2bua {
                 }
                 self.finish(stack, exchange_id, out);
             }
+            // RFC 3263 §4.3.
+            503 if self.try_next_address(stack, id, now, out) => {}
             status => {
-                self.remove_branch(stack, id);
+                self.remove_branch(stack, id, out);
                 let leg = Some(leg).filter(|_| !is_cancelled);
                 self.failed(stack, exchange_id, leg, status, Some(response), now, out);
             }
@@ -131,7 +134,7 @@ impl B2bua {
             Notice::Unreachable => 480,
             // The wait for retransmitted 2xx is over, or a cancelled phone never said so.
             Notice::Ended => {
-                self.remove_branch(stack, id);
+                self.remove_branch(stack, id, out);
                 if phase == BranchPhase::Accepted {
                     self.forget_ack(leg, cseq, out);
                     self.finish(stack, exchange, out);
@@ -141,7 +144,11 @@ impl B2bua {
                 return;
             }
         };
-        self.remove_branch(stack, id);
+        // RFC 3263 §4.3: who has said something is there.
+        if phase == BranchPhase::Sent && self.try_next_address(stack, id, now, out) {
+            return;
+        }
+        self.remove_branch(stack, id, out);
         self.failed(stack, exchange, wanted, status, None, now, out);
     }
 

@@ -2,9 +2,10 @@
 //! exchanges, each with a server transaction on one leg and branches with a client transaction each on others.
 
 use crate::dialog::Dialog;
+use crate::dns::Untried;
 use crate::key_index::Key;
 use crate::msg::method::Method;
-use crate::pool::BufId;
+use crate::pool::{BufId, Pool};
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::TimerId;
@@ -161,5 +162,21 @@ pub struct Branch {
     pub phase: BranchPhase,
     /// A CANCEL is wanted as soon as one may be sent (RFC 3261 §9.1).
     pub is_cancelled: bool,
+    /// Where else it may go, if it went to an address of a name.
+    pub elsewhere: Option<Elsewhere>,
     pub next: Option<BranchId>,
+}
+
+/// What a request goes on to the next address of a name with: RFC 3263 §4.3.
+pub struct Elsewhere {
+    pub untried: Untried,
+    /// The request as it was sent.
+    pub sent: BufId,
+}
+
+impl Elsewhere {
+    pub fn release(self, pool: &mut Pool) {
+        self.untried.release(pool);
+        pool.release(self.sent);
+    }
 }

@@ -2,12 +2,14 @@
 //!
 //! RFC 3261 §6 (B2BUA), §12 to §15; RFC 3262 (PRACK), RFC 3311 (UPDATE), RFC 3326 (Reason). The header table that it obeys
 //! is in [`mod@write`]. [`setup`] begins calls, [`ring`] rings phones, [`in_dialog`] carries requests across, [`answer`]
-//! carries responses back, [`session`] keeps the timers that end dead calls, [`end`] cancels, hangs up and forgets.
+//! carries responses back, [`elsewhere`] goes on to the next address of a name, [`session`] keeps the timers that end dead calls,
+//! [`end`] cancels, hangs up and forgets.
 
 mod answer;
 mod asked;
 mod best;
 mod call;
+mod elsewhere;
 mod end;
 mod in_dialog;
 mod learn;
@@ -238,10 +240,13 @@ impl B2bua {
     }
 
     /// Forgets a branch; its client transaction ends by itself.
-    fn remove_branch(&mut self, stack: &mut Stack, id: BranchId) {
+    fn remove_branch(&mut self, stack: &mut Stack, id: BranchId, out: &mut Effects) {
         let Some(branch) = self.branches.remove(id) else {
             return;
         };
+        if let Some(elsewhere) = branch.elsewhere {
+            elsewhere.release(&mut out.pool);
+        }
         stack.set_user(branch.tx, User::None);
         let Some(exchange) = self.exchanges.get_mut(branch.exchange) else {
             return;
@@ -276,7 +281,7 @@ impl B2bua {
     fn remove_exchange(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
         while let Some(branch) = self.exchanges.get(id).and_then(|exchange| exchange.first_branch) {
             self.leave_to_transaction(stack, branch, out);
-            self.remove_branch(stack, branch);
+            self.remove_branch(stack, branch, out);
         }
         let Some(exchange) = self.exchanges.remove(id) else {
             return;
@@ -485,6 +490,7 @@ impl B2bua {
             cseq,
             phase,
             is_cancelled: false,
+            elsewhere: None,
             next: None,
         };
         match self.add_branch(stack, branch) {
@@ -499,7 +505,7 @@ impl B2bua {
     /// Takes back [`B2bua::open_branch`]: nothing was sent.
     fn close_branch(&mut self, stack: &mut Stack, tx: TxId, out: &mut Effects) {
         if let Some(User::Branch { slot, generation }) = stack.user_of(tx) {
-            self.remove_branch(stack, Id::new(slot, generation));
+            self.remove_branch(stack, Id::new(slot, generation), out);
         }
         stack.abandon(tx, out);
     }

@@ -1,17 +1,15 @@
 //! Contacts whose host is a name: a request waits until DNS has said where they are (RFC 3263).
 
-use std::net::SocketAddr;
-
 use crate::dns::plan::{Targets, Wanted};
-use crate::dns::{Asker, Resolved};
+use crate::dns::{Asker, Resolved, Untried};
 use crate::location::{Contact, ContactSet};
 use crate::msg::request::Request;
 use crate::msg::uri::Uri;
-use crate::pool::BufId;
+use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::transaction::Stack;
 use crate::transaction::destination::{RouteError, destination, flow_to};
-use crate::wire::{Effects, Flow, Transport};
+use crate::wire::{Effects, Flow};
 
 use super::{B2bua, ExchangeId};
 
@@ -106,14 +104,16 @@ fn unknown(stack: &Stack, id: ExchangeId, contact: &Contact<'_>, now: Instant) -
     known.is_none().then_some(wanted)
 }
 
-/// The first address of a host name that can be reached, of those that are known. `prefer`: what the phone registered through.
-pub(super) fn address_of(
+/// The way to the first address of a host name that can be reached, of those that are known, and those that come after it. `prefer`: what
+/// the phone registered through.
+pub(super) fn way_to_name(
     stack: &Stack,
     id: ExchangeId,
     uri: &Uri<'_>,
     prefer: Flow,
     now: Instant,
-) -> Result<(Transport, SocketAddr), RouteError> {
+    pool: &mut Pool,
+) -> Result<(Flow, Option<Untried>), RouteError> {
     let wanted = Wanted::of_uri(uri).map_err(|_| RouteError::HostName)?;
     let mut targets = Targets::default();
     match stack
@@ -126,9 +126,9 @@ pub(super) fn address_of(
         }
     }
     let mut last = RouteError::HostName;
-    for target in targets.iter() {
+    for (place, target) in targets.iter().enumerate() {
         match flow_to(&stack.cfg, (target.transport, target.addr), Some(prefer)) {
-            Ok(_) => return Ok((target.transport, target.addr)),
+            Ok(flow) => return Ok((flow, Untried::keep(&targets, place + 1, pool))),
             Err(error) => last = error,
         }
     }

@@ -2,6 +2,7 @@
 //! failed.
 
 use crate::dialog::{Dialog, Parts, target_of};
+use crate::dns::Untried;
 use crate::location::{Contact, ContactSet, Outcome};
 use crate::metrics::{DropReason, Limit};
 use crate::msg::build::Writer;
@@ -16,7 +17,7 @@ use crate::transaction::destination::{RouteError, destination, flow_to, path_flo
 use crate::wire::{Effects, Flow, Transport};
 
 use super::call::{Leg, Phase, Side};
-use super::names::address_of;
+use super::names::way_to_name;
 use super::setup::{LOOK_UP_TIMEOUT, RETRY_AFTER};
 use super::write::{FORWARD_SLACK, Mentions};
 use super::{B2bua, CallId, ExchangeId, LegId, token_of};
@@ -242,7 +243,42 @@ impl B2bua {
             true => contact.uri,
             false => target_of(contact.uri),
         };
-        let flow = flow_of(stack, id, contact, target, now).map_err(Failed::Route)?;
+        let (flow, mut untried) =
+            way_of(stack, id, contact, target, now, &mut out.pool).map_err(Failed::Route)?;
+        let to = (contact, target, flow);
+        let rung = self.ring_over(
+            stack,
+            id,
+            to,
+            &mut untried,
+            flows_failed,
+            mentions,
+            request,
+            kept,
+            now,
+            out,
+        );
+        if let Some(untried) = untried {
+            untried.release(&mut out.pool);
+        }
+        rung
+    }
+
+    /// The same where it is known what the contact is reached over. `untried`: where else it may be; taken where that is kept.
+    #[allow(clippy::too_many_arguments)]
+    fn ring_over(
+        &mut self,
+        stack: &mut Stack,
+        id: ExchangeId,
+        (contact, target, flow): (&Contact<'_>, &[u8], Flow),
+        untried: &mut Option<Untried>,
+        flows_failed: u8,
+        mentions: Mentions<'_>,
+        request: Option<&Request<'_>>,
+        kept: Option<BufId>,
+        now: Instant,
+        out: &mut Effects,
+    ) -> Result<(), Failed> {
         let exchange = self.exchanges.get(id).ok_or(Failed::Full)?;
         let (call, method) = (exchange.call, exchange.method);
         let mentions = Mentions {
@@ -292,6 +328,7 @@ impl B2bua {
                 self.log_leg(leg, &out.pool);
                 self.tap_leg(stack, leg, &out.pool);
                 self.count_request(stack, method, leg);
+                self.may_go_elsewhere(stack, tx, untried, buf, out);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
             }
@@ -415,32 +452,33 @@ impl B2bua {
     }
 }
 
-/// Where a request to `contact`, whose remote target is `target`, is sent.
-fn flow_of(
+/// Over what a request to `contact`, whose remote target is `target`, is sent, and where else the contact may be.
+fn way_of(
     stack: &Stack,
     id: ExchangeId,
     contact: &Contact<'_>,
     target: &[u8],
     now: Instant,
-) -> Result<Flow, RouteError> {
+    pool: &mut Pool,
+) -> Result<(Flow, Option<Untried>), RouteError> {
     let cfg = &stack.cfg;
     if !contact.path.is_empty() {
-        return path_flow(cfg, contact.path, contact.flow);
+        return path_flow(cfg, contact.path, contact.flow).map(|flow| (flow, None));
     }
     if contact.is_flow {
         // RFC 5626 §7: over the very flow that was registered.
-        return Ok(contact.flow.alone());
+        return Ok((contact.flow.alone(), None));
     }
     let to = if contact.is_at_peer {
         (Transport::Udp, contact.flow.peer)
     } else {
         let uri = Uri::parse(target).map_err(|_| RouteError::Scheme)?;
         match destination(&uri) {
-            Err(RouteError::HostName) => address_of(stack, id, &uri, contact.flow, now)?,
+            Err(RouteError::HostName) => return way_to_name(stack, id, &uri, contact.flow, now, pool),
             known => known?,
         }
     };
-    flow_to(cfg, to, Some(contact.flow))
+    flow_to(cfg, to, Some(contact.flow)).map(|flow| (flow, None))
 }
 
 /// Why a contact could not be rung.

@@ -167,6 +167,29 @@ pub fn write_request(
     out.finish().ok()
 }
 
+/// Writes a request of ours as it goes out once more, over another flow. RFC 3263 §4.3 has it differ by its Via alone; our Contact says
+/// where we are on that flow.
+#[must_use]
+pub fn write_again(
+    stack: &Stack,
+    sent: Message<'_>,
+    flow: Flow,
+    branch: Token,
+    dst: &mut [u8],
+) -> Option<Written> {
+    let mut out = Rewrite::of_message(sent, dst);
+    for line in sent.lines() {
+        match line.name {
+            // It has no other.
+            Name::Via => stack.put_via_line(flow, branch, out.replace(line.span())),
+            Name::CallId => _ = out.replace(line.value).call_id(sent.value_of(line)),
+            Name::Contact => write_contact(&mut out, stack, line, sent, None, flow),
+            _ => {}
+        }
+    }
+    out.finish().ok()
+}
+
 /// Writes a response that came on one leg as the answer to the request with the lines `asked`, which came on the other over
 /// `flow`, to `dst`, with what was `granted` to its session; returns its length, or `None` where there is no room.
 #[must_use]

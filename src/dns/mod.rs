@@ -11,6 +11,7 @@ pub mod order;
 pub mod plan;
 #[cfg(test)]
 mod tests;
+mod untried;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use cache::Cache;
 use hosts::Hosts;
 use order::Random;
 use plan::{Answers, Known, Plan, Questions, Speaks, Targets, Wanted, plan};
+
+pub use untried::Untried;
 
 pub type LookUpId = Id<LookUp>;
 
