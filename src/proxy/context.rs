@@ -136,22 +136,6 @@ impl Context {
         digest: u64,
         dialog: u64,
     ) -> Context {
-        let begins_dialog = request.to_tag.is_none()
-            && match request.method {
-                Method::Invite | Method::Subscribe | Method::Refer => true,
-                Method::Ack
-                | Method::Bye
-                | Method::Cancel
-                | Method::Register
-                | Method::Options
-                | Method::Notify
-                | Method::Message
-                | Method::Info
-                | Method::Update
-                | Method::Prack
-                | Method::Publish
-                | Method::Other => false,
-            };
         Context {
             server,
             policy,
@@ -159,7 +143,7 @@ impl Context {
             digest,
             breadth: max_breadth(&request.msg),
             is_of_registered: false,
-            begins_dialog,
+            begins_dialog: begins_dialog(request),
             caller_flow: None,
             registers_flow: false,
             is_by_token: false,
@@ -192,22 +176,54 @@ impl Context {
         if !(is_register && self.policy.add_path || self.begins_dialog && self.policy.record_route) {
             return;
         }
-        let msg = request.msg;
-        let contact = name_addr::first(msg, Name::Contact).and_then(Result::ok);
-        // §5.1: the first hop is whom no Via stands below.
-        let is_first_hop = msg.elements(Name::Via).nth(1).is_none();
         if is_register {
+            let msg = request.msg;
+            let contact = name_addr::first(msg, Name::Contact).and_then(Result::ok);
+            let is_first_hop = is_first_hop(request);
             // RFC 3327 §5.2: only for a phone that knows of it.
             self.policy.add_path = msg.has_token(Name::Supported, b"path");
             let names_flow = contact.is_some_and(|contact| contact.param(b"reg-id").is_some());
             self.registers_flow = is_first_hop && names_flow;
             self.caller_flow = is_first_hop.then_some(flow);
-        } else if is_first_hop
-            && contact.is_some_and(|contact| contact.uri().is_ok_and(|uri| wants_flow(&uri)))
-        {
-            self.caller_flow = Some(flow);
+        } else {
+            self.caller_flow = caller_flow(request, flow);
         }
     }
+}
+
+/// Whether the request may begin a dialog, so that a Record-Route has a meaning in it.
+pub(super) fn begins_dialog(request: &Request<'_>) -> bool {
+    request.to_tag.is_none()
+        && match request.method {
+            Method::Invite | Method::Subscribe | Method::Refer => true,
+            Method::Ack
+            | Method::Bye
+            | Method::Cancel
+            | Method::Register
+            | Method::Options
+            | Method::Notify
+            | Method::Message
+            | Method::Info
+            | Method::Update
+            | Method::Prack
+            | Method::Publish
+            | Method::Other => false,
+        }
+}
+
+/// RFC 5626 §5.1: the first hop is whom no Via stands below.
+fn is_first_hop(request: &Request<'_>) -> bool {
+    request.msg.elements(Name::Via).nth(1).is_none()
+}
+
+/// RFC 5626 §5.3: the flow that a request came over, where we are its first hop and its Contact asks for the requests of the dialog over
+/// it.
+pub(super) fn caller_flow(request: &Request<'_>, flow: Flow) -> Option<Flow> {
+    let asks = || {
+        let contact = name_addr::first(request.msg, Name::Contact)?.ok()?;
+        contact.uri().ok().map(|uri| wants_flow(&uri))
+    };
+    (is_first_hop(request) && asks() == Some(true)).then_some(flow)
 }
 
 impl Context {

@@ -23,6 +23,8 @@ use crate::transaction::destination::flow_to;
 use crate::transaction::{Stack, User};
 use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 
+use super::context::{begins_dialog, caller_flow};
+use super::flow_token::FlowToken;
 use super::forward::next_route;
 use super::names::{Address, Way, unresolved, way};
 use super::response::edit_relayed;
@@ -225,10 +227,12 @@ impl Proxy {
                         put_via(stack, to, token, &digests, b"", &mut w);
                     }
                 }
-                if request.to_tag.is_none() && policy.record_route && request.method == Method::Invite {
+                // What a flow token has led here is forwarded with state: only the caller may have a flow of its own.
+                if begins_dialog(request) && policy.record_route {
+                    let caller = caller_flow(request, flow).map(|flow| FlowToken::of(flow, &stack.key));
                     let dialog = stack.key.digest(&[request.call_id]);
                     let recorded = (policy.record_route_kind(), dialog);
-                    put_record_routes(stack, recorded, (flow, None), (to, None), &mut w);
+                    put_record_routes(stack, recorded, (flow, caller.as_ref()), (to, None), &mut w);
                 }
                 let block_len = w.finish().ok_or(Refused::with(513, "Message Too Large"))?;
                 let block = &block[..block_len];

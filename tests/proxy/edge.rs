@@ -4,7 +4,7 @@ use bench_harness::sip::Message;
 
 use crate::messages::*;
 use crate::world::{SERVER, World, on_each_number_of_shards};
-use crate::{REGISTERED, ack_of, ask, ends_empty, reply, within, world};
+use crate::{REGISTERED, TO_BOB, ack_of, ask, ends_empty, reply, within, world};
 
 /// Everything goes on to the registrar, and comes back from there.
 const TO_REGISTRAR: &str = r#"
@@ -221,4 +221,56 @@ fn two_phones_behind_one_flow_reach_each_other() {
         world.response(BOB, 200);
         ends_empty(world);
     });
+}
+
+/// What a rule forwards without state has the caller's flow in its Record-Route all the same: nothing is kept for that.
+#[test]
+fn a_caller_behind_a_stateless_rule_is_reached_over_its_flow() {
+    const ALICE_SAYS: &str = "sip:alice@192.0.2.6:5098;transport=tcp;ob";
+    for (method, answer) in [("INVITE", 200), ("SUBSCRIBE", 202)] {
+        on_each_number_of_shards(|shards| {
+            let mut world = world(shards, &format!("{TO_BOB}mode = \"stateless\"\n"));
+            let request = ask(method, "sip:bob@one.att.net", "c1").with("Contact", format!("<{ALICE_SAYS}>"));
+            let request = request.setting("Via", format!("SIP/2.0/TCP {ALICE};branch=z9hG4bKob;rport"));
+            world.tcp(ALICE, &request);
+            let at_bob = world.request(BOB, method);
+            let recorded: Vec<String> = at_bob
+                .get_all("Record-Route")
+                .into_iter()
+                .map(Into::into)
+                .collect();
+            assert_eq!(recorded.len(), 2, "{at_bob}");
+            assert!(recorded[1].len() > recorded[0].len() + 60, "a flow: {at_bob}");
+            let ok = reply(&at_bob, answer, "b", BOB);
+            world.udp(BOB, &ok);
+            let ok = world.response(ALICE, answer);
+            let mut info = Message::request("INFO", ALICE_SAYS).with("Via", via(BOB, "infobob"));
+            for route in &recorded {
+                info = info.with("Route", route);
+            }
+            let info = info
+                .with("From", ok.text("To"))
+                .with("To", ok.text("From"))
+                .with("Call-ID", "c1")
+                .with("CSeq", "1 INFO")
+                .with("Max-Forwards", 70)
+                .with("Content-Length", 0);
+            world.udp(BOB, &info);
+            let at_alice = world.request(ALICE, "INFO");
+            assert_eq!((at_alice.uri(), at_alice.has("Route")), (Some(ALICE_SAYS), false));
+            world.tcp(ALICE, &reply(&at_alice, 200, "a", ALICE));
+            world.response(BOB, 200);
+            // Hers go out by the same route.
+            let back = within("INFO", 8, &request, &ok);
+            world.tcp(
+                ALICE,
+                &back.setting("Via", format!("SIP/2.0/TCP {ALICE};branch=z9hG4bKb;rport")),
+            );
+            let there = world.request(BOB, "INFO");
+            assert!(!there.has("Route"), "{there}");
+            world.udp(BOB, &reply(&there, 200, "b", BOB));
+            world.response(ALICE, 200);
+            ends_empty(world);
+        });
+    }
 }
