@@ -126,7 +126,7 @@ pub fn own_record_route_comes_first(ledger: &Ledger<'_>, found: &mut Found<'_>) 
             && came.packet.to_tag.is_empty();
         // RFC 5626 §5.3.2: one of the two has the flow of who calls.
         let is_first_hop = came.packet.message.elements("Via").len() == 1;
-        let has_flow = is_first_hop && !served.is_stateless && wants_flow(&came.packet.message);
+        let has_flow = is_first_hop && wants_flow(&came.packet.message);
         let wanted = match (is_wanted, came.transport == left.transport && !has_flow) {
             (false, _) => 0,
             (true, true) => 1,
