@@ -1,10 +1,13 @@
-//! A hierarchical timing wheel: deadlines in ticks of 1 ms, inserted and cancelled in constant time.
+//! A timing wheel: deadlines in ticks of 1 ms, inserted and cancelled in constant time.
 //!
-//! Eight levels of 64 slots: level 0 holds the ticks of the present 64 ms one a slot, each level above spans 64 times as
-//! much. 64^8 ticks are more than an [`Instant`] can name, so there is no horizon. An entry lies at the level of the highest
-//! bit in which its tick differs from the wheel's; when time reaches a slot of a higher level its entries move down. Lists
-//! are doubly linked through one table, and a bitmap a level finds the next slot, so nothing is searched and nothing is
-//! allocated once the table is as large as it needs to be.
+//! Two rings turn with time. The near one has a slot for each of the next 65,536 ticks (65 s): nearly all deadlines of SIP lie there from
+//! their insertion to their end, since the timers of transactions take 32 s at most. The far one has 1,024 slots of 8,192 ticks each (2.3
+//! hours), for what lies beyond; and what lies beyond that too waits in its last slot, to be looked at again. What is in a far slot moves to
+//! the near ring as soon as all of it has room there, some 57 s before it is due, and a few entries a tick: there is no moment at which
+//! much has to be moved at once, however many deadlines there are.
+//!
+//! Lists are doubly linked through one table, and a bitmap a ring finds the next slot, so nothing is searched and nothing is allocated
+//! once the table is as large as it needs to be.
 
 use std::num::NonZeroU32;
 
@@ -57,17 +60,19 @@ pub struct TimerId {
 }
 
 const TICK_NS: u64 = 1_000_000;
-const LEVEL_BITS: u32 = 6;
-const SLOTS: usize = 1 << LEVEL_BITS;
-const LEVELS: usize = 8;
-
-// The last tick that an `Instant` can name is within the top level.
-const _: () = assert!(u64::MAX / TICK_NS < 1 << (LEVEL_BITS * LEVELS as u32));
+/// Slots of the near ring, of a tick each.
+const NEAR: usize = 1 << 16;
+/// Slots of the far ring.
+const FAR: usize = 1 << 10;
+/// Ticks of a slot of the far ring.
+const FAR_TICKS: u64 = 1 << 13;
+/// Entries that move from the far ring to the near one in a tick: those of a slot have some 57,000 ticks to do so.
+const MOVED_PER_TICK: usize = 64;
 
 /// No entry: the end of a list.
 const NONE: u32 = u32::MAX;
 /// `Entry::list` of an entry that is free.
-const FREE: u16 = u16::MAX;
+const FREE: u32 = u32::MAX;
 
 struct Entry<T> {
     tick: u64,
@@ -75,8 +80,8 @@ struct Entry<T> {
     /// The next entry of the list, or of the free list.
     next: u32,
     generation: NonZeroU32,
-    /// Index into `Wheel::lists`.
-    list: u16,
+    /// Index into `Wheel::lists`: the near slots, then the far ones.
+    list: u32,
     value: T,
 }
 
@@ -91,13 +96,64 @@ const EMPTY: List = List {
     tail: NONE,
 };
 
+/// Which slots of a ring hold entries: a bit each, and a bit for each word of these that is not zero.
+struct Occupied {
+    words: Box<[u64]>,
+    summary: Box<[u64]>,
+}
+
+impl Occupied {
+    fn new(slots: usize) -> Occupied {
+        let words = slots.div_ceil(64);
+        Occupied {
+            words: vec![0; words].into(),
+            summary: vec![0; words.div_ceil(64)].into(),
+        }
+    }
+
+    fn set(&mut self, slot: usize) {
+        self.words[slot / 64] |= 1 << (slot % 64);
+        self.summary[slot / 4_096] |= 1 << (slot / 64 % 64);
+    }
+
+    fn clear(&mut self, slot: usize) {
+        self.words[slot / 64] &= !(1 << (slot % 64));
+        if self.words[slot / 64] == 0 {
+            self.summary[slot / 4_096] &= !(1 << (slot / 64 % 64));
+        }
+    }
+
+    /// The first slot at `from` or after it that holds entries, once around the ring.
+    fn first_from(&self, from: usize) -> Option<usize> {
+        let here = self.words[from / 64] >> (from % 64);
+        if here != 0 {
+            return Some(from + here.trailing_zeros() as usize);
+        }
+        let word = (self.word_from(from / 64 + 1)).or_else(|| self.word_from(0))?;
+        Some(word * 64 + self.words[word].trailing_zeros() as usize)
+    }
+
+    /// The first word at `from` or after it that is not zero.
+    fn word_from(&self, from: usize) -> Option<usize> {
+        let mut at = from / 64;
+        let mut here = *self.summary.get(at)? & (u64::MAX << (from % 64));
+        while here == 0 {
+            at += 1;
+            here = *self.summary.get(at)?;
+        }
+        Some(at * 64 + here.trailing_zeros() as usize)
+    }
+}
+
 /// Deadlines of one shard, each with a `T`.
 pub struct Wheel<T> {
-    /// Every entry due before this tick has been popped.
+    /// Every entry due before this tick has been popped. All that the near ring holds is due less than [`NEAR`] ticks after it.
     tick: u64,
-    /// For each level, which of its slots hold entries.
-    occupied: [u64; LEVELS],
-    lists: Box<[List; LEVELS * SLOTS]>,
+    /// No entry outside the near ring is due before this tick; `u64::MAX` when there is none.
+    far_from: u64,
+    near: Occupied,
+    far: Occupied,
+    lists: Box<[List]>,
     entries: Vec<Entry<T>>,
     /// How many there may well be.
     expected: usize,
@@ -110,8 +166,10 @@ impl<T: Copy> Wheel<T> {
     pub fn new(now: Instant, expected: usize) -> Wheel<T> {
         Wheel {
             tick: now.as_millis(),
-            occupied: [0; LEVELS],
-            lists: Box::new([EMPTY; LEVELS * SLOTS]),
+            far_from: u64::MAX,
+            near: Occupied::new(NEAR),
+            far: Occupied::new(FAR),
+            lists: vec![EMPTY; NEAR + FAR].into(),
             entries: Vec::new(),
             expected,
             free: NONE,
@@ -124,7 +182,7 @@ impl<T: Copy> Wheel<T> {
     pub fn insert(&mut self, deadline: Instant, value: T) -> TimerId {
         let tick = deadline.as_nanos().div_ceil(TICK_NS).max(self.tick);
         let slot = self.take_entry(tick, value);
-        self.link(slot);
+        self.place(slot);
         self.len += 1;
         TimerId {
             slot,
@@ -145,37 +203,45 @@ impl<T: Copy> Wheel<T> {
         current
     }
 
-    /// What is due at `now`, the earliest tick first and within one tick in the order of insertion; `None` when no more is.
-    /// An entry that is inserted meanwhile and is due already comes in the same round.
+    /// What is due at `now`, the earliest tick first; `None` when no more is. Within one tick those that were inserted in its last 65 s come
+    /// in the order of insertion. An entry that is inserted meanwhile and is due already comes in the same round.
     pub fn pop(&mut self, now: Instant) -> Option<T> {
         let now = now.as_millis().max(self.tick);
-        while let Some((level, slot)) = self.first_slot() {
-            let start = self.slot_start(level, slot);
-            if start > now {
-                break;
-            }
-            self.tick = self.tick.max(start);
-            let list = level * SLOTS + slot;
-            if level == 0 {
-                let head = self.lists[list].head;
-                self.unlink(head);
-                let value = self.entries[head as usize].value;
-                self.give_entry(head);
-                return Some(value);
-            }
-            self.move_down(list);
+        if now > self.tick && self.far_from.saturating_add(FAR_TICKS) <= now + NEAR as u64 {
+            self.move_some(now);
         }
-        self.tick = now;
-        None
+        loop {
+            let next = self.first_near().unwrap_or(u64::MAX);
+            if self.far_from <= next.min(now) {
+                self.move_all();
+                continue;
+            }
+            if next > now {
+                self.tick = now;
+                return None;
+            }
+            self.tick = next;
+            let head = self.lists[next as usize % NEAR].head;
+            self.unlink(head);
+            let value = self.entries[head as usize].value;
+            self.give_entry(head);
+            return Some(value);
+        }
     }
 
-    /// When to call [`Wheel::pop`] next: the earliest deadline, or for one further away a moment before it at which the
-    /// entries that it lies among move closer. `None` when the wheel is empty.
+    /// When to call [`Wheel::pop`] next: the earliest deadline, or before it a moment at which entries move closer. `None` when the wheel
+    /// is empty.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let (level, slot) = self.first_slot()?;
-        Some(Instant::from_nanos(
-            self.slot_start(level, slot).saturating_mul(TICK_NS),
-        ))
+        if self.len == 0 {
+            return None;
+        }
+        let moves_at = self
+            .far_from
+            .saturating_add(FAR_TICKS)
+            .saturating_sub(NEAR as u64);
+        let tick = self.first_near().unwrap_or(u64::MAX);
+        let tick = tick.min(moves_at.max(self.tick + 1));
+        Some(Instant::from_nanos(tick.saturating_mul(TICK_NS)))
     }
 
     /// Entries waiting.
@@ -187,46 +253,80 @@ impl<T: Copy> Wheel<T> {
         self.len == 0
     }
 
-    /// The slot whose time comes first. The slots of a level are all later than those of the levels below, and none lies
-    /// behind the wheel's own tick, so it is the first bit of the first level that has any.
-    fn first_slot(&self) -> Option<(usize, usize)> {
-        self.occupied
-            .iter()
-            .enumerate()
-            .find(|(_, occupied)| **occupied != 0)
-            .map(|(level, occupied)| (level, occupied.trailing_zeros() as usize))
+    /// The first tick for which the near ring holds an entry.
+    fn first_near(&self) -> Option<u64> {
+        let from = self.tick as usize % NEAR;
+        let slot = self.near.first_from(from)?;
+        Some(self.tick + (slot.wrapping_sub(from) % NEAR) as u64)
     }
 
-    /// The first tick of a slot, which shares all bits above its level with the present tick.
-    fn slot_start(&self, level: usize, slot: usize) -> u64 {
-        let shift = LEVEL_BITS * level as u32;
-        let above = self.tick >> (shift + LEVEL_BITS) << LEVEL_BITS;
-        (above | slot as u64) << shift
+    /// The first slot of the far ring that holds entries, by its number since time began.
+    fn first_far(&self) -> Option<u64> {
+        let number = self.tick / FAR_TICKS;
+        let from = number as usize % FAR;
+        let slot = self.far.first_from(from)?;
+        Some(number + (slot.wrapping_sub(from) % FAR) as u64)
     }
 
-    /// Spreads the entries of a slot that time has reached over the levels below, in their order.
-    fn move_down(&mut self, list: usize) {
-        let mut slot = self.lists[list].head;
-        self.lists[list] = EMPTY;
-        self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
-        while slot != NONE {
-            let next = self.entries[slot as usize].next;
-            self.link(slot);
-            slot = next;
+    /// Time goes on to `now`, and some entries of the first far slot move closer, if all of them have room in the near ring.
+    fn move_some(&mut self, now: u64) {
+        // As far as nothing is due.
+        self.tick = now.min(self.far_from).min(self.first_near().unwrap_or(u64::MAX));
+        self.find_far();
+        if self.far_from.saturating_add(FAR_TICKS) <= self.tick + NEAR as u64 {
+            self.move_first_slot(MOVED_PER_TICK);
         }
     }
 
+    /// Moves all entries that may be due at `far_from`, or finds that there are none any more. Nothing is due before.
+    #[cold]
+    fn move_all(&mut self) {
+        self.tick = self.tick.max(self.far_from);
+        self.find_far();
+        if self.far_from <= self.tick {
+            self.move_first_slot(usize::MAX);
+        }
+    }
+
+    /// Moves up to `count` entries of the slot at `far_from`. No far entry is placed there meanwhile: the last slot of the ring lies before
+    /// the one of the present tick.
+    fn move_first_slot(&mut self, count: usize) {
+        let list = NEAR + (self.far_from / FAR_TICKS) as usize % FAR;
+        for _ in 0..count {
+            let slot = self.lists[list].head;
+            if slot == NONE {
+                break;
+            }
+            self.unlink(slot);
+            self.place(slot);
+        }
+        self.find_far();
+    }
+
+    fn find_far(&mut self) {
+        self.far_from = self.first_far().map_or(u64::MAX, |number| number * FAR_TICKS);
+    }
+
     /// Appends an entry to the list that its tick belongs to.
-    fn link(&mut self, slot: u32) {
+    fn place(&mut self, slot: u32) {
         let tick = self.entries[slot as usize].tick;
-        let level = (tick ^ self.tick)
-            .checked_ilog2()
-            .map_or(0, |bit| bit / LEVEL_BITS) as usize;
-        let index = (tick >> (LEVEL_BITS * level as u32)) as usize % SLOTS;
-        let list = level * SLOTS + index;
+        if tick - self.tick < NEAR as u64 {
+            let index = tick as usize % NEAR;
+            self.near.set(index);
+            self.append(index, slot);
+        } else {
+            let last = self.tick / FAR_TICKS + (FAR as u64 - 1);
+            let number = last.min(tick / FAR_TICKS);
+            self.far_from = self.far_from.min(number * FAR_TICKS);
+            self.far.set(number as usize % FAR);
+            self.append(NEAR + number as usize % FAR, slot);
+        }
+    }
+
+    fn append(&mut self, list: usize, slot: u32) {
         let tail = self.lists[list].tail;
         let entry = &mut self.entries[slot as usize];
-        entry.list = list as u16;
+        entry.list = list as u32;
         entry.prev = tail;
         entry.next = NONE;
         match tail {
@@ -234,7 +334,6 @@ impl<T: Copy> Wheel<T> {
             tail => self.entries[tail as usize].next = slot,
         }
         self.lists[list].tail = slot;
-        self.occupied[level] |= 1 << index;
     }
 
     fn unlink(&mut self, slot: u32) {
@@ -249,7 +348,10 @@ impl<T: Copy> Wheel<T> {
             next => self.entries[next as usize].prev = prev,
         }
         if self.lists[list].head == NONE {
-            self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
+            match list.checked_sub(NEAR) {
+                None => self.near.clear(list),
+                Some(far) => self.far.clear(far),
+            }
         }
     }
 
@@ -322,17 +424,55 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_one_tick_come_in_the_order_of_insertion_through_every_level() {
+    fn entries_of_one_tick_come_in_the_order_of_insertion() {
         let mut wheel = Wheel::new(ms(0), 64);
         let due = ms(600_000_000);
         wheel.insert(due, 1);
-        assert_eq!(wheel.pop(ms(599_000_000)), None);
+        assert_eq!(wheel.pop(ms(599_900_000)), None);
         wheel.insert(due, 2);
         assert_eq!(wheel.pop(ms(599_999_990)), None);
         wheel.insert(due, 3);
         wheel.insert(ms(599_999_999), 0);
         let popped: Vec<i32> = std::iter::from_fn(|| wheel.pop(due)).collect();
         assert_eq!(popped, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_far_away_moves_closer_a_few_at_a_time_and_in_time() {
+        const MANY: usize = 50_000;
+        let mut wheel = Wheel::new(ms(0), MANY);
+        // Some within one far slot, some in the last, which holds what is beyond.
+        for i in 0..MANY as u64 {
+            wheel.insert(ms(100_000 + i % 1_000), i);
+            wheel.insert(ms(20_000_000 + i), i);
+        }
+        let far = |wheel: &Wheel<u64>| {
+            let far = wheel
+                .entries
+                .iter()
+                .filter(|entry| entry.list != FREE && entry.list as usize >= NEAR);
+            far.count()
+        };
+        let (mut before, mut now, mut popped) = (far(&wheel), 0, 0);
+        assert_eq!(before, 2 * MANY);
+        while popped < MANY {
+            // Whoever is late by some ticks moves no more for it.
+            now += 7;
+            while wheel.pop(ms(now)).is_some() {
+                popped += 1;
+            }
+            if now % 49 == 0 {
+                let after = far(&wheel);
+                assert!(
+                    before - after <= 7 * MOVED_PER_TICK,
+                    "{} at {now}",
+                    before - after
+                );
+                before = after;
+            }
+        }
+        assert_eq!((before, wheel.len()), (MANY, MANY));
+        assert!((100_999..=101_006).contains(&now), "{now}");
     }
 
     #[test]
@@ -369,7 +509,9 @@ mod tests {
             let reached = loop {
                 let at = wheel.next_deadline().expect("an entry waits");
                 steps += 1;
-                assert!(steps <= 2 * LEVELS, "{after} ms ahead: no progress");
+                // What is beyond the far ring is looked at once a turn of it.
+                let turns = after / (FAR_TICKS * FAR as u64);
+                assert!(steps <= 2 * turns + 8, "{after} ms ahead: no progress");
                 if wheel.pop(at).is_some() {
                     break at;
                 }
@@ -405,8 +547,8 @@ mod tests {
             0..3_000_000_u64,
             0..100_000_000_u64,
             0..600_000_000_000_000_u64,
-            // Beyond 64^6 ms, and so into the upper levels.
-            0..(u64::MAX / 64),
+            // Some hundred turns of the far ring.
+            0..(1_u64 << 50),
         ]
     }
 
@@ -426,18 +568,19 @@ mod tests {
         ) {
             let mut now = Instant::from_nanos(start_ns);
             let mut wheel = Wheel::new(now, 64);
-            // (tick, number of insertion, id): the list sorted by the first two is the order in which they are due.
-            let mut list: Vec<(u64, usize, TimerId)> = Vec::new();
+            // (tick, number of insertion, id, whether it was far): the list sorted by the first two is the order in which they are due.
+            let mut list: Vec<(u64, usize, TimerId, bool)> = Vec::new();
             let mut gone: Vec<TimerId> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Insert { after_ns } => {
                         let deadline = now + Duration::from_nanos(after_ns);
                         let tick = deadline.as_nanos().div_ceil(TICK_NS);
-                        list.push((tick, number, wheel.insert(deadline, number)));
+                        let is_far = tick >= now.as_millis() + NEAR as u64;
+                        list.push((tick, number, wheel.insert(deadline, number), is_far));
                     }
                     Step::Cancel { nth } if nth < list.len() => {
-                        let (_, _, id) = list.remove(nth);
+                        let (_, _, id, _) = list.remove(nth);
                         prop_assert!(wheel.cancel(id));
                         gone.push(id);
                     }
@@ -448,17 +591,22 @@ mod tests {
                     }
                     Step::Advance { by_ns } => {
                         now = now + Duration::from_nanos(by_ns);
-                        list.sort_by_key(|(tick, number, _)| (*tick, *number));
-                        let due = list.partition_point(|(tick, _, _)| *tick <= now.as_millis());
-                        for (_, number, id) in list.drain(..due) {
-                            prop_assert_eq!(wheel.pop(now), Some(number));
-                            gone.push(id);
+                        list.sort_by_key(|(tick, number, ..)| (*tick, *number));
+                        while let Some((first, ..)) = list.first().copied().filter(|first| first.0 <= now.as_millis()) {
+                            let popped = wheel.pop(now);
+                            let at = list.iter().position(|(_, number, ..)| Some(*number) == popped);
+                            let Some(at) = at else {
+                                return Err(TestCaseError::fail(format!("popped {popped:?}, not of {first}")));
+                            };
+                            prop_assert_eq!(list[at].0, first);
+                            prop_assert!(list[..at].iter().all(|(.., was_far)| *was_far));
+                            gone.push(list.remove(at).2);
                         }
                         prop_assert_eq!(wheel.pop(now), None);
                     }
                 }
                 prop_assert_eq!(wheel.len(), list.len());
-                let first = list.iter().map(|(tick, _, _)| *tick).min();
+                let first = list.iter().map(|(tick, ..)| *tick).min();
                 match (wheel.next_deadline(), first) {
                     (Some(at), Some(first)) => {
                         prop_assert!(at.as_nanos().div_ceil(TICK_NS) <= first);

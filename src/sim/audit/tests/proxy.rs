@@ -55,12 +55,39 @@ fn change_came(lines: &mut Lines, wanted: impl Fn(&Step) -> bool, edit: impl Fn(
 
 /// A response that came on a branch and what went back of it.
 fn returned(lines: &Lines, method: &str, status: std::ops::Range<u16>) -> Option<(usize, usize)> {
+    returned_where(lines, method, status, |_| true)
+}
+
+fn returned_where(
+    lines: &Lines,
+    method: &str,
+    status: std::ops::Range<u16>,
+    wanted: impl Fn(&Step) -> bool,
+) -> Option<(usize, usize)> {
     // What goes on without state is of other rules.
     let is_stateless = |step: &Step| step.packet.message.text("To").contains(":4");
     lines.find_both(
-        |step| hears(step, method, status.clone()) && step.packet.id.is_some() && !is_stateless(step),
+        |step| {
+            hears(step, method, status.clone())
+                && step.packet.id.is_some()
+                && !is_stateless(step)
+                && wanted(step)
+        },
         |came, back| answers(back, method, 100..700) && back.packet.id == came.packet.id,
     )
+}
+
+/// Whether the call is over on either side, or being cancelled, so soon after that nobody need hear any more of how it rings.
+fn ends_at_once(lines: &Lines, came: &Step) -> bool {
+    let ends = |step: &Step| {
+        let ends_it = step.packet.method == "INVITE" && step.packet.is_final();
+        (ends_it || sends(step, "CANCEL")) && step.packet.call_id == came.packet.call_id
+    };
+    let soon = came.at..=came.at + Duration::from_millis(40);
+    lines
+        .0
+        .iter()
+        .any(|line| soon.contains(&line.at()) && matches!(line, Line::Step(step) if ends(step)))
 }
 
 /// Takes away what went back, as often as it did.
@@ -68,6 +95,10 @@ fn keep_back(lines: &mut Lines, method: &'static str, status: std::ops::Range<u1
     let Some((_, back)) = returned(lines, method, status) else {
         return false;
     };
+    take_away(lines, back)
+}
+
+fn take_away(lines: &mut Lines, back: usize) -> bool {
     let id = lines.step(back).packet.id;
     lines.remove(|step| step.what == What::Sent && step.packet.id == id && step.packet.status.is_some());
     true
@@ -314,7 +345,12 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
             |m| m.insert(ID_HEADER, 7),
         )
     }),
-    ("provisional_goes_back", |l| keep_back(l, "INVITE", 180..200)),
+    ("provisional_goes_back", |l| {
+        let Some((_, back)) = returned_where(l, "INVITE", 180..200, |came| !ends_at_once(l, came)) else {
+            return false;
+        };
+        take_away(l, back)
+    }),
     ("each_success_goes_back", |l| keep_back(l, "INVITE", 200..300)),
     ("other_success_goes_back", |l| keep_back(l, "MESSAGE", 200..300)),
     ("one_failure_goes_back", |l| {
