@@ -10,6 +10,7 @@ use crate::msg::name_addr;
 use crate::msg::request::Response;
 use crate::record::EndReason;
 use crate::time::Instant;
+use crate::transaction::hop::known_flow;
 use crate::transaction::{Notice, Stack, TxId};
 use crate::wire::Effects;
 
@@ -336,7 +337,11 @@ impl B2bua {
             target,
             routes: &routes[..routes_len],
         };
-        let flow = next_hop_flow(stack, &parts, flow, flow);
+        let flow = match next_hop_flow(stack, &parts, flow, flow) {
+            // Nobody is left for whom DNS could be asked.
+            (flow, true) => known_flow(stack, (parts.next_hop(), parts.call_id), flow, out),
+            (flow, false) => flow,
+        };
         let branch = stack.stateless_token();
         let Some(mut draft) = out.pool.draft(response.msg.len() + routes_len + FORWARD_SLACK) else {
             stack.metrics.dropped(DropReason::NoBuffer);

@@ -10,6 +10,7 @@ use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::TimerId;
 use crate::transaction::TxId;
+use crate::transaction::hop::Hop;
 use crate::wire::Flow;
 
 use super::asked::Asked;
@@ -76,6 +77,7 @@ pub struct Leg {
     pub target_cseq: u32,
     /// Where requests to the phone go.
     pub flow: Flow,
+    pub hop: Hop,
     /// The device that it rings, as the look-up has numbered it, and how many of its flows failed before (RFC 5626 §7).
     pub device: u8,
     pub flows_failed: u8,

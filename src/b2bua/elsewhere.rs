@@ -1,6 +1,7 @@
-//! A request that has failed at one address of a name goes to the next: RFC 3263 §4.3, as it says for user agents too (RFC 3261 §8.1.2).
+//! Names as the next hop of a leg. A request that has failed at one address of a name goes to the next: RFC 3263 §4.3, as it says for user agents too (RFC 3261 §8.1.2).
 
-use crate::dns::Untried;
+use crate::dns::plan::Targets;
+use crate::dns::{Asker, Resolved, Untried};
 use crate::metrics::DropReason;
 use crate::msg::method::Method;
 use crate::msg::scan::{Message, scan};
@@ -13,7 +14,7 @@ use crate::wire::{Effects, Flow};
 
 use super::call::Elsewhere;
 use super::write::{FORWARD_SLACK, write_again};
-use super::{B2bua, BranchId, ExchangeId, LegId, token_of};
+use super::{B2bua, BranchId, CallId, ExchangeId, LegId, token_of};
 
 impl B2bua {
     /// The request `sent` of this client transaction may go to `untried` when it fails. They are taken, if there are any.
@@ -34,6 +35,49 @@ impl B2bua {
         {
             let sent = out.pool.retain(sent);
             branch.elsewhere = Some(Elsewhere { untried, sent });
+        }
+    }
+
+    /// Has the requests of a leg whose next hop is a name go to an address that the name has; the others that it has.
+    pub(super) fn find_hop(&mut self, stack: &mut Stack, id: LegId, out: &Effects) -> Option<Targets> {
+        let leg = self.legs.get_mut(id).filter(|leg| leg.hop.is_named)?;
+        let parts = leg.dialog.parts(&out.pool);
+        let dialog = (parts.next_hop(), parts.call_id);
+        leg.hop.find(stack, dialog, &mut leg.flow, asker(id), out)
+    }
+
+    /// The next hop of a call's caller is a name.
+    pub(super) fn name_caller_hop(&mut self, stack: &mut Stack, id: CallId, out: &Effects) {
+        let Some(caller) = self.calls.get(id).map(|call| call.caller) else {
+            return;
+        };
+        if let Some(leg) = self.legs.get_mut(caller) {
+            leg.hop.is_named = true;
+        }
+        self.find_hop(stack, caller, out);
+    }
+
+    /// What came of the look-up of a leg's next hop.
+    pub fn hop_found(&mut self, stack: &mut Stack, id: LegId, found: (Resolved, &Targets), out: &Effects) {
+        let Some(leg) = self.legs.get_mut(id) else { return };
+        let parts = leg.dialog.parts(&out.pool);
+        let dialog = (parts.next_hop(), parts.call_id);
+        leg.hop.found(stack, dialog, &mut leg.flow, asker(id), found, out);
+    }
+
+    /// The request `sent` of this client transaction went to one address of a name, and may go to `others` when it fails.
+    pub(super) fn keep_other_addresses(
+        &mut self,
+        stack: &Stack,
+        tx: TxId,
+        others: Option<Targets>,
+        sent: BufId,
+        out: &mut Effects,
+    ) {
+        let mut untried = others.and_then(|others| Untried::keep(&others, 0, &mut out.pool));
+        self.may_go_elsewhere(stack, tx, &mut untried, sent, out);
+        if let Some(untried) = untried {
+            untried.release(&mut out.pool);
         }
     }
 
@@ -139,5 +183,12 @@ impl B2bua {
         });
         self.table = Some(table);
         stack.keep_written(draft, written, &mut out.pool)
+    }
+}
+
+const fn asker(id: LegId) -> Asker {
+    Asker::Leg {
+        slot: id.slot,
+        generation: id.generation,
     }
 }

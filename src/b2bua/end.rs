@@ -173,6 +173,7 @@ impl B2bua {
 
     /// An ACK of our own for a 2xx whose INVITE had the number `cseq` on this leg.
     pub(super) fn acknowledge(&mut self, stack: &mut Stack, leg: LegId, cseq: u32, out: &mut Effects) {
+        self.find_hop(stack, leg, out);
         let branch = stack.stateless_token();
         match self.write_own(stack, leg, Method::Ack, cseq, branch, out) {
             Some(buf) => {
@@ -207,11 +208,13 @@ impl B2bua {
             best: None,
             is_answered: false,
         });
+        let others = self.find_hop(stack, leg_id, out);
         let sent = exchange.and_then(|exchange| {
             let tx = self.open_branch(stack, exchange, leg_id, Method::Bye, cseq, out)?;
             match self.write_own(stack, leg_id, Method::Bye, cseq, token_of(stack, tx), out) {
                 Some(buf) => {
                     self.count_request(stack, Method::Bye, leg_id);
+                    self.keep_other_addresses(stack, tx, others, buf, out);
                     stack.send_request(tx, buf, now, out);
                     Some(())
                 }

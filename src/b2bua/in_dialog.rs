@@ -10,7 +10,7 @@ use crate::msg::uri::Uri;
 use crate::pool::Pool;
 use crate::record::EndReason;
 use crate::time::Instant;
-use crate::transaction::destination::{route, wants_flow};
+use crate::transaction::destination::{RouteError, route, wants_flow};
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
@@ -206,6 +206,7 @@ impl B2bua {
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), (u16, &'static str)> {
+        let others = self.find_hop(stack, to, out);
         let client = self
             .open_branch(stack, exchange, to, request.method, cseq, out)
             .ok_or((503, "Limit Reached"))?;
@@ -213,6 +214,7 @@ impl B2bua {
         match self.write_across(stack, request, to, cseq, branch, rack, out) {
             Some(buf) => {
                 self.count_request(stack, request.method, to);
+                self.keep_other_addresses(stack, client, others, buf, out);
                 stack.send_request(client, buf, now, out);
                 Ok(())
             }
@@ -301,6 +303,7 @@ impl B2bua {
             stack.metrics.retransmissions_absorbed.inc();
             return true;
         }
+        self.find_hop(stack, to, out);
         let branch = stack.stateless_token();
         let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else {
             // Nothing has been acknowledged: the 2xx goes out again, and its ACK comes again.
@@ -338,7 +341,7 @@ impl B2bua {
         Some(match exchange.target {
             Some(target) if exchange.cseq >= leg.target_cseq => {
                 let source = exchange.server.and_then(|server| stack.flow_of(server));
-                flow_toward(stack, leg, pool.get(target), source.unwrap_or(leg.flow), pool)
+                flow_toward(stack, leg, pool.get(target), source.unwrap_or(leg.flow), pool).0
             }
             Some(_) | None => leg.flow,
         })
@@ -346,7 +349,7 @@ impl B2bua {
 
     /// A request was accepted: RFC 6141 §4.6 has the remote target of the leg that it came on move now and not before, so that one that
     /// is rejected moves nothing. §4.8: what was sent earlier does not undo what was sent later.
-    pub(super) fn take_new_target(&mut self, stack: &Stack, id: ExchangeId, out: &mut Effects) {
+    pub(super) fn take_new_target(&mut self, stack: &mut Stack, id: ExchangeId, out: &mut Effects) {
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
@@ -372,14 +375,14 @@ impl B2bua {
     /// Moves a leg's remote target, and with it the flow of its requests.
     pub(super) fn set_target(
         &mut self,
-        stack: &Stack,
+        stack: &mut Stack,
         id: LegId,
         target: &[u8],
         source: Option<Flow>,
         out: &mut Effects,
     ) {
         let Some(leg) = self.legs.get_mut(id) else { return };
-        let flow = flow_toward(stack, leg, target, source.unwrap_or(leg.flow), &out.pool);
+        let (flow, is_named) = flow_toward(stack, leg, target, source.unwrap_or(leg.flow), &out.pool);
         if leg.dialog.target(&out.pool) != target {
             let change = Change {
                 target: Some(target),
@@ -390,11 +393,13 @@ impl B2bua {
             }
         }
         leg.flow = flow;
+        leg.hop.is_named = is_named;
+        self.find_hop(stack, id, out);
     }
 }
 
-/// Where requests on a leg go when its remote target is this one. `like`: what its phone used last.
-fn flow_toward(stack: &Stack, leg: &Leg, target: &[u8], like: Flow, pool: &Pool) -> Flow {
+/// Where requests on a leg go when its remote target is this one, and whether that is a name. `like`: what its phone used last.
+fn flow_toward(stack: &Stack, leg: &Leg, target: &[u8], like: Flow, pool: &Pool) -> (Flow, bool) {
     let parts = Parts {
         target,
         ..leg.dialog.parts(pool)
@@ -402,13 +407,16 @@ fn flow_toward(stack: &Stack, leg: &Leg, target: &[u8], like: Flow, pool: &Pool)
     next_hop_flow(stack, &parts, like, leg.flow)
 }
 
-/// Over what a request goes to a dialog's next hop. `like`: what its phone used last; `known`: what holds where the URI leads
-/// nowhere.
-pub(super) fn next_hop_flow(stack: &Stack, parts: &Parts<'_>, like: Flow, known: Flow) -> Flow {
+/// Over what a request goes to a dialog's next hop, and whether that is a name, whose addresses [`B2bua::find_hop`] finds. `like`: what its
+/// phone used last; `known`: what holds where the URI leads nowhere.
+pub(super) fn next_hop_flow(stack: &Stack, parts: &Parts<'_>, like: Flow, known: Flow) -> (Flow, bool) {
     match Uri::parse(parts.next_hop()) {
-        Ok(uri) if wants_flow(&uri) => like,
-        Ok(uri) => route(&stack.cfg, &uri, Some(like)).unwrap_or(known),
-        Err(_) => known,
+        Ok(uri) if wants_flow(&uri) => (like, false),
+        Ok(uri) => match route(&stack.cfg, &uri, Some(like)) {
+            Ok(flow) => (flow, false),
+            Err(error) => (known, error == RouteError::HostName),
+        },
+        Err(_) => (known, false),
     }
 }
 

@@ -48,7 +48,13 @@ impl B2bua {
     }
 
     /// What a response of the phone says of the dialog: its tag, target and route set (RFC 3261 §12.1.2, §12.2.1.2).
-    pub(super) fn learn(&mut self, stack: &Stack, id: BranchId, response: &Response<'_>, out: &mut Effects) {
+    pub(super) fn learn(
+        &mut self,
+        stack: &mut Stack,
+        id: BranchId,
+        response: &Response<'_>,
+        out: &mut Effects,
+    ) {
         let Some(branch) = self.branches.get(id) else {
             return;
         };
@@ -142,7 +148,7 @@ impl B2bua {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn add_twin(
         &mut self,
-        stack: &Stack,
+        stack: &mut Stack,
         leg: LegId,
         call_id: CallId,
         cseq: u32,

@@ -14,6 +14,7 @@ use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::Stack;
 use crate::transaction::destination::{RouteError, destination, flow_to, path_flow};
+use crate::transaction::hop::Hop;
 use crate::wire::{Effects, Flow, Transport};
 
 use super::call::{Leg, Phase, Side};
@@ -243,14 +244,13 @@ impl B2bua {
             true => contact.uri,
             false => target_of(contact.uri),
         };
-        let (flow, mut untried) =
-            way_of(stack, id, contact, target, now, &mut out.pool).map_err(Failed::Route)?;
-        let to = (contact, target, flow);
+        let mut way = way_of(stack, id, contact, target, now, &mut out.pool).map_err(Failed::Route)?;
+        let to = (contact, target);
         let rung = self.ring_over(
             stack,
             id,
             to,
-            &mut untried,
+            &mut way,
             flows_failed,
             mentions,
             request,
@@ -258,20 +258,20 @@ impl B2bua {
             now,
             out,
         );
-        if let Some(untried) = untried {
+        if let Some(untried) = way.untried {
             untried.release(&mut out.pool);
         }
         rung
     }
 
-    /// The same where it is known what the contact is reached over. `untried`: where else it may be; taken where that is kept.
+    /// The same where the way to the contact is known. Where else it may be is taken from there, if that is kept.
     #[allow(clippy::too_many_arguments)]
     fn ring_over(
         &mut self,
         stack: &mut Stack,
         id: ExchangeId,
-        (contact, target, flow): (&Contact<'_>, &[u8], Flow),
-        untried: &mut Option<Untried>,
+        (contact, target): (&Contact<'_>, &[u8]),
+        way: &mut Way,
         flows_failed: u8,
         mentions: Mentions<'_>,
         request: Option<&Request<'_>>,
@@ -286,10 +286,11 @@ impl B2bua {
             ..mentions
         };
         let leg = self
-            .add_callee(stack, call, target, contact.path, flow, out)
+            .add_callee(stack, call, target, contact.path, way.flow, out)
             .ok_or(Failed::Full)?;
         if let Some(leg) = self.legs.get_mut(leg) {
             (leg.device, leg.flows_failed) = (contact.device, flows_failed);
+            leg.hop.is_named = way.is_named;
         }
         let received = match (request, kept) {
             (Some(request), _) => request.msg.len(),
@@ -328,7 +329,7 @@ impl B2bua {
                 self.log_leg(leg, &out.pool);
                 self.tap_leg(stack, leg, &out.pool);
                 self.count_request(stack, method, leg);
-                self.may_go_elsewhere(stack, tx, untried, buf, out);
+                self.may_go_elsewhere(stack, tx, &mut way.untried, buf, out);
                 stack.send_request(tx, buf, now, out);
                 Ok(())
             }
@@ -441,6 +442,7 @@ impl B2bua {
             remote_cseq: 0,
             target_cseq: 0,
             flow,
+            hop: Hop::default(),
             device: 0,
             flows_failed: 0,
             unacknowledged: None,
@@ -452,7 +454,25 @@ impl B2bua {
     }
 }
 
-/// Over what a request to `contact`, whose remote target is `target`, is sent, and where else the contact may be.
+/// The way to a contact.
+struct Way {
+    flow: Flow,
+    /// Where else it may be, where its host is a name.
+    untried: Option<Untried>,
+    is_named: bool,
+}
+
+impl Way {
+    fn there(flow: Flow) -> Way {
+        Way {
+            flow,
+            untried: None,
+            is_named: false,
+        }
+    }
+}
+
+/// Over what a request to `contact`, whose remote target is `target`, is sent.
 fn way_of(
     stack: &Stack,
     id: ExchangeId,
@@ -460,25 +480,32 @@ fn way_of(
     target: &[u8],
     now: Instant,
     pool: &mut Pool,
-) -> Result<(Flow, Option<Untried>), RouteError> {
+) -> Result<Way, RouteError> {
     let cfg = &stack.cfg;
     if !contact.path.is_empty() {
-        return path_flow(cfg, contact.path, contact.flow).map(|flow| (flow, None));
+        return path_flow(cfg, contact.path, contact.flow).map(Way::there);
     }
     if contact.is_flow {
         // RFC 5626 §7: over the very flow that was registered.
-        return Ok((contact.flow.alone(), None));
+        return Ok(Way::there(contact.flow.alone()));
     }
     let to = if contact.is_at_peer {
         (Transport::Udp, contact.flow.peer)
     } else {
         let uri = Uri::parse(target).map_err(|_| RouteError::Scheme)?;
         match destination(&uri) {
-            Err(RouteError::HostName) => return way_to_name(stack, id, &uri, contact.flow, now, pool),
+            Err(RouteError::HostName) => {
+                let (flow, untried) = way_to_name(stack, id, &uri, contact.flow, now, pool)?;
+                return Ok(Way {
+                    flow,
+                    untried,
+                    is_named: true,
+                });
+            }
             known => known?,
         }
     };
-    flow_to(cfg, to, Some(contact.flow)).map(|flow| (flow, None))
+    flow_to(cfg, to, Some(contact.flow)).map(Way::there)
 }
 
 /// Why a contact could not be rung.

@@ -14,7 +14,8 @@ use crate::msg::via::Via;
 use crate::pool::Stay;
 use crate::record::Place;
 use crate::time::Instant;
-use crate::transaction::destination::{route, wants_flow};
+use crate::transaction::destination::{RouteError, route, wants_flow};
+use crate::transaction::hop::Hop;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow, Transport};
 
@@ -108,13 +109,17 @@ impl B2bua {
             Some(Ok(route)) => Some(route.uri),
             Some(Err(_)) | None => None,
         };
+        let mut is_named = false;
         let flow = if next_hop.is_none() && is_at_source {
             source_flow
         } else {
             match Uri::parse(next_hop.unwrap_or(target)) {
                 Ok(uri) if wants_flow(&uri) => source_flow,
-                // A host name, or a transport that we lack: answers reach it, so requests may too.
-                Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or(source_flow),
+                Ok(uri) => route(&stack.cfg, &uri, Some(source_flow)).unwrap_or_else(|error| {
+                    is_named = error == RouteError::HostName;
+                    // A transport that we lack, or a name until it is known: answers reach it, so requests may too.
+                    source_flow
+                }),
                 Err(_) => source_flow,
             }
         };
@@ -150,6 +155,9 @@ impl B2bua {
                 generation: exchange.generation,
             },
         );
+        if is_named {
+            self.name_caller_hop(stack, call, out);
+        }
         if is_invite {
             stack.metrics.calls_started.inc();
             let came_from = Place {
@@ -246,6 +254,7 @@ impl B2bua {
             remote_cseq: request.cseq.number,
             target_cseq: request.cseq.number,
             flow,
+            hop: Hop::default(),
             device: 0,
             flows_failed: 0,
             unacknowledged: None,

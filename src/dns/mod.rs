@@ -44,6 +44,10 @@ pub enum Asker {
     Held { slot: u32, generation: u32 },
     /// A request of the B2BUA for a subscriber.
     Exchange { slot: u32, generation: u32 },
+    /// The next hop of a leg of the B2BUA.
+    Leg { slot: u32, generation: u32 },
+    /// That of a subscription.
+    Subscription { slot: u32, generation: u32 },
     /// An answer that can't go back where its request came from.
     Answer { slot: u32, generation: u32 },
 }

@@ -12,6 +12,8 @@ mod subscribe;
 
 use crate::config::Config;
 use crate::dialog::Dialog;
+use crate::dns::plan::Targets;
+use crate::dns::{Asker, Resolved, Untried};
 use crate::key_index::KeyIndex;
 use crate::location::{AorKey, Location};
 use crate::metrics::DropReason;
@@ -22,6 +24,8 @@ use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKind};
+use crate::transaction::destination::flow_to;
+use crate::transaction::hop::Hop;
 use crate::transaction::{Stack, TxId, User};
 use crate::wire::{Effects, Flow};
 
@@ -45,6 +49,9 @@ pub struct Subscription {
     topic: Topic,
     /// Where its NOTIFYs go.
     flow: Flow,
+    hop: Hop,
+    /// Other addresses of the next hop, where that is a name, for the NOTIFY that is on its way.
+    untried: Option<Untried>,
     state: State,
     remote_cseq: u32,
     /// Of the last NOTIFY.
@@ -234,6 +241,12 @@ impl RegEvent {
             return;
         };
         subscription.notify = None;
+        // RFC 3263 §4.3. The next address is told all there is to tell by then; what is gone does not stand in it.
+        if matches!(status, None | Some(503)) && subscription.goes_elsewhere(stack, out) {
+            self.notify(stack, location, id, now, out);
+            return;
+        }
+        subscription.forget_untried(&mut out.pool);
         // RFC 6665 §4.2.2: who can't be told any more, or says that there is no such subscription, has none.
         if status.is_none_or(ends_subscription) {
             self.remove(stack, id, out);
@@ -297,6 +310,7 @@ impl RegEvent {
             slot: id.slot,
             generation: id.generation,
         };
+        subscription.find_hop(stack, id, out);
         let sent = match stack.open_client(user, Method::Notify, subscription.flow) {
             Some(tx) => match subscription.write_notify(stack, location, tx, &mut self.document, now, out) {
                 Some(buf) => Some((tx, buf)),
@@ -339,6 +353,9 @@ impl RegEvent {
         if let Some(gone) = subscription.gone {
             out.pool.release(gone);
         }
+        if let Some(untried) = subscription.untried {
+            untried.release(&mut out.pool);
+        }
         subscription.dialog.release(&mut out.pool);
         out.pool.release(subscription.topic.text);
         self.unlink(subscription.key, id, subscription.next);
@@ -377,7 +394,74 @@ impl RegEvent {
     }
 }
 
+impl RegEvent {
+    /// Whether the next hop of a subscription is a name, which is looked up then.
+    fn set_named(&mut self, stack: &mut Stack, id: SubscriptionId, is_named: bool, out: &mut Effects) {
+        if let Some(subscription) = self.subscriptions.get_mut(id) {
+            subscription.hop.is_named = is_named;
+            subscription.forget_untried(&mut out.pool);
+            subscription.find_hop(stack, id, out);
+        }
+    }
+
+    /// What came of the look-up of a subscription's next hop.
+    pub fn hop_found(
+        &mut self,
+        stack: &mut Stack,
+        id: SubscriptionId,
+        found: (Resolved, &Targets),
+        out: &Effects,
+    ) {
+        if let Some(subscription) = self.subscriptions.get_mut(id) {
+            let dialog = subscription.dialog.parts(&out.pool);
+            let dialog = (dialog.next_hop(), dialog.call_id);
+            let flow = &mut subscription.flow;
+            subscription.hop.found(stack, dialog, flow, asker(id), found, out);
+        }
+    }
+}
+
+const fn asker(id: SubscriptionId) -> Asker {
+    Asker::Subscription {
+        slot: id.slot,
+        generation: id.generation,
+    }
+}
+
 impl Subscription {
+    /// Has the next NOTIFY go to an address of the next hop, where that is a name, and keeps the others.
+    fn find_hop(&mut self, stack: &mut Stack, id: SubscriptionId, out: &mut Effects) {
+        // One that goes to the next address has those left that were not tried.
+        if !self.hop.is_named || self.untried.is_some() {
+            return;
+        }
+        let dialog = self.dialog.parts(&out.pool);
+        let dialog = (dialog.next_hop(), dialog.call_id);
+        let others = self.hop.find(stack, dialog, &mut self.flow, asker(id), out);
+        self.untried = others.and_then(|others| Untried::keep(&others, 0, &mut out.pool));
+    }
+
+    fn forget_untried(&mut self, pool: &mut Pool) {
+        if let Some(untried) = self.untried.take() {
+            untried.release(pool);
+        }
+    }
+
+    /// Whether there is another address to go to, and goes there.
+    fn goes_elsewhere(&mut self, stack: &Stack, out: &Effects) -> bool {
+        let like = Flow {
+            conn: None,
+            ..self.flow
+        };
+        while let Some(target) = self.untried.as_mut().and_then(|untried| untried.next(&out.pool)) {
+            if let Ok(flow) = flow_to(&stack.cfg, (target.transport, target.addr), Some(like)) {
+                self.flow = flow;
+                return true;
+            }
+        }
+        false
+    }
+
     /// Writes the next NOTIFY (RFC 6665 §4.2.2), with RFC 3680's document unless the configuration wants it empty.
     #[allow(clippy::too_many_arguments)]
     fn write_notify(

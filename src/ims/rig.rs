@@ -209,6 +209,7 @@ impl Rig {
         self.ims.reg_event.clear(&mut self.stack, &mut self.out);
         self.ims.location.clear(&mut self.stack.wheel, &mut self.out.pool);
         self.stack.abandon_all(&mut self.out);
+        self.stack.dns.clear(&mut self.stack.wheel);
         assert_eq!(
             (self.ims.reg_event.len(), self.ims.location.subscribers()),
             (0, 0)

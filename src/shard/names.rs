@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::b2bua::ExchangeId;
+use crate::b2bua::{ExchangeId, LegId};
 use crate::dns::Asker;
 use crate::dns::plan::Targets;
 use crate::domain::Answer;
+use crate::ims::reg_event::SubscriptionId;
 use crate::port::Tell;
 use crate::proxy::{BranchId, HeldId};
 use crate::time::Instant;
@@ -75,6 +76,16 @@ impl Shard {
                 Asker::Exchange { slot, generation } => {
                     let id = ExchangeId::new(slot, generation);
                     self.resolve_contacts(id, now, out);
+                }
+                Asker::Leg { slot, generation } => {
+                    let id = LegId::new(slot, generation);
+                    let found = (resolved, &targets);
+                    self.ims.calls.hop_found(stack, id, found, out);
+                }
+                Asker::Subscription { slot, generation } => {
+                    let id = SubscriptionId::new(slot, generation);
+                    let found = (resolved, &targets);
+                    self.ims.reg_event.hop_found(stack, id, found, out);
                 }
                 Asker::Answer { slot, generation } => {
                     let id = UnsentId::new(slot, generation);

@@ -4,6 +4,7 @@
 //! transactions of one shard, finds them, runs their timers and carries the steps out.
 
 pub mod destination;
+pub mod hop;
 pub mod ict;
 pub mod ist;
 pub mod key;

@@ -3,6 +3,8 @@
 use bench_harness::sip::Message;
 use ringway::config::Config;
 use ringway::config::dns::{HostEntry, HostRecord};
+use ringway::domain::{Answer, Record, RecordType};
+use ringway::port::{Ask, Tell};
 
 use crate::messages::*;
 use crate::world::{World, on_each_number_of_shards};
@@ -217,6 +219,140 @@ fn who_has_answered_or_is_wanted_no_more_leads_nowhere_else() {
         world.response(ALICE, 408);
         assert!(world.take_request(DESK[1], "INVITE").is_none());
         world.forget_waiting();
+        ends(world);
+    });
+}
+
+/// The name that a phone's Contact says within a call, when DNS has to be asked for it.
+const SHELF: &str = "shelf.example:5091";
+const SHELF_AT: [&str; 2] = ["127.0.0.31:5091", "127.0.0.32:5091"];
+
+/// Answers whatever the shards ask: the shelf has two addresses, and nothing else has any. Gives how often that was asked.
+fn dns_answers(world: &mut World, shards: usize) -> usize {
+    let mut asked = 0;
+    for shard in 0..shards {
+        while let Some((tell, _)) = world.told(shard) {
+            let Tell::Resolve(question) = tell else { continue };
+            asked += 1;
+            let is_shelf = question.name.as_str() == "shelf.example" && question.record_type == RecordType::A;
+            let answer = match is_shelf {
+                true => Answer::Records {
+                    records: [31, 32].map(|last| Record::A([127, 0, 0, last].into())).into(),
+                    ttl_s: 60,
+                },
+                false => Answer::Nothing { ttl_s: Some(60) },
+            };
+            world.ask(shard, Ask::Resolved(Box::new((*question, answer))), b"");
+        }
+    }
+    asked
+}
+
+/// A call with BOB, whose 200 says that he is on the shelf; ALICE's ACK has gone the way that his 200 came.
+fn call_to_shelf(world: &mut World, call_id: &str) -> Standing {
+    let invite_a = calls_bob(world, call_id);
+    let invite_b = world.request(BOB, "INVITE");
+    let ok_b = answer(&invite_b, 200, "OK", "b1", SHELF);
+    world.udp(BOB, &ok_b);
+    let ok_a = world.response(ALICE, 200);
+    world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+    Standing {
+        invite_a,
+        invite_b,
+        ok_a,
+        ok_b,
+    }
+}
+
+#[test]
+fn a_name_in_the_contact_of_a_dialog_is_looked_up_and_its_addresses_tried() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        let standing = call_to_shelf(&mut world, "c1");
+        // No request waits for DNS.
+        world.request(BOB, "ACK");
+        assert_eq!(dns_answers(&mut world, shards), 1, "asked once");
+        let info = |cseq| in_dialog("INFO", cseq, ALICE, &standing.invite_a, &standing.ok_a);
+        world.udp(ALICE, &info(33303));
+        let first = world.request(SHELF_AT[0], "INFO");
+        assert_eq!(first.uri(), Some(&*format!("sip:bob@{SHELF}")));
+        world.undelivered(SHELF_AT[0], &first.to_bytes());
+        let second = world.request(SHELF_AT[1], "INFO");
+        assert_eq!(without_via(&second), without_via(&first));
+        world.udp(SHELF_AT[1], &answer(&second, 200, "OK", "", SHELF));
+        world.response(ALICE, 200);
+        // The dialog stays where it was answered.
+        world.udp(ALICE, &info(33304));
+        let third = world.request(SHELF_AT[1], "INFO");
+        world.udp(SHELF_AT[1], &answer(&third, 200, "OK", "", SHELF));
+        world.response(ALICE, 200);
+        world.hang_up_all();
+        let bye = world.request(SHELF_AT[1], "BYE");
+        world.udp(SHELF_AT[1], &answer(&bye, 503, "Busy", "", SHELF));
+        let bye = world.request(SHELF_AT[0], "BYE");
+        world.udp(SHELF_AT[0], &answer(&bye, 200, "OK", "", SHELF));
+        let bye = world.request(ALICE, "BYE");
+        world.udp(ALICE, &answer(&bye, 200, "OK", "", ALICE));
+        world.silent();
+        ends(world);
+    });
+}
+
+#[test]
+fn a_name_that_leads_nowhere_leaves_the_dialog_where_it_is() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        // ALICE's own Contact names a host that DNS does not know.
+        let invite_a = invite("alice", ALICE, "sip:bob@one.att.net", "c1")
+            .setting("Contact", "<sip:alice@attic.example:5062>");
+        world.udp(ALICE, &invite_a);
+        world.response(ALICE, 100);
+        let invite_b = world.request(BOB, "INVITE");
+        assert!(dns_answers(&mut world, shards) > 0);
+        let ok_b = answer(&invite_b, 200, "OK", "b1", BOB);
+        world.udp(BOB, &ok_b);
+        let ok_a = world.response(ALICE, 200);
+        world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+        world.request(BOB, "ACK");
+        world.udp(BOB, &in_dialog_from_callee("BYE", 1, BOB, &invite_b, &ok_b));
+        let bye = world.request(ALICE, "BYE");
+        assert_eq!(bye.uri(), Some("sip:alice@attic.example:5062"));
+        world.udp(ALICE, &answer(&bye, 200, "OK", "", ALICE));
+        world.response(BOB, 200);
+        world.silent();
+        ends(world);
+    });
+}
+
+#[test]
+fn who_watches_by_a_name_is_told_at_its_addresses() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        let subscribe = Message::request("SUBSCRIBE", "sip:bob@one.att.net")
+            .with("Via", via(BOB, "s1"))
+            .with("From", "<sip:bob@one.att.net>;tag=s1")
+            .with("To", "<sip:bob@one.att.net>")
+            .with("Call-ID", "s1")
+            .with("CSeq", "1 SUBSCRIBE")
+            .with("Contact", format!("<sip:bob@{SHELF}>"))
+            .with("Event", "reg")
+            .with("Expires", 600)
+            .with("Content-Length", 0);
+        world.udp(BOB, &subscribe);
+        world.response(BOB, 200);
+        let notify = world.request(BOB, "NOTIFY");
+        world.udp(BOB, &answer(&notify, 200, "OK", "", BOB));
+        dns_answers(&mut world, shards);
+        world.udp(BOB_TABLET, &register("bob", BOB_TABLET, "reg-tablet"));
+        world.response(BOB_TABLET, 200);
+        let first = world.request(SHELF_AT[0], "NOTIFY");
+        world.undelivered(SHELF_AT[0], &first.to_bytes());
+        let second = world.request(SHELF_AT[1], "NOTIFY");
+        assert!(String::from_utf8_lossy(&second.body).contains(BOB_TABLET));
+        // Nobody is there either: nobody watches any more.
+        world.undelivered(SHELF_AT[1], &second.to_bytes());
+        world.silent();
+        assert_eq!(world.shards.in_use().subscriptions, 0);
         ends(world);
     });
 }

@@ -18,6 +18,7 @@ use crate::pool::Stay;
 use crate::time::Instant;
 use crate::token::TokenKind;
 use crate::transaction::destination::{RouteError, route, wants_flow};
+use crate::transaction::hop::Hop;
 use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow};
 
@@ -200,7 +201,7 @@ impl RegEvent {
         if parts.len() + asked.event.len() > TEXTS_MAX {
             return Err(Refusal::TooLong);
         }
-        let flow = flow_to(stack, request, tx, &parts)?;
+        let (flow, is_named) = flow_to(stack, request, tx, &parts)?;
         let mut aor_uri = [0; TEXTS_MAX];
         let mut w = Writer::new(&mut aor_uri);
         put_asked_for(&aor, &uri, stack.advertised(flow), &mut w);
@@ -216,6 +217,8 @@ impl RegEvent {
             dialog,
             topic,
             flow,
+            hop: Hop::default(),
+            untried: None,
             state: State::Active,
             remote_cseq: request.cseq.number,
             cseq: 0,
@@ -230,6 +233,7 @@ impl RegEvent {
         let inserted = self.subscriptions.insert(subscription);
         assert_eq!(inserted, Some(id), "there was room, and the tag names the slot");
         self.link(key, id);
+        self.set_named(stack, id, is_named, out);
         Ok(id)
     }
 
@@ -270,7 +274,7 @@ impl RegEvent {
             if new.len() + asked.event.len() > TEXTS_MAX {
                 return Err(Refusal::TooLong);
             }
-            let flow = flow_to(stack, request, tx, &new)?;
+            let (flow, is_named) = flow_to(stack, request, tx, &new)?;
             if target_of(contact.uri) != parts.target {
                 let change = Change {
                     target: Some(target_of(contact.uri)),
@@ -281,6 +285,9 @@ impl RegEvent {
                 }
             }
             subscription.flow = flow;
+            subscription.remote_cseq = request.cseq.number;
+            self.set_named(stack, id, is_named, out);
+            return Ok(id);
         }
         subscription.remote_cseq = request.cseq.number;
         Ok(id)
@@ -410,25 +417,28 @@ fn put_asked_for(aor: &Aor, uri: &Uri<'_>, us: &str, w: &mut Writer<'_>) {
     }
 }
 
-/// Where the NOTIFYs of this dialog go.
-fn flow_to(stack: &Stack, request: &Request<'_>, tx: TxId, parts: &Parts<'_>) -> Result<Flow, Refusal> {
+/// Where the NOTIFYs of this dialog go, and whether that is a name.
+fn flow_to(
+    stack: &Stack,
+    request: &Request<'_>,
+    tx: TxId,
+    parts: &Parts<'_>,
+) -> Result<(Flow, bool), Refusal> {
     let came_over = stack.flow_of(tx).ok_or(Refusal::Unreachable)?;
     let next_hop = Uri::parse(parts.next_hop()).map_err(|_| Refusal::Contact)?;
     if wants_flow(&next_hop) {
-        return Ok(came_over);
+        return Ok((came_over, false));
     }
     match route(&stack.cfg, &next_hop, Some(came_over)) {
         Ok(flow) => {
             // A connection is the subscriber's own if nobody stands between, or the next hop is who opened it.
             let is_theirs =
                 request.msg.elements(Name::Via).nth(1).is_none() || flow.peer.ip() == came_over.peer.ip();
-            Ok(Flow {
-                conn: flow.conn.filter(|_| is_theirs),
-                ..flow
-            })
+            let conn = flow.conn.filter(|_| is_theirs);
+            Ok((Flow { conn, ..flow }, false))
         }
-        // No name is resolved here; the way that the SUBSCRIBE came is the one that is known.
-        Err(RouteError::HostName) => Ok(came_over),
+        // Until DNS has answered the way that the SUBSCRIBE came is the one that is known.
+        Err(RouteError::HostName) => Ok((came_over, true)),
         Err(
             RouteError::Scheme
             | RouteError::Transport

@@ -36,10 +36,11 @@ fn the_route_set_of_the_subscriber_is_followed() {
 }
 
 #[test]
-fn a_contact_that_is_a_name_is_reached_the_way_that_it_came() {
+fn a_contact_that_is_a_name_is_reached_the_way_that_it_came_until_dns_has_answered() {
     let mut rig = Rig::new();
     let sent = rig.udp(UE, &subscribe(USER, "phone.example", "s1", 1, 600_000));
     assert_eq!(sent[1].flow, sent[0].flow);
+    assert_eq!(rig.stack.dns.waiting(), 1);
     rig.end();
 }
 
