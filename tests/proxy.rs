@@ -407,7 +407,37 @@ fn a_request_that_is_no_invite_and_is_not_answered_ends_in_silence() {
     for _ in 0..10 {
         world.request(BOB, "MESSAGE");
     }
+    world.response(ALICE, 100);
     ends_empty(world);
+}
+
+/// RFC 4320 §4.1: when Timer E of the client has come to T2, and not before.
+#[test]
+fn a_request_that_is_no_invite_is_told_late_that_it_has_arrived() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, TO_BOB);
+        let message = ask("MESSAGE", "sip:bob@example.com", "m1").inserting("Timestamp", "54.5");
+        world.udp(ALICE, &message);
+        let there = world.request(BOB, "MESSAGE");
+        for status in [100, 183] {
+            world.udp(BOB, &reply(&there, status, "b1", BOB));
+        }
+        world.advance(3_499);
+        while world.take_request(BOB, "MESSAGE").is_some() {}
+        world.silent();
+        world.advance(2);
+        let trying = world.response(ALICE, 100);
+        assert_eq!(trying.text("Timestamp"), "54.5");
+        assert_eq!(trying.text("Via"), message.text("Via"));
+        assert_eq!(trying.text("To"), message.text("To"));
+        world.udp(ALICE, &message);
+        world.response(ALICE, 100);
+        world.udp(BOB, &reply(&there, 200, "b1", BOB));
+        world.response(ALICE, 200);
+        world.advance(40_000);
+        world.silent();
+        ends_empty(world);
+    });
 }
 
 #[test]
@@ -717,6 +747,7 @@ fn the_end_of_a_connection_does_not_come_before_the_answer_over_another() {
         world.tcp(BOB, &reply(&there, 100, "b1", BOB));
         // It has read this one too, and has its 32 seconds.
         world.advance(10_000);
+        world.response(ALICE, 100);
         world.tcp(BOB, &reply(&there, 200, "b1", BOB));
         world.response(ALICE, 200);
         // Nothing comes: a round trip later it is as if it could not be sent.

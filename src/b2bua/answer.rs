@@ -54,8 +54,8 @@ impl B2bua {
                 if is_cancelled {
                     stack.cancel_invite(tx, b"", now, out);
                 }
-                // RFC 3261 §16.7 step 5: a 100 goes no further than one hop.
-                if response.status == 100 {
+                // RFC 3261 §16.7 step 5: a 100 goes no further than one hop. RFC 4320 §4.1: nothing else but 100 is said to other requests.
+                if response.status == 100 || !is_invite {
                     return;
                 }
                 self.learn(stack, id, response, out);
@@ -126,7 +126,7 @@ impl B2bua {
         let cseq = branch.cseq;
         let wanted = Some(leg).filter(|_| !branch.is_cancelled);
         let status = match notice {
-            Notice::Message => return,
+            Notice::Message | Notice::Unanswered => return,
             Notice::Timeout if stack.user_of(tx).is_some() => {
                 self.rang_too_long(stack, id, now, out);
                 return;

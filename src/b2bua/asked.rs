@@ -18,7 +18,7 @@ pub struct Asked {
     text: BufId,
     /// Where the first of the lines begins.
     start: u16,
-    /// Where each ends: Via, From, To, Call-ID, CSeq.
+    /// Where each ends: Via, From, To, Call-ID, CSeq, Timestamp.
     ends: [u16; LINES],
     /// Where in its line the Call-ID begins.
     call_id_at: u16,
@@ -27,7 +27,7 @@ pub struct Asked {
     record_routes: Option<BufId>,
 }
 
-const LINES: usize = 5;
+const LINES: usize = 6;
 
 /// The lines, each spelled as it came and ending in CRLF, but for `to`.
 pub struct Lines<'a> {
@@ -43,6 +43,8 @@ pub struct Lines<'a> {
     /// Where in `call_id` its value stands.
     pub call_id_value: Range<usize>,
     pub cseq: &'a [u8],
+    /// RFC 3261 §8.2.6.1: for a 100. Most requests have none.
+    pub timestamp: &'a [u8],
     pub has_to_tag: bool,
 }
 
@@ -50,7 +52,7 @@ pub struct Lines<'a> {
 const VIA_SLACK: usize = 64;
 /// And the load of this server.
 const LOAD_SLACK: usize = 112;
-/// What a 100 has beside these lines, its Timestamp, and the URI of its Contact.
+/// What a 100 has beside these lines and the URI of its Contact.
 const TRYING_BYTES: usize = 64;
 
 impl Asked {
@@ -66,7 +68,7 @@ impl Asked {
         let single = |name| msg.line(name);
         let (from, to) = (single(Name::From)?, single(Name::To)?);
         let (call_id, cseq) = (single(Name::CallId)?, single(Name::CSeq)?);
-        let timestamp = trying.and(single(Name::Timestamp));
+        let timestamp = single(Name::Timestamp);
         let vias: usize = msg.lines_of(Name::Via).map(line_room).sum();
         let others = [Some(from), Some(to), Some(call_id), Some(cseq), timestamp];
         let others: usize = others.into_iter().flatten().map(line_room).sum();
@@ -92,11 +94,12 @@ impl Asked {
         ends[3] = w.len() as u16;
         put_line(&mut w, msg, cseq);
         ends[4] = w.len() as u16;
+        // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request.
+        if let Some(line) = timestamp {
+            put_line(&mut w, msg, line);
+        }
+        ends[5] = w.len() as u16;
         if let Some(contact_uri) = trying {
-            // RFC 3261 §8.2.6.1: a 100 carries the Timestamp of its request.
-            if let Some(line) = timestamp {
-                put_line(&mut w, msg, line);
-            }
             w.put(b"Contact: <").put(contact_uri).put(b">\r\n");
             build::end(&mut w);
         }
@@ -123,7 +126,7 @@ impl Asked {
     pub fn lines<'p>(&self, pool: &'p Pool) -> Lines<'p> {
         let text = pool.get(self.text);
         let start = usize::from(self.start);
-        let [vias, from, to, call_id, cseq] = self.ends.map(usize::from);
+        let [vias, from, to, call_id, cseq, timestamp] = self.ends.map(usize::from);
         Lines {
             record_routes: self.record_routes.map_or(b"", |lines| pool.get(lines)),
             vias_from_to: &text[start..to],
@@ -133,6 +136,7 @@ impl Asked {
             call_id: &text[to..call_id],
             call_id_value: usize::from(self.call_id_at)..call_id - to - 2,
             cseq: &text[call_id..cseq],
+            timestamp: &text[cseq..timestamp],
             has_to_tag: self.has_to_tag,
         }
     }

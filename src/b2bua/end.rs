@@ -55,7 +55,8 @@ impl B2bua {
         self.finish(stack, id, out);
     }
 
-    /// The server side of an exchange has something to say: only that no ACK came for a 2xx (RFC 3261 §13.3.1.4).
+    /// The server side of an exchange has something to say: that no ACK came for a 2xx (RFC 3261 §13.3.1.4), or that nobody has answered
+    /// another request for long (RFC 4320 §4.1).
     pub fn on_exchange_event(
         &mut self,
         stack: &mut Stack,
@@ -74,6 +75,7 @@ impl B2bua {
                 // A call that had ended before has waited for this ACK alone.
                 self.finish(stack, id, out);
             }
+            Notice::Unanswered => self.say_trying(stack, id, now, out),
             Notice::Message | Notice::Unreachable | Notice::Ended => {}
         }
     }

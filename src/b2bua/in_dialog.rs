@@ -86,7 +86,7 @@ impl B2bua {
             Ok(()) if request.method == Method::Invite => {
                 stack.respond(tx, request, 100, None, |_| {}, now, out);
             }
-            Ok(()) => {}
+            Ok(()) => stack.awaits_answer(tx),
             // §15.1.2: whoever hung up has left the call, and the other phone is told so all the same.
             Err(_) if ends_call => {
                 stack.respond(tx, request, 200, None, |_| {}, now, out);

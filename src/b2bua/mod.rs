@@ -470,6 +470,24 @@ impl B2bua {
         }
     }
 
+    /// 100 to a request other than INVITE.
+    fn say_trying(&mut self, stack: &mut Stack, id: ExchangeId, now: Instant, out: &mut Effects) {
+        let exchange = self.exchanges.get(id).filter(|exchange| !exchange.is_answered);
+        let Some((server, asked)) = exchange.and_then(|exchange| exchange.server.zip(exchange.asked)) else {
+            return;
+        };
+        let len = asked.len(&out.pool) + write::FORWARD_SLACK;
+        let written = stack.write(len, out, |w, pool| {
+            let lines = asked.lines(pool);
+            lines.put_head(w, (100, "Trying"), b"");
+            w.put(lines.timestamp);
+            build::end(w);
+        });
+        if let Some(buf) = written {
+            stack.send_response(server, 100, buf, now, out);
+        }
+    }
+
     /// Opens a client transaction toward a leg's phone and makes it a branch of the exchange.
     fn open_branch(
         &mut self,

@@ -167,6 +167,8 @@ impl B2bua {
             self.note_begun(call, request, came_from, now, out);
             // At once, since a look-up may take its time; with our Contact, as in the captured flows.
             self.send_trying(stack, exchange, tx, now, out);
+        } else {
+            stack.awaits_answer(tx);
         }
         if !comes_back && !self.keep_request(exchange, request, out) {
             self.fail(stack, exchange, (503, "Buffer Limit Reached"), now, out);

@@ -87,6 +87,18 @@ impl Timers {
     pub fn timeout(&self) -> Duration {
         self.t1 * 64
     }
+
+    /// How long after a request other than INVITE has left its client's Timer E is set to T2 (RFC 3261 §17.1.2.2): 3.5 s where T1 is
+    /// 500 ms and T2 4 s.
+    pub fn until_t2(&self) -> Duration {
+        let mut interval = self.t1.max(Duration::from_millis(1));
+        let mut until = interval;
+        while interval * 2 < self.t2 {
+            interval *= 2;
+            until += interval;
+        }
+        until
+    }
 }
 
 /// Every limit; full means 503 or a counted drop, never growth. Counts are for the whole process and are shared out

@@ -429,7 +429,9 @@ impl Ims {
             User::Ping { slot, generation } => {
                 let outcome = match event.notice {
                     Notice::Unreachable => Outcome::Unreachable,
-                    Notice::Message | Notice::Timeout | Notice::Ended => Outcome::TimeOut,
+                    Notice::Message | Notice::Timeout | Notice::Unanswered | Notice::Ended => {
+                        Outcome::TimeOut
+                    }
                 };
                 ping::on_answer(stack, slot, generation, outcome, now);
             }

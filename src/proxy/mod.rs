@@ -636,6 +636,7 @@ impl Proxy {
             return None;
         };
         stack.set_user(tx, user_of(id));
+        stack.awaits_answer(tx);
         Some(id)
     }
 }

@@ -73,7 +73,9 @@ impl Proxy {
                     stack.cancel_invite(tx, b"", now, out);
                 }
                 // §16.7 step 5: a 100 goes no further than one hop.
+                // RFC 4320 §4.1: nothing else but 100 is said to other requests than INVITE.
                 if response.status > 100
+                    && method == Method::Invite
                     && !is_answered
                     && let Some(buf) = self.write_back(stack, response, None, out)
                 {
@@ -133,7 +135,7 @@ impl Proxy {
             return;
         };
         match (notice, branch.phase) {
-            (Notice::Message, _) => {}
+            (Notice::Message | Notice::Unanswered, _) => {}
             // Nothing was sent that could come to an end.
             (Notice::Timeout | Notice::Unreachable | Notice::Ended, BranchPhase::Resolving) => {}
             // §16.8: Timer C of a branch that rang.
@@ -174,6 +176,28 @@ impl Proxy {
                 self.remove_branch(stack, id, out);
                 self.remove_if_over(stack, context, out);
             }
+        }
+    }
+
+    /// What a context's server transaction says of itself: that nobody has answered a request other than INVITE for long, which is said then
+    /// (RFC 4320 §4.1). It ends by itself.
+    pub fn on_context_event(
+        &mut self,
+        stack: &mut Stack,
+        id: ContextId,
+        notice: Notice,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let Some(context) = self.contexts.get(id) else {
+            return;
+        };
+        let (server, is_answered) = (context.server, context.is_answered);
+        if notice == Notice::Unanswered
+            && !is_answered
+            && let Some(buf) = self.write_own(stack, id, (100, reason_phrase(100)), |_| {}, out)
+        {
+            stack.send_response(server, 100, buf, now, out);
         }
     }
 
@@ -350,7 +374,10 @@ impl Proxy {
             (None, None) => return None,
         };
         let back = stack.way_back(stack.source_of(context.server)?);
-        let tag = stack.stateless_tag();
+        // A 100 makes no dialog, and has the Timestamp of its request (§8.2.6.1).
+        let is_trying = status == 100;
+        let fresh = stack.stateless_tag();
+        let tag = (!is_trying).then_some(&fresh[..]);
         let mut table = self.table.take().expect("whoever takes the table puts it back");
         let len = out.pool.get(kept).len() + RESPONSE_SLACK;
         let written = stack.write(len, out, |w, pool| {
@@ -361,7 +388,7 @@ impl Proxy {
                 return;
             };
             if !is_ours {
-                build::response_head(w, &request, status, reason, Some(&tag), back);
+                build::response_head(w, &request, status, reason, tag, back);
             } else {
                 build::status_line(w, status, reason);
                 let ours = request.msg.lines_of(Name::Via).nth(1);
@@ -385,10 +412,13 @@ impl Proxy {
                     if let Some(line) = request.msg.line(name) {
                         w.put(&request.msg.bytes[line.start as usize..line.value.end as usize]);
                     }
-                    if name == Name::To && request.to_tag.is_none() {
-                        w.put(b";tag=").put(&tag);
+                    if let (Name::To, None, Some(tag)) = (name, request.to_tag, tag) {
+                        w.put(b";tag=").put(tag);
                     }
                     w.crlf();
+                }
+                if let (true, Some(line)) = (is_trying, request.msg.line(Name::Timestamp)) {
+                    w.put(request.msg.line_bytes(line));
                 }
             }
             extra(w);

@@ -367,8 +367,11 @@ impl Shard {
                 self.proxy
                     .on_branch_event(&mut self.stack, id, event.notice, now, out);
             }
-            // A proxy's server transaction ends by itself: what was to be sent on it was.
-            User::ProxyContext { .. } => {}
+            User::ProxyContext { slot, generation } => {
+                let id = ContextId::new(slot, generation);
+                self.proxy
+                    .on_context_event(&mut self.stack, id, event.notice, now, out);
+            }
             User::None
             | User::Branch { .. }
             | User::Exchange { .. }

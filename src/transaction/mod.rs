@@ -43,6 +43,8 @@ pub enum Notice {
     Message,
     /// Timer B, C or F; or the ACK of a 2xx that never came.
     Timeout,
+    /// A request other than INVITE has had no answer for so long that its client's Timer E is at T2: RFC 4320 §4.1 has it answered 100.
+    Unanswered,
     /// The request could not be sent.
     Unreachable,
     /// Nothing more will come of it.

@@ -1,6 +1,6 @@
 //! The non-INVITE server transaction: RFC 3261 §17.2.2.
 
-use super::{End, Output, Step};
+use super::{End, Notice, Output, Retransmit, Step};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -16,6 +16,8 @@ pub enum Input {
     Request,
     SendProvisional,
     SendFinal,
+    /// Timer E of the client is at T2.
+    Late,
     /// Timer J.
     End,
     TransportError,
@@ -29,7 +31,14 @@ pub fn step(state: State, input: Input) -> Step<State> {
         (Trying, Input::Request) => stay,
         (Proceeding | Completed, Input::Request) => stay.send(Output::Kept),
         (Trying | Proceeding, Input::SendProvisional) => stay.to(Proceeding).send(Output::New),
-        (Trying | Proceeding, Input::SendFinal) => stay.to(Completed).send(Output::New).end(End::TimerJ),
+        (Trying | Proceeding, Input::SendFinal) => stay
+            .to(Completed)
+            .send(Output::New)
+            .retransmit(Retransmit::Stop)
+            .end(End::TimerJ),
+        // RFC 4320 §4.1: whoever has heard nothing is told that the request has arrived.
+        (Trying, Input::Late) => stay.notify(Notice::Unanswered).retransmit(Retransmit::Stop),
+        (Proceeding | Completed, Input::Late) => stay.retransmit(Retransmit::Stop),
         // §17.2.2: any other final response from the user is discarded in Completed.
         (Completed, Input::SendProvisional | Input::SendFinal) => stay,
         (Completed, Input::End) => stay.to(Terminated),
@@ -37,7 +46,12 @@ pub fn step(state: State, input: Input) -> Step<State> {
         (Trying | Proceeding | Completed, Input::TransportError) => stay,
         (
             Terminated,
-            Input::Request | Input::SendProvisional | Input::SendFinal | Input::End | Input::TransportError,
+            Input::Request
+            | Input::SendProvisional
+            | Input::SendFinal
+            | Input::Late
+            | Input::End
+            | Input::TransportError,
         ) => stay,
     }
 }
@@ -88,6 +102,20 @@ mod tests {
                 (next, send, end),
                 "{state:?} on {input:?}"
             );
+        }
+        assert_eq!(step(Trying, I::SendFinal).retransmit, Retransmit::Stop);
+    }
+
+    #[test]
+    fn only_what_has_no_answer_is_late() {
+        for (state, notice) in [
+            (Trying, Some(Notice::Unanswered)),
+            (Proceeding, None),
+            (Completed, None),
+        ] {
+            let step = step(state, I::Late);
+            let done = (step.next, step.send, step.notice, step.retransmit);
+            assert_eq!(done, (state, None, notice, Retransmit::Stop));
         }
     }
 }

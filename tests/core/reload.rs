@@ -88,6 +88,8 @@ fn timers_that_run_keep_their_time_and_new_ones_go_by_the_new() {
     world.silent();
     world.advance(20);
     let bye = world.request(BOB, "BYE");
+    // Timer E would have come to T2 (RFC 4320 §4.1).
+    world.response(ALICE, 100);
     world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
     world.response(ALICE, 200);
     world.advance(400_000);

@@ -176,6 +176,7 @@ fn a_prack_without_an_answer_leaves_the_invite_as_it_is() {
         // RFC 4320 §4.2: whoever asked has given up by then too, and no 408 is sent.
         world.advance(33_000);
         while world.take_request(BOB, "PRACK").is_some() {}
+        world.response(ALICE, 100);
         world.silent();
         // The call itself goes on.
         world.udp(BOB, &reply(&there, 180, "b1", BOB));

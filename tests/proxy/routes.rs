@@ -203,6 +203,7 @@ fn a_route_is_followed_and_ours_is_left_out() {
     // At another port that name is somebody else's: it is looked up, and DNS keeps silent here.
     world.udp(ALICE, &options("d9").with("Route", "<sip:one.att.net:5999;lr>"));
     world.advance(10_000);
+    world.response(ALICE, 100);
     world.response(ALICE, 504);
     // Strict: §16.6 step 6.
     world.udp(

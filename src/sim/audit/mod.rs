@@ -34,6 +34,8 @@ use ledger::Ledger;
 const T1: Duration = Duration::from_millis(500);
 const T2: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(32);
+/// When Timer E has come to T2: T1, 2*T1 and 4*T1 after the request.
+const UNTIL_T2: Duration = Duration::from_millis(3_500);
 /// How late a timer may run, and how long a message may be under way between two shards.
 const SLACK: Duration = Duration::from_millis(20);
 /// How much longer one message may be under way between two shards than the next.
@@ -149,6 +151,8 @@ rules! {
     server::every_request_is_answered, "RFC 3261 §8.2, §17.2";
     server::cancel_ends_its_invite, "RFC 3261 §9.2";
     server::nothing_provisional_to_other_requests, "RFC 4320 §4.1";
+    server::other_requests_hear_no_100_early, "RFC 4320 §4.1";
+    server::other_requests_hear_that_they_have_arrived, "RFC 4320 §4.1";
     response::response_was_asked_for, "RFC 3261 §8.2.6";
     response::response_has_the_requests_headers, "RFC 3261 §8.2.6.2";
     response::to_has_a_tag, "RFC 3261 §8.2.6.2";

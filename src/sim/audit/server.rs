@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::trace::{Step, What};
 use super::ledger::{Ledger, Served, has_no_room, is_udp};
-use super::{Found, SLACK, TIMEOUT, is_on_time, schedule_to_t2};
+use super::{EARLY, Found, SLACK, TIMEOUT, UNTIL_T2, is_on_time, schedule_to_t2};
 
 /// How long an INVITE may wait for its first response.
 const TRYING_WITHIN: Duration = Duration::from_millis(200);
@@ -323,6 +323,34 @@ pub fn nothing_provisional_to_other_requests(ledger: &Ledger<'_>, found: &mut Fo
     for (_, step) in ledger.responses_sent() {
         if !step.packet.is_final() && step.packet.method != "INVITE" && step.packet.status != Some(100) {
             found.at(step, || "only 100 may be said, and late".to_owned());
+        }
+    }
+}
+
+/// That, while Timer E of its client still grows, would have it wait longer for what may be lost.
+pub fn other_requests_hear_no_100_early(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    for served in ledger.stateful().filter(|served| !served.is("INVITE")) {
+        for step in served.answers.iter().filter(|step| !step.packet.is_final()) {
+            if step.at + EARLY < served.first().at + UNTIL_T2 {
+                found.at(step, || {
+                    "while the client repeats it more often than every T2".to_owned()
+                });
+            }
+        }
+    }
+}
+
+/// Whoever asks for something else, and has heard nothing when Timer E is at T2, is told that the request has arrived.
+pub fn other_requests_hear_that_they_have_arrived(ledger: &Ledger<'_>, found: &mut Found<'_>) {
+    if !ledger.terms.is_whole {
+        return;
+    }
+    let is_due = |served: &&Served<'_>| !served.is("INVITE") && !served.is("ACK");
+    for served in ledger.stateful().filter(is_due) {
+        let due = served.first().at + UNTIL_T2 + SLACK;
+        let is_told = served.answers.iter().any(|step| step.at <= due);
+        if !is_told && ledger.has_lived_to(served.life, due) {
+            found.at(served.first(), || "no 100 after 3.5 s".to_owned());
         }
     }
 }

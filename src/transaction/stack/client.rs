@@ -225,7 +225,7 @@ impl Stack {
         }
         match self.carry_out(id, step, new, now, out) {
             Some(Notice::Message) => Some((user, id)),
-            Some(Notice::Timeout | Notice::Unreachable | Notice::Ended) => None,
+            Some(Notice::Timeout | Notice::Unanswered | Notice::Unreachable | Notice::Ended) => None,
             None => {
                 self.metrics.retransmissions_absorbed.inc();
                 None

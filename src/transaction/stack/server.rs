@@ -136,6 +136,20 @@ impl Stack {
         }
     }
 
+    /// The answer to a request other than INVITE is somebody else's, who may take their time: its user is told [`Notice::Unanswered`] when
+    /// that is too long.
+    ///
+    /// [`Notice::Unanswered`]: crate::transaction::Notice::Unanswered
+    pub fn awaits_answer(&mut self, id: TxId) {
+        let until_t2 = self.cfg.timers.until_t2();
+        if let Some(tx) = self.txs.get_mut(id)
+            && tx.machine == Machine::Nist(nist::State::Trying)
+        {
+            tx.retransmit_at = tx.begun_at + until_t2;
+            self.schedule(id);
+        }
+    }
+
     /// Where answers on this transaction go, or where its request went.
     pub fn flow_of(&self, id: TxId) -> Option<Flow> {
         self.txs.get(id).map(|tx| tx.flow)

@@ -63,7 +63,15 @@ impl Stack {
                 },
             )
             .map(Machine::Ist),
-            Machine::Nist(state) => nist::step(state, nist::Input::End).map(Machine::Nist),
+            Machine::Nist(state) => nist::step(
+                state,
+                if is_end {
+                    nist::Input::End
+                } else {
+                    nist::Input::Late
+                },
+            )
+            .map(Machine::Nist),
         };
         if step.send == Some(Output::Kept) {
             self.metrics.retransmissions_sent.inc();

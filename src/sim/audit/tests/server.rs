@@ -117,6 +117,17 @@ pub(super) static BREACHES: &[(&str, Breach)] = &[
     ("nothing_provisional_to_other_requests", |l| {
         change(l, |s| answers(s, "BYE", 200..300), |m| set_status(m, 183))
     }),
+    ("other_requests_hear_no_100_early", |l| {
+        change(l, |s| answers(s, "BYE", 200..300), |m| set_status(m, 100))
+    }),
+    ("other_requests_hear_that_they_have_arrived", |l| {
+        let Some(ok) = l.find(|s| answers(s, "BYE", 200..300)) else {
+            return false;
+        };
+        let branch = l.step(ok).packet.branch.clone();
+        l.remove(|s| answers(s, "BYE", 100..700) && s.packet.branch == branch);
+        true
+    }),
     ("response_was_asked_for", |l| {
         change(
             l,
