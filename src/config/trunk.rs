@@ -187,6 +187,8 @@ pub struct Trunk {
     pub failover: Codes,
     /// How long a destination that kept silent or could not be reached comes last.
     pub hold_down: Duration,
+    /// Seconds in the Retry-After of what it refuses; 0: none.
+    pub retry_after_s: u32,
     /// 0: no limit.
     pub calls_max: u32,
     /// 0: no limit.
@@ -214,6 +216,7 @@ impl Default for Trunk {
             answer_timeout: Duration::from_secs(4),
             failover: Codes(vec![CodeMatch::One(503)]),
             hold_down: Duration::from_secs(10),
+            retry_after_s: 0,
             calls_max: 0,
             calls_per_second_max: 0,
             ping_interval: Duration::ZERO,
@@ -363,6 +366,13 @@ pub static TRUNK_KEYS: &[Key<Trunk>] = &[
         kind: number!(calls_per_second_max, 0, CALLS_PER_SECOND_MAX as u64),
         meaning: "New calls a second over this trunk, of which those of a tenth of a second may come at once; beyond it 503. 0: \
                   no limit.",
+    },
+    Key {
+        section: "trunk",
+        name: "retry_after_s",
+        unit: "seconds",
+        kind: number!(retry_after_s, 0, 3_600),
+        meaning: "The Retry-After of the 503 that a call gets where the trunk is full or none of its destinations may be used. 0:                   none, so that who sent the call tries another server of its own for this one and goes on sending others here                   (RFC 3261 section 21.5.4). With it nothing at all is sent here for that time, whatever it is for: where all comes                   for this trunk.",
     },
     Key {
         section: "trunk",

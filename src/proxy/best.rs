@@ -14,8 +14,9 @@ use crate::wire::{Effects, Flow};
 
 use super::context::Best;
 use super::targets::Target;
+use super::trunk::settings;
 use super::validate::Refused;
-use super::{ContextId, Proxy};
+use super::{ContextId, Proxy, RETRY_AFTER_S};
 
 /// Challenge lines that may be gathered: §16.7 step 7.
 const CHALLENGES_BYTES_MAX: usize = 16_384;
@@ -78,12 +79,15 @@ const fn rank(status: u16) -> u16 {
     }
 }
 
-/// The reason of a response whose buffer could not be had is that of its status.
-fn said(status: u16, reason: &'static str) -> &'static str {
-    if reason.is_empty() {
-        reason_phrase(status)
-    } else {
-        reason
+/// The best there was, as one of our own. The reason of a response whose buffer could not be had is that of its status.
+fn said(best: Best) -> Refused {
+    Refused {
+        status: best.status,
+        reason: match best.reason {
+            "" => reason_phrase(best.status),
+            reason => reason,
+        },
+        is_of_trunk: best.is_of_trunk,
     }
 }
 
@@ -178,9 +182,9 @@ impl Proxy {
         if !is_better {
             return;
         }
-        let (response, reason) = match candidate {
-            Candidate::Received(response) => (self.write_back(stack, response, Some(b""), out), ""),
-            Candidate::Own(refused) => (None, refused.reason),
+        let (response, reason, is_of_trunk) = match candidate {
+            Candidate::Received(response) => (self.write_back(stack, response, Some(b""), out), "", false),
+            Candidate::Own(refused) => (None, refused.reason, refused.is_of_trunk),
         };
         let Some(context) = self.contexts.get_mut(id) else {
             return;
@@ -188,6 +192,7 @@ impl Proxy {
         let old = context.best.replace(Best {
             status,
             reason,
+            is_of_trunk,
             response,
         });
         if let Some(old) = old.and_then(|best| best.response) {
@@ -233,11 +238,9 @@ impl Proxy {
             }) => {
                 self.finish(stack, id, &Candidate::own(UNRANKED), now, out);
             }
-            Some(Best {
-                status,
-                reason,
-                response: None,
-            }) => self.conclude(stack, id, (status, said(status, reason)), request, now, out),
+            Some(best @ Best { response: None, .. }) => {
+                self.conclude(stack, id, said(best), request, now, out);
+            }
             None if context.is_cancelled => {
                 self.conclude(stack, id, (487, reason_phrase(487)), request, now, out);
             }
@@ -263,14 +266,7 @@ impl Proxy {
             .filter(|best| rank(best.status) <= rank(last.status()));
         let challenges = context.challenges;
         let (status, buf) = match (best, last) {
-            (
-                Some(Best {
-                    status,
-                    reason,
-                    response,
-                }),
-                last,
-            ) => {
+            (Some(best @ Best { status, response, .. }), last) => {
                 if let (Candidate::Received(response), true) = (last, is_challenge(status))
                     && is_challenge(response.status)
                 {
@@ -279,7 +275,7 @@ impl Proxy {
                 match response {
                     Some(_) => (status, self.write_best(stack, id, status, out)),
                     None => {
-                        self.conclude(stack, id, (status, said(status, reason)), None, now, out);
+                        self.conclude(stack, id, said(best), None, now, out);
                         return;
                     }
                 }
@@ -290,8 +286,8 @@ impl Proxy {
                 let text = more.map(|more| out.pool.get(more).to_vec());
                 (status, self.write_last(stack, response, text.as_deref(), out))
             }
-            (None, Candidate::Own(Refused { status, reason })) => {
-                self.conclude(stack, id, (*status, reason), None, now, out);
+            (None, Candidate::Own(refused)) => {
+                self.conclude(stack, id, *refused, None, now, out);
                 return;
             }
         };
@@ -313,7 +309,7 @@ impl Proxy {
         &mut self,
         stack: &mut Stack,
         id: ContextId,
-        (status, reason): (u16, &str),
+        refused: impl Into<Refused>,
         request: Option<&Request<'_>>,
         now: Instant,
         out: &mut Effects,
@@ -322,6 +318,12 @@ impl Proxy {
             return;
         };
         let (server, method, is_cancelled) = (context.server, context.method, context.is_cancelled);
+        let policy = context.policy;
+        let Refused {
+            status,
+            reason,
+            is_of_trunk,
+        } = refused.into();
         // Whoever hung up is told that, not that nobody answered.
         let (status, reason) = if is_cancelled && status == 408 {
             (487, reason_phrase(487))
@@ -334,10 +336,15 @@ impl Proxy {
             self.settle(stack, id, None, out);
             return;
         }
+        let retry_after_s = match is_of_trunk {
+            // §21.5.4: it keeps whoever gets it from sending anything here, for other trunks and for phones too.
+            true => settings(stack, policy).map_or(0, |trunk| trunk.retry_after_s),
+            false => RETRY_AFTER_S,
+        };
         self.note_failed(stack, id, status, false, None, now, out);
         let extra = |w: &mut Writer<'_>| {
-            if status == 503 {
-                w.put(super::RETRY_AFTER);
+            if status == 503 && retry_after_s > 0 {
+                w.header_num(Name::RetryAfter, u64::from(retry_after_s));
             }
         };
         match request {

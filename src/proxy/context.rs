@@ -81,6 +81,7 @@ pub struct Best {
     pub(super) status: u16,
     /// Of one of our own.
     pub(super) reason: &'static str,
+    pub(super) is_of_trunk: bool,
     /// `None`: one of our own.
     pub(super) response: Option<BufId>,
 }

@@ -31,6 +31,7 @@ use crate::metrics::{DropReason, Limit};
 use crate::msg::build::Writer;
 use crate::msg::edit::Edits;
 use crate::msg::method::Method;
+use crate::msg::name::Name;
 use crate::msg::request::Request;
 use crate::msg::scan::{Message, Table, scan};
 use crate::msg::uri::Uri;
@@ -521,7 +522,8 @@ impl Proxy {
         }
         if let Some(refusal) = refusal {
             self.targets = Some(targets);
-            self.conclude(stack, id, (503, refusal.reason()), Some(request), now, out);
+            let refused = Refused::of_trunk(refusal.reason());
+            self.conclude(stack, id, refused, Some(request), now, out);
             return;
         }
         let source = Source::Received { request, arrived };
@@ -590,7 +592,7 @@ fn put_rewritten(rule: Option<&Route>, raw: &[u8], into: &mut [u8]) -> Option<us
 /// No room for a transaction: 503 without one.
 fn refuse_full(stack: &mut Stack, request: &Request<'_>, flow: Flow, out: &mut Effects) {
     stack.metrics.dropped(DropReason::TransactionsFull);
-    let retry_after = |w: &mut Writer<'_>| _ = w.put(RETRY_AFTER);
+    let retry_after = |w: &mut Writer<'_>| _ = w.header_num(Name::RetryAfter, u64::from(RETRY_AFTER_S));
     stack.respond_stateless(
         request,
         flow,
@@ -601,7 +603,7 @@ fn refuse_full(stack: &mut Stack, request: &Request<'_>, flow: Flow, out: &mut E
 }
 
 /// Seconds after which a caller may try again when there was no room: RFC 3261 §20.33.
-const RETRY_AFTER: &[u8] = b"Retry-After: 5\r\n";
+const RETRY_AFTER_S: u32 = 5;
 
 const fn user_of(id: ContextId) -> User {
     User::ProxyContext {

@@ -81,9 +81,9 @@ impl Proxy {
             .enter(&stack.cfg, destination, context.trunk_call, now)
         {
             Entry::Sent => Ok(()),
-            Entry::Full => Err(Refused::with(503, "Destination Full")),
+            Entry::Full => Err(Refused::of_trunk("Destination Full")),
             // RFC 7339 §5.8: a 503 of our own goes back where nobody else takes it.
-            Entry::Throttled => Err(Refused::with(503, "Destination Overloaded")),
+            Entry::Throttled => Err(Refused::of_trunk("Destination Overloaded")),
         }
     }
 
@@ -186,7 +186,7 @@ impl Proxy {
 }
 
 /// The trunk that a rule leads to, as it was configured when the request came: what has been tried of it since is tried by that.
-fn settings(stack: &Stack, policy: Policy) -> Option<&config::trunk::Trunk> {
+pub(super) fn settings(stack: &Stack, policy: Policy) -> Option<&config::trunk::Trunk> {
     let cfg = stack.config_of(policy.config)?;
     match &policy.rule_in(cfg)?.to {
         To::Trunk(name) => cfg.trunks.get(Trunks::index_of(cfg, name)?),

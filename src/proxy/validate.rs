@@ -15,7 +15,7 @@ use crate::transaction::{Stack, TxId};
 use crate::wire::{Effects, Flow, Transport};
 
 use super::flow_token::{self, FLOW_TOKEN_LEN};
-use super::{MAX_BREADTH, RETRY_AFTER};
+use super::{MAX_BREADTH, RETRY_AFTER_S};
 
 /// RFC 3261 §19.1.2.
 const PORT_DEFAULT: u16 = 5060;
@@ -215,6 +215,14 @@ fn is_service_route(cfg: &Config, uri: &Uri<'_>) -> bool {
 pub struct Refused {
     pub status: u16,
     pub reason: &'static str,
+    /// It is said of a trunk alone, not of this server.
+    pub is_of_trunk: bool,
+}
+
+impl From<(u16, &'static str)> for Refused {
+    fn from((status, reason): (u16, &'static str)) -> Refused {
+        Refused::with(status, reason)
+    }
 }
 
 impl Refused {
@@ -228,7 +236,19 @@ impl Refused {
     }
 
     pub const fn with(status: u16, reason: &'static str) -> Refused {
-        Refused { status, reason }
+        Refused {
+            status,
+            reason,
+            is_of_trunk: false,
+        }
+    }
+
+    /// RFC 3261 §21.5.4: whoever gets this may try another server, for it goes no further here.
+    pub const fn of_trunk(reason: &'static str) -> Refused {
+        Refused {
+            is_of_trunk: true,
+            ..Refused::with(503, reason)
+        }
     }
 
     pub fn answer(self, stack: &mut Stack, tx: TxId, request: &Request<'_>, now: Instant, out: &mut Effects) {
@@ -251,7 +271,7 @@ impl Refused {
                 }
                 w.crlf();
             }
-            503 => _ = w.put(RETRY_AFTER),
+            503 => _ = w.header_num(Name::RetryAfter, u64::from(RETRY_AFTER_S)),
             _ => {}
         }
     }

@@ -313,6 +313,11 @@ fn limits_hold_for_all_shards_together() {
         let refused = invites(&mut world, "more");
         let failure = fails(&mut world, &refused, 503);
         assert_eq!(failure.reason(), Some("Trunk Full"));
+        assert_eq!(
+            failure.get("Retry-After"),
+            None,
+            "there are other trunks, and phones"
+        );
         world.silent();
         // One hangs up: there is room for one.
         let (invite, server, there) = standing.pop().expect("a call");
@@ -358,6 +363,38 @@ fn a_full_destination_is_passed_over() {
     ends_empty(world);
 }
 
+/// RFC 3261 §21.5.4: with Retry-After nothing at all would be sent here, for other trunks and phones either.
+#[test]
+fn what_a_trunk_refuses_says_when_to_try_again_where_it_is_told_to() {
+    for (key, said) in [("", None), ("retry_after_s = 7", Some("7"))] {
+        on_each_number_of_shards(|shards| {
+            let destinations = format!("destinations = [\"sip:{ONE} calls=1\"]\ncalls_max = 2\n{key}");
+            let mut world = world(shards, &trunk(&destinations));
+            let first = invites(&mut world, "c1");
+            let there = world.request(ONE, "INVITE");
+            let second = invites(&mut world, "c2");
+            let failure = fails(&mut world, &second, 503);
+            assert_eq!(failure.reason(), Some("Destination Full"));
+            assert_eq!(failure.get("Retry-After"), said);
+            world.reconfigure(|cfg| cfg.trunks[0].calls_max = 1);
+            let second = invites(&mut world, "c3");
+            let failure = fails(&mut world, &second, 503);
+            assert_eq!(failure.reason(), Some("Trunk Full"));
+            assert_eq!(failure.get("Retry-After"), said);
+            // What the server as a whole can't take says so as ever.
+            world.drain();
+            let third = invite("alice", ALICE, "sip:+4930123@example.com", "c4");
+            world.udp(ALICE, &third);
+            let failure = fails(&mut world, &third, 503);
+            assert_eq!(failure.get("Retry-After"), Some("5"));
+            world.udp(ONE, &reply(&there, 404, "b", ONE));
+            world.request(ONE, "ACK");
+            fails(&mut world, &first, 404);
+            ends_empty(world);
+        });
+    }
+}
+
 #[test]
 fn options_tell_who_is_up_and_one_shard_asks() {
     on_each_number_of_shards(|shards| {
@@ -401,6 +438,7 @@ fn options_tell_who_is_up_and_one_shard_asks() {
         let invite = invites(&mut world, "late");
         let failure = fails(&mut world, &invite, 503);
         assert_eq!(failure.reason(), Some("No Destination Up"));
+        assert_eq!(failure.get("Retry-After"), None);
         world.advance(10_000);
         for server in ALL {
             while world.take_request(server, "OPTIONS").is_some() {}
