@@ -37,6 +37,16 @@ impl Machine {
         }
     }
 
+    /// The same machine, some time later. The CPUs are those of before: a thread that gives way to the shards keeps off theirs, and would
+    /// take what is left for all there is.
+    pub fn again(&self) -> Machine {
+        Machine {
+            cpus: self.cpus.clone(),
+            parallelism: self.parallelism,
+            ..Machine::read()
+        }
+    }
+
     /// The address under which others most likely reach a socket that is bound to every address of this machine.
     /// `bound` says which family. `None` when there is no route to the outside, so nothing can be told.
     pub fn advertised_for(&self, bound: IpAddr) -> Option<IpAddr> {

@@ -19,6 +19,8 @@ const TAKEN_UP_PATIENCE: Duration = Duration::from_secs(5);
 /// What is served, and where it came from.
 pub struct Configured {
     source: Source,
+    /// As it was at the start.
+    machine: Machine,
     /// As the file asks for it: the listeners are not yet bound.
     asked: Config,
     id: ConfigId,
@@ -27,10 +29,11 @@ pub struct Configured {
 }
 
 impl Configured {
-    /// `asked` is what `source` has given.
-    pub fn new(source: Source, asked: Config) -> Configured {
+    /// `asked` is what `source` has given on `machine`.
+    pub fn new(source: Source, machine: Machine, asked: Config) -> Configured {
         Configured {
             source,
+            machine,
             asked,
             id: ConfigId::FIRST,
             held: Vec::new(),
@@ -50,7 +53,7 @@ impl Configured {
     pub async fn reload(&mut self, server: &Server, by: &str) -> Result<Reloaded, String> {
         let file = self.source.file.as_ref();
         let shown = file.map_or("none".to_owned(), |file| file.display().to_string());
-        let wanted = match self.source.load(&Machine::read()) {
+        let wanted = match self.source.load(&self.machine.again()) {
             Ok(loaded) => loaded,
             Err(errors) => return Err(refused(errors.to_string(), by, &shown)),
         };

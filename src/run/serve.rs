@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::reload::Reloaded;
-use crate::config::{Config, HistogramFiles, Source, example};
+use crate::config::{Config, HistogramFiles, Machine, Source, example};
 use crate::control::collect::Collector;
 use crate::control::desk::Order;
 use crate::control::hep_export::HepExport;
@@ -58,11 +58,12 @@ pub fn serve(cfg: Config, source: Source) -> ExitCode {
         let transport = listener.transport.name().to_ascii_lowercase();
         tracing::info!(transport, addr = %listener.addr, advertised = %listener.advertised, "listening");
     }
+    let machine = Machine::read();
     // The shards run. This thread adds up histograms and answers the admin server, which can wait.
     if let Err(error) = affinity::give_way_on(&cfg.cpus) {
         tracing::debug!(%error, "the control thread does not give way to the shards");
     }
-    tokio_uring::start(supervise(server, Configured::new(source, cfg)))
+    tokio_uring::start(supervise(server, Configured::new(source, machine, cfg)))
 }
 
 /// The sums that memory for messages may reach.

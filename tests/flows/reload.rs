@@ -80,6 +80,26 @@ fn routes_change_while_it_serves_and_what_waits_for_a_restart_is_named() {
     });
 }
 
+/// Whoever reads the file again keeps off the CPUs of the shards by then.
+#[test]
+fn cpus_of_shards_are_no_change_and_no_mistake() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let cpus = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = cpus.and_then(|list| list.trim().split([',', '-']).next());
+    let first = first.expect("a CPU to run on");
+    for flags in [&["--shards", "1"][..], &["--shards", "1", "--cpus", first]] {
+        let setup = Setup::new().flags(flags);
+        registered(setup.clone(), |s| {
+            let told = s.server.reload(&setup);
+            assert!(told.contains("reloaded: nothing changed"), "{told}");
+            assert!(!told.contains("next start"), "{told}");
+            Ok(())
+        });
+    }
+}
+
 #[test]
 fn the_log_level_changes_while_it_serves() {
     let setup = Setup::new();
