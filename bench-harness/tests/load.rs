@@ -138,3 +138,35 @@ fn calls_that_nobody_answers_are_counted_as_lost_and_as_sent_again() {
     assert!(stats.get(Count::SentAgain) >= 10);
     assert!(stats.failed());
 }
+
+#[test]
+fn a_run_ends_before_it_begins_where_nobody_registers_anyone() {
+    let silent = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = silent.local_addr().unwrap().to_string();
+    let mut options = vec![
+        "--target",
+        &target,
+        "--port",
+        "26160",
+        "--timeout",
+        "100",
+        "--t1",
+        "10",
+    ];
+    options.extend([
+        "--phones",
+        "3000",
+        "--threads",
+        "2",
+        "--duration",
+        "30",
+        "--quiet",
+    ]);
+    let error = run(&plan(&options), Scenario::Call, &Meter::None).err();
+    let told = error.expect("nothing to run").to_string();
+    // The callees of both threads.
+    assert!(
+        told.contains(&format!("none of 6000 phones could be registered at {target}")),
+        "{told}"
+    );
+}

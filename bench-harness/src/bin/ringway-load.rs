@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 all went well; 1 something was lost or failed; 2 the command line is wrong."
+    after_help = "Exit codes: 0 all went well; 1 something was lost or failed; 2 the command line is wrong, or no phone could be registered."
 )]
 struct Cli {
     #[command(subcommand)]

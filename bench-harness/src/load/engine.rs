@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::lane::Lane;
@@ -26,8 +27,8 @@ use texts::Texts;
 
 /// What a thread tells.
 pub enum Report {
-    /// The phones are registered; load is about to start.
-    Ready,
+    /// Phones are registered; load is about to start, unless nobody is there to take it.
+    Ready { registered: u64, refused: u64 },
     /// What the last second brought.
     Interval(Box<Stats>),
     /// All is over; the rest of the numbers.
@@ -145,7 +146,14 @@ impl Engine {
     }
 
     /// Registers the phones, then runs the load to its end.
-    pub fn run(mut self, reports: &Sender<Report>, spares: &Receiver<Box<Stats>>, start: &Barrier) {
+    /// `is_given_up` is looked at when all are ready: nothing is sent then.
+    pub fn run(
+        mut self,
+        reports: &Sender<Report>,
+        spares: &Receiver<Box<Stats>>,
+        start: &Barrier,
+        is_given_up: &AtomicBool,
+    ) {
         let mut inbox = Inbox::new();
         let needs_phones = self.scenario != Scenario::Options && !self.plan.no_register;
         if needs_phones {
@@ -160,9 +168,14 @@ impl Engine {
         self.stats.counts[Count::Preloaded as usize] = done;
         self.stats.counts[Count::NotPreloaded as usize] = failed;
         // The receiver lives as long as the threads; nothing is lost by a failed send.
-        let _ = reports.send(Report::Ready);
+        let _ = reports.send(Report::Ready {
+            registered: done,
+            refused: failed,
+        });
         start.wait();
-        self.load(&mut inbox, reports, spares);
+        if !is_given_up.load(Ordering::Relaxed) {
+            self.load(&mut inbox, reports, spares);
+        }
         let _ = reports.send(Report::Ended(self.stats));
     }
 
@@ -171,6 +184,13 @@ impl Engine {
         let mut next = 0;
         loop {
             let now = sys::now();
+            // So many in vain are enough to know that nobody is there.
+            let is_vain = self.stats.get(Count::Preloaded) == 0
+                && self.stats.get(Count::NotPreloaded) >= u64::from(PRELOAD_WINDOW);
+            if is_vain {
+                self.stats.counts[Count::NotPreloaded as usize] += u64::from(self.phones - next);
+                next = self.phones;
+            }
             while next < self.phones && self.active < PRELOAD_WINDOW {
                 self.start(Job::Register, Some(next), now, now);
                 next += 1;

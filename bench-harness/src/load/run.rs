@@ -1,6 +1,7 @@
 //! Carries out one run: threads, progress line, and what they told put together.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -64,6 +65,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
     sys::raise_open_files();
     let (reports, told) = channel();
     let barrier = Arc::new(Barrier::new(plan.threads + 1));
+    let is_given_up = Arc::new(AtomicBool::new(false));
     // Runs of one process differ by the clock, runs of two by the number of the process.
     let tag = (sys::now() / 1000) as u32 ^ std::process::id().rotate_left(16);
     let mut spares = Vec::new();
@@ -74,6 +76,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
         spares.push(spare);
         let cpu = (!plan.cpus.is_empty()).then(|| plan.cpus[number % plan.cpus.len()]);
         let (reports, barrier) = (reports.clone(), Arc::clone(&barrier));
+        let is_given_up = Arc::clone(&is_given_up);
         threads.push(
             thread::Builder::new()
                 .name(format!("load-{number}"))
@@ -84,7 +87,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
                         eprintln!("thread {number} could not be bound to CPU {cpu}: {error}");
                     }
                     sys::fire_timers_sharply();
-                    engine.run(&reports, &for_engine, &barrier);
+                    engine.run(&reports, &for_engine, &barrier, &is_given_up);
                 })?,
         );
     }
@@ -97,12 +100,15 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
     let live = !plan.quiet && io::stderr().is_terminal();
     let mut total = Stats::new();
     let (mut ready, mut ended) = (0, 0);
+    let mut phones = (0, 0);
     let (mut before, mut began) = (None, sys::now());
     while ended < plan.threads {
         match told.recv_timeout(Duration::from_secs(1)) {
-            Ok(Report::Ready) => {
+            Ok(Report::Ready { registered, refused }) => {
                 ready += 1;
+                phones = (phones.0 + registered, phones.1 + refused);
                 if ready == plan.threads {
+                    is_given_up.store(phones.0 == 0 && phones.1 > 0, Ordering::Relaxed);
                     barrier.wait();
                     (before, began) = (meter.read(), sys::now() + PAUSE);
                     for spare in &spares {
@@ -145,6 +151,12 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
     for it in threads {
         it.join()
             .map_err(|_| io::Error::other("a load thread came to grief"))?;
+    }
+    if is_given_up.load(Ordering::Relaxed) {
+        return Err(io::Error::other(format!(
+            "none of {} phones could be registered at {}: does a registrar for {} listen there?",
+            phones.1, plan.target, plan.domain
+        )));
     }
     Ok(Outcome {
         stats: total,
