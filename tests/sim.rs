@@ -56,6 +56,10 @@ const KEPT: &[(u64, &str)] = &[
 
 /// The same, where the server is a proxy.
 const KEPT_OF_PROXY: &[(u64, &str)] = &[
+    (
+        11_009_666,
+        "a CANCEL that another shard read in the turn of its INVITE was no reason to cancel branches",
+    ),
     (96, "a redirection to a place that was tried before was followed"),
     (
         2_027,
@@ -163,6 +167,10 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
 
 /// The same, where places have names.
 const KEPT_WITH_NAMES: &[(u64, &str)] = &[
+    (
+        11_007_716,
+        "a CANCEL without a transaction, which waited for DNS, was to have had a 100",
+    ),
     (
         20,
         "a request that went over TCP for its size, and then over UDP, forgot the other targets of its name",

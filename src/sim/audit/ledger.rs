@@ -251,6 +251,14 @@ impl<'t> Ledger<'t> {
                 {
                     self.served[*index].cancels.push(step);
                 }
+                // A CANCEL that another shard has read in the same turn may stand before its INVITE.
+                let cancel = self.by_server_key.get(&(life, branch, "CANCEL"));
+                let ahead: Vec<&Step> = cancel
+                    .into_iter()
+                    .flat_map(|index| &self.served[*index].got)
+                    .filter(|cancel| cancel.at == step.at)
+                    .copied()
+                    .collect();
                 let index = *self.by_server_key.entry(own).or_insert_with(|| {
                     let mut served = Served {
                         life,
@@ -263,6 +271,9 @@ impl<'t> Ledger<'t> {
                         Some(Dialled::Stateless | Dialled::Redirected)
                     );
                     served.got.clear();
+                    if method == "INVITE" {
+                        served.cancels.extend(ahead);
+                    }
                     self.served.push(served);
                     self.served.len() - 1
                 });

@@ -345,7 +345,8 @@ pub fn other_requests_hear_that_they_have_arrived(ledger: &Ledger<'_>, found: &m
     if !ledger.terms.is_whole {
         return;
     }
-    let is_due = |served: &&Served<'_>| !served.is("INVITE") && !served.is("ACK");
+    // A CANCEL is answered at once, or has no transaction here, and waits for DNS to go on without one (RFC 3261 §16.10).
+    let is_due = |served: &&Served<'_>| !["INVITE", "ACK", "CANCEL"].iter().any(|method| served.is(method));
     for served in ledger.stateful().filter(is_due) {
         let due = served.first().at + UNTIL_T2 + SLACK;
         let is_told = served.answers.iter().any(|step| step.at <= due);
