@@ -47,6 +47,16 @@ impl Untried {
         Some(target)
     }
 
+    /// All that are left.
+    pub fn left(&self, pool: &Pool) -> Targets {
+        let (targets, _) = pool.get(self.list).as_chunks::<TARGET_BYTES>();
+        let mut left = Targets::default();
+        for target in targets.iter().skip(usize::from(self.next)) {
+            left.add(from_bytes(target));
+        }
+        left
+    }
+
     pub fn release(self, pool: &mut Pool) {
         pool.release(self.list);
     }
@@ -101,8 +111,10 @@ mod tests {
         all.iter().for_each(|target| targets.add(*target));
         let mut pool = Pool::new(1 << 20);
         let mut untried = Untried::keep(&targets, 1, &mut pool).expect("room");
+        assert!(untried.left(&pool).iter().eq(all[1..].iter().copied()));
         let left: Vec<Target> = std::iter::from_fn(|| untried.next(&pool)).collect();
         assert_eq!(left, all[1..]);
+        assert_eq!(untried.left(&pool).len(), 0);
         assert_eq!(untried.next(&pool), None);
         untried.release(&mut pool);
         assert!(Untried::keep(&targets, 3, &mut pool).is_none());

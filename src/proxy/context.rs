@@ -1,11 +1,12 @@
 //! The response context: what is known of a request while it is forwarded (RFC 3261 §16.2), and its branches.
 
+use crate::dns::Untried;
 use crate::metrics::Limit;
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::name_addr;
 use crate::msg::request::Request;
-use crate::pool::BufId;
+use crate::pool::{BufId, Pool};
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::timer::{Timer, TimerId, TimerKind};
@@ -120,13 +121,22 @@ pub struct Branch {
     pub(super) next: Option<BranchId>,
 }
 
-/// A place whose host is a name, while there are addresses of it that were not tried.
-#[derive(Clone, Copy, Debug)]
+/// A place whose host is a name, while DNS is asked for its addresses or there are some that were not tried.
+#[derive(Debug)]
 pub struct Place {
     /// A `TargetSet` of this one.
     pub(super) kept: BufId,
-    /// The address that comes next.
-    pub(super) next: usize,
+    /// `None`: DNS is being asked.
+    pub(super) untried: Option<Untried>,
+}
+
+impl Place {
+    pub(super) fn release(self, pool: &mut Pool) {
+        pool.release(self.kept);
+        if let Some(untried) = self.untried {
+            untried.release(pool);
+        }
+    }
 }
 
 impl Context {
@@ -286,12 +296,11 @@ impl Proxy {
         if let Some(tx) = branch.tx {
             stack.set_user(tx, User::None);
         }
-        let kept = [
-            branch.for_udp.map(|(kept, _)| kept),
-            branch.place.map(|place| place.kept),
-        ];
-        for buf in kept.into_iter().flatten() {
-            out.pool.release(buf);
+        if let Some((kept, _)) = branch.for_udp {
+            out.pool.release(kept);
+        }
+        if let Some(place) = branch.place {
+            place.release(&mut out.pool);
         }
         let Some(context) = self.contexts.get_mut(branch.context) else {
             return;

@@ -21,7 +21,7 @@ use crate::trunk::DestinationId;
 use crate::wire::{Effects, Flow, Transport};
 
 use super::context::{Branch, BranchPhase};
-use super::names::{Address, Way, way};
+use super::names::{Addresses, Way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, Refused};
 use super::write::{BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, path_line_len};
@@ -43,8 +43,6 @@ struct Place {
 /// The way of a branch, and what it is written with.
 struct Hop<'u> {
     flow: Flow,
-    /// The address to try after it, where the place is a name.
-    next_address: Option<usize>,
     /// It goes over TCP for its size alone.
     goes_for_size: bool,
     /// The flow is the only way there.
@@ -58,8 +56,8 @@ struct Hop<'u> {
 #[allow(clippy::large_enum_variant)]
 enum Next<'u> {
     Hop(Hop<'u>),
-    /// DNS must be asked; the address to begin with.
-    Unknown(Wanted, usize),
+    /// DNS must be asked.
+    Unknown(Wanted),
 }
 
 /// What a branch is written from.
@@ -117,8 +115,18 @@ impl Proxy {
                 let here = breadth - spared;
                 let share = (here / count + usize::from(i < here % count)) as u8;
                 let request_uri = targets.request_uri();
-                let from = Address::From(0);
-                match self.send_branch(stack, id, source, &target, request_uri, from, share, now, out) {
+                let addresses = &mut Addresses::default();
+                match self.send_branch(
+                    stack,
+                    id,
+                    source,
+                    &target,
+                    request_uri,
+                    addresses,
+                    share,
+                    now,
+                    out,
+                ) {
                     Ok(()) => has_sent = true,
                     Err(refused) => self.keep_own(stack, id, refused, out),
                 }
@@ -220,14 +228,13 @@ impl Proxy {
             }
             self.others = Some(rest);
             let sent = chosen.map(|target| {
-                let from = Address::From(0);
                 self.send_branch(
                     stack,
                     id,
                     &Source::Template,
                     &target,
                     b"",
-                    from,
+                    &mut Addresses::default(),
                     breadth,
                     now,
                     out,
@@ -255,7 +262,7 @@ impl Proxy {
         source: &Source<'_, '_>,
         target: &Target<'_>,
         set_uri: &[u8],
-        address: Address<'_>,
+        addresses: &mut Addresses,
         breadth: u8,
         now: Instant,
         out: &mut Effects,
@@ -276,16 +283,15 @@ impl Proxy {
             source,
             target,
             set_uri,
-            address,
+            addresses,
             received_len,
             &mut text,
             now,
             out,
         )? {
             Next::Hop(hop) => hop,
-            Next::Unknown(wanted, first) => {
-                let wanted = (wanted, first);
-                return self.wait_for_name(stack, id, source, target, set_uri, wanted, breadth, now, out);
+            Next::Unknown(wanted) => {
+                return self.wait_for_name(stack, id, source, target, set_uri, &wanted, breadth, now, out);
             }
         };
         let flow = hop.flow;
@@ -353,7 +359,10 @@ impl Proxy {
         };
         let buf = out.pool.commit(draft, len);
         let block_len = block.len();
-        let place = (hop.next_address).and_then(|next| self.keep_place(target, set_uri, next, out));
+        let place = match addresses.are_left() {
+            true => self.keep_place(target, set_uri, addresses, out),
+            false => None,
+        };
         if let Some(User::ProxyBranch { slot, generation }) = stack.user_of(tx)
             && let Some(branch) = self.branches.get_mut(BranchId::new(slot, generation))
         {
@@ -378,7 +387,7 @@ impl Proxy {
         source: &Source<'u, '_>,
         target: &Target<'u>,
         set_uri: &'u [u8],
-        address: Address<'_>,
+        addresses: &mut Addresses,
         received_len: usize,
         text: &'u mut [u8],
         now: Instant,
@@ -402,19 +411,13 @@ impl Proxy {
         }
         let over_flow = target.is_flow && hop.is_none();
         let found = match target.path {
-            b"" if over_flow => Way::There {
-                flow: target.prefer,
-                next: None,
-            },
-            b"" => way(stack, &hop_uri, target.prefer, address, seed, now)?,
-            path => Way::There {
-                flow: path_flow(&stack.cfg, path, target.prefer).map_err(unreachable)?,
-                next: None,
-            },
+            b"" if over_flow => Way::There(target.prefer),
+            b"" => way(stack, &hop_uri, target.prefer, addresses, seed, now)?,
+            path => Way::There(path_flow(&stack.cfg, path, target.prefer).map_err(unreachable)?),
         };
-        let (mut flow, next_address) = match found {
-            Way::There { flow, next } => (flow, next),
-            Way::Unknown { wanted, next } => return Ok(Next::Unknown(wanted, next)),
+        let mut flow = match found {
+            Way::There(flow) => flow,
+            Way::Unknown(wanted) => return Ok(Next::Unknown(wanted)),
         };
         // §18.1.1: a large request takes TCP, unless its transport is named, or its flow is all there is.
         let is_large = received_len + BLOCK_ESTIMATE > UDP_BYTES_MAX;
@@ -441,7 +444,6 @@ impl Proxy {
         };
         Ok(Next::Hop(Hop {
             flow,
-            next_address,
             goes_for_size,
             is_alone: over_flow,
             request_uri,

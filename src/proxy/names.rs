@@ -2,9 +2,10 @@
 //! address fails the next is tried (§4.3).
 
 use crate::dns::plan::{BadTarget, Targets, Wanted};
-use crate::dns::{Asker, Resolved};
+use crate::dns::{Asker, Resolved, Untried};
 use crate::metrics::DropReason;
 use crate::msg::uri::Uri;
+use crate::pool::Pool;
 use crate::time::Instant;
 use crate::transaction::Stack;
 use crate::transaction::destination::{RouteError, flow_to, route};
@@ -17,35 +18,54 @@ use super::targets::Target;
 use super::validate::{Refused, preprocess};
 use super::{BranchId, ContextId, Proxy};
 
-/// Which of the addresses of a place is meant, if its host is a name.
-#[derive(Clone, Copy)]
-pub enum Address<'a> {
-    /// Of those that are known, the first from here on that can be reached.
-    From(usize),
-    /// The same of these.
-    Known(&'a Targets, usize),
+/// The addresses of a place whose host is a name, as they were when a message was to go there first. RFC 3263 §4.3 has these tried in turn:
+/// what DNS says meanwhile is for the next message.
+#[derive(Default)]
+pub struct Addresses {
+    /// `None`: they have not been looked up, or the place is no name.
+    determined: Option<Targets>,
+    /// How many of them are behind us.
+    passed: usize,
+}
+
+impl Addresses {
+    pub fn of(targets: &Targets) -> Addresses {
+        Addresses {
+            determined: Some(*targets),
+            passed: 0,
+        }
+    }
+
+    /// Keeps those that come after the one that [`way`] chose last. `None`: there are none, or there is no buffer.
+    fn keep_left(&self, pool: &mut Pool) -> Option<Untried> {
+        (self.determined.as_ref()).and_then(|targets| Untried::keep(targets, self.passed, pool))
+    }
+
+    pub fn are_left(&self) -> bool {
+        (self.determined.as_ref()).is_some_and(|targets| self.passed < targets.len())
+    }
 }
 
 /// Where a message goes.
 #[allow(clippy::large_enum_variant)]
 pub enum Way {
-    /// `next`: the address to try after it.
-    There { flow: Flow, next: Option<usize> },
+    There(Flow),
     /// DNS must be asked.
-    Unknown { wanted: Wanted, next: usize },
+    Unknown(Wanted),
 }
 
-/// The way to `uri`. `seed` decides among what DNS calls equal; `prefer` as for [`route`].
+/// The way to `uri`: where that is a name, to the first of `addresses` that can be reached. They are looked up where they are not yet.
+/// `seed` decides among what DNS calls equal; `prefer` as for [`route`].
 pub fn way(
     stack: &Stack,
     uri: &Uri<'_>,
     prefer: Flow,
-    address: Address<'_>,
+    addresses: &mut Addresses,
     seed: u64,
     now: Instant,
 ) -> Result<Way, Refused> {
     match route(&stack.cfg, uri, Some(prefer)) {
-        Ok(flow) => return Ok(Way::There { flow, next: None }),
+        Ok(flow) => return Ok(Way::There(flow)),
         Err(RouteError::HostName) => {}
         Err(
             error @ (RouteError::Scheme
@@ -55,36 +75,33 @@ pub fn way(
             | RouteError::NotOneHost),
         ) => return Err(unreachable(error)),
     }
-    let mut known = Targets::default();
-    let (targets, first) = match address {
-        Address::Known(targets, first) => (targets, first),
-        Address::From(first) => {
+    let Addresses { determined, passed } = addresses;
+    let targets = match determined {
+        Some(targets) => targets,
+        None => {
             let wanted = Wanted::of_uri(uri).map_err(|error| match error {
                 BadTarget::Scheme => unreachable(RouteError::Scheme),
                 BadTarget::Transport => unreachable(RouteError::Transport),
                 BadTarget::Host => unreachable(RouteError::HostName),
             })?;
+            let mut known = Targets::default();
             match stack.dns.resolve_known(&wanted, seed, now, &mut known) {
-                Some(Resolved::Targets) => (&known, first),
+                Some(Resolved::Targets) => determined.insert(known),
                 Some(
                     resolved @ (Resolved::NoAddress
                     | Resolved::Failed
                     | Resolved::Full
                     | Resolved::Waiting(_)),
                 ) => return Err(unresolved(resolved)),
-                None => {
-                    return Ok(Way::Unknown { wanted, next: first });
-                }
+                None => return Ok(Way::Unknown(wanted)),
             }
         }
     };
     let mut refused = unresolved(Resolved::NoAddress);
-    for (place, target) in targets.iter().enumerate().skip(first) {
+    for target in targets.iter().skip(*passed) {
+        *passed += 1;
         match flow_to(&stack.cfg, (target.transport, target.addr), Some(prefer)) {
-            Ok(flow) => {
-                let next = Some(place + 1).filter(|next| *next < targets.len());
-                return Ok(Way::There { flow, next });
-            }
+            Ok(flow) => return Ok(Way::There(flow)),
             Err(error) => refused = unreachable(error),
         }
     }
@@ -112,7 +129,7 @@ impl Proxy {
         source: &Source<'_, '_>,
         target: &Target<'_>,
         set_uri: &[u8],
-        (wanted, next): (Wanted, usize),
+        wanted: &Wanted,
         breadth: u8,
         now: Instant,
         out: &mut Effects,
@@ -131,10 +148,11 @@ impl Proxy {
                 return Err(Refused::with(503, "Buffer Limit Reached"));
             }
         }
-        let Some(place) = self.keep_place(target, set_uri, next, out) else {
+        let Some(place) = self.keep_place(target, set_uri, &Addresses::default(), out) else {
             stack.metrics.dropped(DropReason::NoBuffer);
             return Err(Refused::with(503, "Buffer Limit Reached"));
         };
+        let kept = place.kept;
         let branch = Branch {
             context: id,
             tx: None,
@@ -150,7 +168,7 @@ impl Proxy {
             next: None,
         };
         let Some(branch) = self.add_branch(stack, branch) else {
-            out.pool.release(place.kept);
+            out.pool.release(kept);
             return Err(Refused::with(503, "Transaction Limit Reached"));
         };
         let asker = Asker::Branch {
@@ -158,7 +176,7 @@ impl Proxy {
             generation: branch.generation,
         };
         let mut targets = Targets::default();
-        let asked = (stack.dns).resolve(&mut stack.wheel, &wanted, asker, seed, now, &mut targets);
+        let asked = (stack.dns).resolve(&mut stack.wheel, wanted, asker, seed, now, &mut targets);
         match asked {
             Resolved::Waiting(_) => Ok(()),
             Resolved::Targets | Resolved::NoAddress | Resolved::Failed | Resolved::Full => {
@@ -181,9 +199,10 @@ impl Proxy {
         let Some(branch) = self.branches.get_mut(id) else {
             return;
         };
-        let (context, Some(place), None) = (branch.context, branch.place, branch.tx) else {
+        if branch.tx.is_some() {
             return;
-        };
+        }
+        let context = branch.context;
         if self
             .contexts
             .get(context)
@@ -194,7 +213,7 @@ impl Proxy {
             return;
         }
         let sent = match resolved {
-            Resolved::Targets => self.send_place(stack, id, Address::Known(targets, place.next), now, out),
+            Resolved::Targets => self.send_place(stack, id, Some(targets), now, out),
             Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
                 Err(unresolved(resolved))
             }
@@ -216,28 +235,25 @@ impl Proxy {
         let Some(branch) = self.branches.get(id) else {
             return false;
         };
-        let (Some(place), false) = (branch.place, branch.is_cancelled) else {
+        if branch.is_cancelled {
             return false;
-        };
+        }
         let goes_on = (self.contexts.get(branch.context))
             .is_some_and(|context| !context.is_answered && !context.is_cancelled);
-        if !goes_on
-            || self
-                .send_place(stack, id, Address::From(place.next), now, out)
-                .is_err()
-        {
+        if !goes_on || self.send_place(stack, id, None, now, out).is_err() {
             return false;
         }
         self.remove_branch(stack, id, out);
         true
     }
 
-    /// Sends the request to the place of a branch, on another one.
+    /// Sends the request to the place of a branch, on another one: to the first of `resolved` that can be reached, or else of the
+    /// addresses that were kept with it.
     fn send_place(
         &mut self,
         stack: &mut Stack,
         id: BranchId,
-        address: Address<'_>,
+        resolved: Option<&Targets>,
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), Refused> {
@@ -246,8 +262,14 @@ impl Proxy {
             return Err(GONE);
         };
         let (context_id, breadth) = (branch.context, branch.breadth);
-        let Some(kept) = branch.place.map(|place| place.kept) else {
+        let Some(place) = &branch.place else {
             return Err(GONE);
+        };
+        let kept = place.kept;
+        let mut addresses = match (resolved, &place.untried) {
+            (Some(targets), _) => Addresses::of(targets),
+            (None, Some(untried)) => Addresses::of(&untried.left(&out.pool)),
+            (None, None) => return Err(GONE),
         };
         let Some(context) = self.contexts.get(context_id) else {
             return Err(GONE);
@@ -269,7 +291,15 @@ impl Proxy {
                 (Some(_), _) => {
                     let source = Source::Template;
                     sent = self.send_branch(
-                        stack, context_id, &source, &target, uri, address, breadth, now, out,
+                        stack,
+                        context_id,
+                        &source,
+                        &target,
+                        uri,
+                        &mut addresses,
+                        breadth,
+                        now,
+                        out,
                     );
                 }
                 (None, Some(asked)) => {
@@ -280,7 +310,15 @@ impl Proxy {
                         let arrived = &arrived;
                         let source = Source::Received { request, arrived };
                         sent = proxy.send_branch(
-                            stack, context_id, &source, &target, uri, address, breadth, now, out,
+                            stack,
+                            context_id,
+                            &source,
+                            &target,
+                            uri,
+                            &mut addresses,
+                            breadth,
+                            now,
+                            out,
                         );
                     });
                     out.pool.release(asked);
@@ -292,12 +330,12 @@ impl Proxy {
         sent
     }
 
-    /// Keeps a place for when its turn comes. `None`: there is no buffer.
+    /// Keeps a place for when its turn comes, with the addresses that are left of it. `None`: there is no buffer.
     pub(super) fn keep_place(
         &mut self,
         target: &Target<'_>,
         set_uri: &[u8],
-        next: usize,
+        addresses: &Addresses,
         out: &mut Effects,
     ) -> Option<Place> {
         let set = &mut self.place;
@@ -307,6 +345,7 @@ impl Proxy {
         }
         set.set_request_uri(set_uri);
         let kept = out.pool.put(set.as_bytes())?;
-        Some(Place { kept, next })
+        let untried = addresses.keep_left(&mut out.pool);
+        Some(Place { kept, untried })
     }
 }

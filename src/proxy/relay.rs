@@ -26,7 +26,7 @@ use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 use super::context::{begins_dialog, caller_flow};
 use super::flow_token::FlowToken;
 use super::forward::next_route;
-use super::names::{Address, Way, unresolved, way};
+use super::names::{Addresses, Way, unresolved, way};
 use super::response::edit_relayed;
 use super::trunk::flow_of_call;
 use super::validate::{Arrived, Refused, check, preprocess, relay_digest};
@@ -56,8 +56,17 @@ impl Proxy {
             }
             checked => checked,
         };
-        let sent =
-            checked.and_then(|()| self.send_on(stack, request, arrived, policy, flow, Address::From(0), out));
+        let sent = checked.and_then(|()| {
+            self.send_on(
+                stack,
+                request,
+                arrived,
+                policy,
+                flow,
+                &mut Addresses::default(),
+                out,
+            )
+        });
         if sent.is_ok() && request.method == Method::Ack {
             self.note_ack(stack, request);
         }
@@ -83,7 +92,7 @@ impl Proxy {
             }
             let sent = match resolved {
                 Resolved::Targets => {
-                    let known = Address::Known(targets, 0);
+                    let known = &mut Addresses::of(targets);
                     proxy.send_on(stack, request, &arrived, policy, flow, known, out)
                 }
                 Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
@@ -170,7 +179,7 @@ impl Proxy {
         arrived: &Arrived<'_>,
         policy: Policy,
         flow: Flow,
-        address: Address<'_>,
+        addresses: &mut Addresses,
         out: &mut Effects,
     ) -> Result<(), Refused> {
         // RFC 3263 §4.4: every copy of a message takes the same way.
@@ -203,12 +212,12 @@ impl Proxy {
                 };
                 let over = arrived.over.map(Flow::alone).or(of_call);
                 let found = match (over, next) {
-                    (Some(flow), None) => Way::There { flow, next: None },
-                    (Some(_) | None, _) => way(stack, &hop_uri, like, address, seed, out.received_at)?,
+                    (Some(flow), None) => Way::There(flow),
+                    (Some(_) | None, _) => way(stack, &hop_uri, like, addresses, seed, out.received_at)?,
                 };
                 let to = match found {
-                    Way::There { flow, .. } => flow,
-                    Way::Unknown { wanted, .. } => return Ok(Written::Waits(wanted)),
+                    Way::There(flow) => flow,
+                    Way::Unknown(wanted) => return Ok(Written::Waits(wanted)),
                 };
                 let (request_uri, strict_target) = if is_strict {
                     (hop_uri.raw, Some(request_uri))

@@ -205,6 +205,51 @@ fn when_one_address_fails_the_next_is_tried() {
     }
 }
 
+/// RFC 3263 §4.3: what DNS says once the first target was tried changes nothing of the others.
+#[test]
+fn the_targets_are_tried_as_they_were_determined() {
+    on_each_number_of_shards(|shards| {
+        let of = |hosts: &[(u16, u16, &str)]| {
+            Zone::default()
+                .service("_sip._udp.carrier.example", hosts)
+                .host("a.example", 11)
+                .host("b.example", 12)
+                .host("c.example", 13)
+        };
+        let all = [
+            (1, 5070, "a.example"),
+            (2, 5071, "b.example"),
+            (3, 5072, "c.example"),
+        ];
+        let mut zone = of(&all);
+        let mut world = world(shards, ANYWHERE);
+        let invite = invites(&mut world, "sip:bob@carrier.example", "c1");
+        zone.serve(&mut world, shards);
+        let asked = zone.asked;
+        // Another server stands first, the second is gone, and soon nothing is known of any.
+        let mut changed = of(&[(1, 5072, "c.example"), (2, 5070, "a.example")]);
+        for at in [ONE, TWO] {
+            let there = world.request(at, "INVITE");
+            world.udp(at, &reply(&there, 180, "b", at));
+            world.response(ALICE, 180);
+            // Longer than what DNS had said holds.
+            world.advance(61_000);
+            world.udp(at, &reply(&there, 503, "b", at));
+            world.request(at, "ACK");
+            if at == ONE {
+                changed.serve(&mut world, shards);
+            } else {
+                zone.answer(&mut world, shards, |_, _| Answer::Failed);
+            }
+        }
+        refuses(&mut world, "127.0.0.13:5072", 503);
+        fails(&mut world, &invite, 500);
+        world.silent();
+        assert_eq!((zone.asked, changed.asked), (asked, 0), "DNS is not asked again");
+        ends_empty(world);
+    });
+}
+
 #[test]
 fn busy_is_busy_at_every_address() {
     let (mut world, mut zone) = (world(1, ANYWHERE), Zone::two());

@@ -286,11 +286,19 @@ fn named<'l, 't>(
     })
 }
 
-/// A request for a name goes to an address that DNS has told, while that holds, over the transport that it was told for.
+/// A request for a name goes to an address that DNS has told, while that holds, over the transport that it was told for. Those that are tried
+/// after the first were determined with it (RFC 3263 §4.3), and hold for as long as that takes.
 pub fn a_name_leads_to_its_addresses(ledger: &Ledger<'_>, found: &mut Found<'_>) {
     for (served, child, hop) in named(ledger) {
         let any_transport = may_be_large(ledger, served);
-        let all = groups_at(ledger, served.life, &hop, child.first().at, false);
+        let uri = child.first().packet.message.uri();
+        let earlier = ledger
+            .children(served)
+            .filter(|other| other.first().at < child.first().at && other.first().packet.message.uri() == uri);
+        let determined_at = earlier.map(|other| other.first().at).chain([child.first().at]);
+        let all: Vec<Groups> = determined_at
+            .flat_map(|at| groups_at(ledger, served.life, &hop, at, false))
+            .collect();
         let is_right = (all.iter()).any(|groups| place_in(groups, target_of(child), any_transport).is_some());
         if !is_right {
             found.at(child.first(), || format!("{} leads to {all:?}", hop.host));
