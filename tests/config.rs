@@ -934,8 +934,10 @@ proptest! {
     #[test]
     fn no_slip_in_the_example_makes_the_loader_panic(at in any::<prop::sample::Index>(), len in 0usize..40, typed in "[\\[\\]={}\"',.#\n\u{e9}0a-]{0,3}") {
         let text = uncommented();
-        let start = at.index(text.len());
-        let end = (start + len).min(text.len());
+        let at = at.index(text.len());
+        // The text has characters of two bytes.
+        let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let (start, end) = (boundary(at), boundary(at + len));
         let slipped = format!("{}{typed}{}", &text[..start], &text[end..]);
         if let Err(errors) = loaded_on(&slipped, &machine()) {
             let lines = slipped.lines().count() as u32 + 1;
