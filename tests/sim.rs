@@ -57,6 +57,10 @@ const KEPT: &[(u64, &str)] = &[
 /// The same, where the server is a proxy.
 const KEPT_OF_PROXY: &[(u64, &str)] = &[
     (
+        11_027_492,
+        "a MESSAGE that came when its transaction had been given up was to be one that came again",
+    ),
+    (
         11_009_666,
         "a CANCEL that another shard read in the turn of its INVITE was no reason to cancel branches",
     ),

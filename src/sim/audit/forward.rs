@@ -12,6 +12,7 @@ use super::super::passage;
 use super::super::trace::{Step, What};
 use super::dialogs::wants_flow;
 use super::ledger::{Asked, Ledger, Served};
+use super::server::given_up_at;
 use super::{EARLY, Found, SLACK, TIMEOUT, flows, names};
 use crate::config::route::Fork;
 
@@ -258,6 +259,7 @@ pub fn each_place_is_tried_once(ledger: &Ledger<'_>, found: &mut Found<'_>) {
             // An address that DNS has given to another host of the same name meanwhile is that one's.
             if let Some(earlier) = tried.insert(place, child)
                 && !names::has_moved(ledger, served, (earlier, child))
+                && given_up_at(served).is_none_or(|at| first.at + SLACK < at)
             {
                 found.at(first, || "tried a second time".to_owned());
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::trace::{Step, What};
 use super::ledger::{Ledger, Served, has_no_room, is_udp};
 use super::{EARLY, Found, SLACK, TIMEOUT, UNTIL_T2, is_on_time, schedule_to_t2};
+use crate::time::Instant;
 
 /// How long an INVITE may wait for its first response.
 const TRYING_WITHIN: Duration = Duration::from_millis(200);
@@ -235,6 +236,7 @@ pub fn repeated_request_has_the_last_response_again(ledger: &Ledger<'_>, found: 
                 && (said.packet.is_success() || served.acks.iter().any(|ack| ack.at <= again.at + SLACK));
             // Timer J; and Timer G ends a refused INVITE after as long.
             let is_over = said.packet.is_final() && again.at.since(said.at) > TIMEOUT - SLACK;
+            let is_over = is_over || given_up_at(served).is_some_and(|at| again.at + SLACK >= at);
             let due = again.at + SLACK;
             let is_said = served
                 .answers
@@ -248,6 +250,14 @@ pub fn repeated_request_has_the_last_response_again(ledger: &Ledger<'_>, found: 
             }
         }
     }
+}
+
+/// When a request other than INVITE that was passed on, and that nobody has answered, is given up without a word (RFC 4320 §4.2). What is late on
+/// its way comes as a new one then.
+pub fn given_up_at(served: &Served<'_>) -> Option<Instant> {
+    let at = served.first().at + TIMEOUT;
+    let is_silent = !served.is("INVITE") && served.is_forwarded() && served.finals().all(|last| last.at > at);
+    is_silent.then_some(at)
 }
 
 /// Every request but ACK has a final response in the end; what is passed on, and is no INVITE, if whoever it was for has said any.
