@@ -1,7 +1,6 @@
 //! Errors that come back from the network for datagrams (ICMP), and who must not feel them.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::mpsc;
 
 use ringway::config::Segment;
 use ringway::metrics::{DropReason, IcmpError};
@@ -98,8 +97,7 @@ fn errors_cost_nobody_else_a_datagram(level: Level) {
         let (client, other) = (udp_client(&server), udp_client(&server));
         let flow = flow_to(Transport::Udp, client.local_addr().expect("an address"));
         for round in 0..10u8 {
-            let (go_on, until) = mpsc::channel();
-            let mut orders = vec![Order::Pause(until)];
+            let mut orders = Vec::new();
             // To nobody and to somebody in turn, singly and in runs.
             let dead = [0, 1].map(|_| flow_to(Transport::Udp, nobody(LOOPBACK)));
             for number in 0..100u8 {
@@ -113,12 +111,12 @@ fn errors_cost_nobody_else_a_datagram(level: Level) {
                     orders.push(send(dead[1], &[number; 50], Some(op(3))));
                 }
             }
-            server.order(0, orders);
+            let paused = server.pause(0, orders);
             // What comes in meanwhile is read when the errors are there.
             for number in 0..100u8 {
                 other.send(&[round, number, 0]).expect("sent");
             }
-            go_on.send(()).expect("the shard waits");
+            paused.go_on();
             for number in 0..100u8 {
                 let mut back = [0; 16];
                 assert_eq!(client.recv(&mut back).expect("a datagram"), 2);

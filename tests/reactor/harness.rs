@@ -155,8 +155,8 @@ pub enum Order {
     },
     Close(ConnId, CloseReason),
     Wake(ShardId),
-    /// Do nothing until the other end says something.
-    Pause(Receiver<()>),
+    /// Say that nothing is being done, and do nothing until the other end says something.
+    Pause(Sender<()>, Receiver<()>),
     Stop,
 }
 
@@ -166,6 +166,15 @@ pub struct Server {
     pub connections: Arc<Connections>,
     pub clock: Clock,
     shards: Vec<Shard>,
+}
+
+/// A shard that does nothing.
+pub struct Paused(Sender<()>);
+
+impl Paused {
+    pub fn go_on(self) {
+        self.0.send(()).expect("the shard waits");
+    }
 }
 
 struct Shard {
@@ -256,6 +265,19 @@ impl Server {
     pub fn order(&self, shard: usize, orders: Vec<Order>) {
         self.shards[shard].orders.send(orders).expect("the shard runs");
         self.wakers.wake(ShardId(shard as u8));
+    }
+
+    /// Keeps a shard from doing anything until what is returned is told to go on, and then has it do `orders`. It does nothing
+    /// already when this returns.
+    pub fn pause(&self, shard: usize, orders: Vec<Order>) -> Paused {
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, until) = mpsc::channel();
+        let pause = [Order::Pause(begun, until)];
+        self.order(shard, pause.into_iter().chain(orders).collect());
+        has_begun
+            .recv_timeout(PATIENCE)
+            .expect("a shard that can be paused");
+        Paused(go_on)
     }
 
     /// The next event of a shard that `pick` wants; others are passed over.
@@ -420,7 +442,10 @@ impl Job {
                     }
                     Order::Close(conn, reason) => effects.push(Effect::Close { conn, reason }),
                     Order::Wake(shard) => effects.push(Effect::Wake { shard }),
-                    Order::Pause(until) => until.recv_timeout(PATIENCE).expect("a word to go on"),
+                    Order::Pause(begun, until) => {
+                        begun.send(()).expect("a test that waits for it");
+                        until.recv_timeout(PATIENCE).expect("a word to go on");
+                    }
                     Order::Stop => stop = true,
                 }
             }

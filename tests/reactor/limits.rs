@@ -153,12 +153,11 @@ fn more_events_at_once_than_the_queues_hold_are_all_delivered(level: Level) {
     let mut clients: Vec<TcpStream> = (0..CROWD).map(|_| tcp_client(&server)).collect();
     server.until("all accepted", |server| server.connections.total() == CROWD);
     // Everybody speaks while the shard is busy with something else.
-    let (pause, go_on) = std::sync::mpsc::channel();
-    server.order(0, vec![Order::Pause(go_on)]);
+    let paused = server.pause(0, Vec::new());
     for (number, client) in (0u64..).zip(&mut clients) {
         client.write_all(&pattern(300, number)).expect("sent");
     }
-    pause.send(()).expect("the shard waits");
+    paused.go_on();
     for (number, client) in (0u64..).zip(&mut clients) {
         let mut back = [0; 300];
         client.read_exact(&mut back).expect("an echo");

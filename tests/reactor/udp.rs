@@ -1,7 +1,6 @@
 //! Datagrams.
 
 use std::net::{IpAddr, UdpSocket};
-use std::sync::mpsc;
 
 use ringway::config::{Gro, KernelLevel, Listener, Segment};
 use ringway::metrics::DropReason;
@@ -451,15 +450,14 @@ fn a_run_that_is_refused_leaves_singly_and_is_the_last_to_its_peer(level: Level)
 fn a_datagram_counts_as_received_when_it_came_not_when_it_was_read(level: Level) {
     let server = Server::start(level, &config(LOOPBACK), listen);
     let client = udp_client(&server);
-    let (go_on, until) = mpsc::channel();
     let started = server.clock.now();
-    server.order(0, vec![Order::Pause(until)]);
+    let paused = server.pause(0, Vec::new());
     // More than a batch, so that the last is read by a later call than the first.
     for number in 0..100u32 {
         client.send(&number.to_be_bytes()).expect("sent");
     }
     let all_sent = server.clock.now();
-    go_on.send(()).expect("the shard waits");
+    paused.go_on();
     for number in 0..100u32 {
         let (bytes, received_at) = server.wait_for(0, |seen| match seen {
             Seen::Datagram {
