@@ -23,6 +23,7 @@ use crate::domain::{Answer, Question};
 use crate::json::Page;
 use crate::metrics::{Metrics, Recorded, TellKind};
 use crate::record::CallRecord;
+use crate::time::DateShift;
 
 /// Which question is answered: any number that the control thread likes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -64,10 +65,11 @@ pub enum Ask {
         id: ConfigId,
         config: Arc<Config>,
     },
-    /// Go on recording in this empty set, and give the other back. A question: [`Tell::Recorded`].
+    /// Go on recording in this empty set, and give the other back; and show dates by `dates`. A question: [`Tell::Recorded`].
     Recorded {
         request: RequestId,
         empty: Box<Recorded>,
+        dates: DateShift,
     },
     /// Tell what matches from now on, in this slot, in place of what was traced in it before. A question: [`Tell::Done`].
     Trace {
@@ -287,6 +289,7 @@ mod tests {
         Ask::Recorded {
             request: RequestId(request),
             empty: Box::default(),
+            dates: DateShift::default(),
         }
     }
 
@@ -302,7 +305,7 @@ mod tests {
         let mut into = vec![0; PORT_BYTES_MAX];
         assert!(!teller.take_has_told());
         while let Some((ask, _)) = asks.pop(&mut into) {
-            if let Ask::Recorded { request, empty } = ask {
+            if let Ask::Recorded { request, empty, .. } = ask {
                 let answer = Tell::Recorded {
                     request,
                     recorded: empty,

@@ -3,8 +3,8 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time: nanoseconds on a clock that never steps, anchored to the Unix epoch when the process started,
-/// so that it orders events and also dates them (`Date`, log lines) without a second clock.
+/// A point in time: nanoseconds on a clock that never steps, anchored to the Unix epoch when the process started. It orders events, and
+/// with a [`DateShift`] it dates them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(u64);
 
@@ -37,6 +37,29 @@ impl Instant {
     /// Time since `earlier`, or zero when `earlier` is later.
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// By how much the system's date has been set since the process started: what is shown of a time, in a `Date`, a record or a file, follows
+/// it, and no timer does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DateShift {
+    nanos: i64,
+}
+
+impl DateShift {
+    /// The date was set forward by so many nanoseconds, or back where they are below 0.
+    pub const fn from_nanos(nanos: i64) -> DateShift {
+        DateShift { nanos }
+    }
+
+    pub const fn as_nanos(self) -> i64 {
+        self.nanos
+    }
+
+    /// What the clock would have shown at `at` had its start been dated as the system's date is now; 1970 at the earliest.
+    pub const fn date(self, at: Instant) -> Instant {
+        Instant(at.0.saturating_add_signed(self.nanos))
     }
 }
 

@@ -210,7 +210,8 @@ async fn histogram(State(api): State<Api>, Path(kind): Path<String>) -> Answer<R
     let history = lock(&api.history);
     let histogram = history.total().get(timed);
     if as_log {
-        let (from, to) = (api.facts.started, (api.facts.now)());
+        let dates = (api.facts.dates)();
+        let (from, to) = (dates.date(api.facts.started), dates.date((api.facts.now)()));
         let text = hlog::whole(timed, histogram, from, to);
         return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
     }
@@ -396,7 +397,9 @@ async fn trace(
         .filter()
         .map_err(|error| Failed(StatusCode::BAD_REQUEST, error))?;
     tracing::info!(%by, ?filter, "traced by an operator");
-    let (now, metrics) = ((api.facts.now)(), api.facts.metrics.clone());
+    // A trace is dated as its messages are.
+    let now = (api.facts.dates)().date((api.facts.now)());
+    let metrics = api.facts.metrics.clone();
     let lines = api
         .desk
         .trace(filter, wanted, now, metrics)

@@ -1,4 +1,5 @@
-//! What the shards record, brought together: every second each shard is handed an empty set to record in for its full one. Sums since the
+//! What the shards record, brought together: every second each shard is handed an empty set to record in for its full one, and told what
+//! dates are shown by. Sums since the
 //! start are kept for whoever shows them, intervals are written to files.
 
 use std::cell::{Cell, RefCell};
@@ -88,6 +89,7 @@ impl Collector {
             };
             let time = if is_over { LAST_ANSWER_TIME } else { ANSWER_TIME };
             if !is_over {
+                self.follow_date(ports);
                 for shard in ports.shards() {
                     self.ask(ports, shard, &mut open);
                 }
@@ -115,12 +117,25 @@ impl Collector {
         }
     }
 
+    /// The system's date may have been set: by hand, by a time server, or while the machine slept.
+    fn follow_date(&self, ports: &Ports) {
+        if let Some(seconds) = self.clock.follow_date() {
+            tracing::info!(seconds, "the system's date was set, and dates follow it");
+        }
+        ports.dates.set(self.clock.date_shift());
+    }
+
     fn ask(&self, ports: &Ports, shard: ShardId, open: &mut BTreeMap<u8, oneshot::Receiver<Tell>>) {
         if open.contains_key(&shard.0) {
             return;
         }
         let empty = self.spare.borrow_mut().pop().unwrap_or_default();
-        let question = |request| Ask::Recorded { request, empty };
+        let dates = self.clock.date_shift();
+        let question = |request| Ask::Recorded {
+            request,
+            empty,
+            dates,
+        };
         if let Some(answer) = ports.question(shard, question, b"") {
             open.insert(shard.0, answer);
         }
@@ -164,7 +179,7 @@ impl Collector {
         let now = self.clock.now();
         let begun = self.interval_since.replace(now);
         let mut interval = self.interval.take();
-        files.write(&interval, begun, now).await;
+        files.write(&interval, begun, now, self.clock.date_shift()).await;
         interval.reset();
         *self.interval.borrow_mut() = interval;
         *self.files.borrow_mut() = Some(files);
@@ -186,7 +201,8 @@ mod tests {
         let wakers = Arc::new(Wakers::new(1).expect("an eventfd"));
         let control_waker = Arc::new(ControlWaker::new().expect("an eventfd"));
         let ports = Rc::new(Ports::new(vec![control], wakers, Arc::clone(&control_waker)));
-        let clock = Clock::start();
+        // As if the date had been set an hour forward since.
+        let clock = Clock::start_ahead_by(-3_600);
         let collector = Rc::new(Collector::new(None, SWAP_INTERVAL, clock, vec![Arc::default()]));
         let sums = tokio_uring::start(async {
             let hearing = tokio_uring::spawn({
@@ -197,13 +213,23 @@ mod tests {
                 let (ports, collector) = (Rc::clone(&ports), Rc::clone(&collector));
                 async move { collector.run(&ports).await }
             });
-            let (request, mut recorded) = loop {
+            let (request, mut recorded, dates) = loop {
                 match asks.pop(&mut []) {
-                    Some((Ask::Recorded { request, empty }, _)) => break (request, empty),
+                    Some((
+                        Ask::Recorded {
+                            request,
+                            empty,
+                            dates,
+                        },
+                        _,
+                    )) => break (request, empty, dates),
                     Some(_) => panic!("nothing else is asked"),
                     None => tokio::task::yield_now().await,
                 }
             };
+            let step = Duration::from_nanos(dates.as_nanos().unsigned_abs());
+            assert_eq!((step + Duration::from_millis(500)).as_secs(), 3_600);
+            assert_eq!((dates, ports.dates.get()), (clock.date_shift(), dates));
             // It is late, so that nobody waits for it at the moment.
             tokio::time::sleep(2 * ANSWER_TIME).await;
             collector.end();

@@ -15,7 +15,7 @@ use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
 use tokio_uring::fs::{File, OpenOptions};
 
 use crate::metrics::{Histograms, Timed};
-use crate::time::Instant;
+use crate::time::{DateShift, Instant};
 
 /// Nanoseconds in the unit of the column of maxima.
 const MAX_UNIT_NS: f64 = 1_000_000.0;
@@ -30,6 +30,8 @@ pub struct HlogFiles {
     files_max: usize,
     serializer: V2DeflateSerializer,
     current: Option<Current>,
+    /// The second in the name of the last file.
+    last_begun: u64,
     /// A failure was told, and nothing was written since.
     is_failing: bool,
 }
@@ -50,6 +52,7 @@ impl HlogFiles {
         rotate_after: Duration,
         files_max: usize,
         now: Instant,
+        dates: DateShift,
     ) -> io::Result<HlogFiles> {
         let mut files = HlogFiles {
             directory: directory.to_owned(),
@@ -57,16 +60,23 @@ impl HlogFiles {
             files_max,
             serializer: V2DeflateSerializer::new(),
             current: None,
+            last_begun: 0,
             is_failing: false,
         };
-        files.begin(now).await?;
+        files.begin(now, dates).await?;
         Ok(files)
     }
 
     /// Writes the interval from `begun` to `now`. A disk that is full is told in the log, once, and the interval is lost.
-    pub async fn write(&mut self, interval: &Histograms<u64>, begun: Instant, now: Instant) {
-        let text = lines(interval, begun, now, &mut self.serializer);
-        match self.append(text, now).await {
+    pub async fn write(
+        &mut self,
+        interval: &Histograms<u64>,
+        begun: Instant,
+        now: Instant,
+        dates: DateShift,
+    ) {
+        let text = lines(interval, dates.date(begun), dates.date(now), &mut self.serializer);
+        match self.append(text, now, dates).await {
             Ok(()) if self.is_failing => {
                 tracing::info!(directory = %self.directory.display(), "histograms are written again");
                 self.is_failing = false;
@@ -83,10 +93,10 @@ impl HlogFiles {
         }
     }
 
-    async fn append(&mut self, text: String, now: Instant) -> io::Result<()> {
+    async fn append(&mut self, text: String, now: Instant, dates: DateShift) -> io::Result<()> {
         let is_old = |current: &Current| now.since(current.begun) >= self.rotate_after;
         if self.current.as_ref().is_none_or(is_old) {
-            self.begin(now).await?;
+            self.begin(now, dates).await?;
         }
         let Some(current) = &mut self.current else {
             return Ok(());
@@ -98,12 +108,15 @@ impl HlogFiles {
         Ok(())
     }
 
-    async fn begin(&mut self, now: Instant) -> io::Result<()> {
+    async fn begin(&mut self, now: Instant, dates: DateShift) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         if let Some(last) = self.current.take() {
             last.file.close().await?;
         }
-        let seconds = now.unix_secs();
+        let date = dates.date(now);
+        // The last file has the highest number, also when the date was set back: the lowest are removed first.
+        let seconds = date.unix_secs().max(self.last_begun + 1);
+        self.last_begun = seconds;
         let path = self.directory.join(format!("{PREFIX}{seconds}{SUFFIX}"));
         let file = OpenOptions::new()
             .write(true)
@@ -111,7 +124,7 @@ impl HlogFiles {
             .truncate(true)
             .open(&path)
             .await?;
-        let head = head(now);
+        let head = head(date);
         let len = head.len() as u64;
         let (written, _) = file.write_all_at(head.into_bytes(), 0).await;
         written?;
@@ -262,12 +275,24 @@ mod tests {
     fn an_interval_is_read_back_as_it_was_recorded_a_histogram_a_tag() {
         let directory = directory("hlog");
         tokio_uring::start(async {
-            let mut files = HlogFiles::open(&directory, Duration::from_secs(3_600), 3, at(0))
-                .await
-                .expect("a file");
-            files.write(&interval(), at(0), at(10)).await;
-            files.write(&Histograms::default(), at(10), at(20)).await;
-            files.write(&interval(), at(0), at(10)).await;
+            let mut files = HlogFiles::open(
+                &directory,
+                Duration::from_secs(3_600),
+                3,
+                at(0),
+                DateShift::default(),
+            )
+            .await
+            .expect("a file");
+            files
+                .write(&interval(), at(0), at(10), DateShift::default())
+                .await;
+            files
+                .write(&Histograms::default(), at(10), at(20), DateShift::default())
+                .await;
+            files
+                .write(&interval(), at(0), at(10), DateShift::default())
+                .await;
         });
         let names: Vec<_> = fs::read_dir(&directory).expect("it was made").collect();
         assert_eq!(names.len(), 1);
@@ -292,10 +317,10 @@ mod tests {
             fs::write(directory.join(name), "").expect("a file");
         }
         tokio_uring::start(async {
-            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0), DateShift::default())
                 .await
                 .expect("a file");
-            files.write(&interval(), at(0), at(1)).await;
+            files.write(&interval(), at(0), at(1), DateShift::default()).await;
         });
         let mut left: Vec<String> = fs::read_dir(&directory)
             .expect("it is there")
@@ -309,23 +334,66 @@ mod tests {
     }
 
     #[test]
+    fn a_date_that_is_set_back_or_forward_is_followed_and_no_file_is_written_over() {
+        let directory = directory("hlog-dates");
+        let hour = 3_600_000_000_000;
+        tokio_uring::start(async {
+            let mut files = HlogFiles::open(
+                &directory,
+                Duration::from_secs(10),
+                9,
+                at(0),
+                DateShift::default(),
+            )
+            .await
+            .expect("a file");
+            for (ends, nanos) in [(10, -hour), (15, -hour), (20, hour)] {
+                let dates = DateShift::from_nanos(nanos);
+                files.write(&interval(), at(ends - 5), at(ends), dates).await;
+            }
+        });
+        let mut all: Vec<(String, String)> = fs::read_dir(&directory)
+            .expect("it is there")
+            .map(|entry| entry.expect("an entry"))
+            .map(|entry| {
+                let text = fs::read_to_string(entry.path()).expect("text");
+                (entry.file_name().into_string().expect("text"), text)
+            })
+            .collect();
+        all.sort();
+        let names: Vec<&str> = all.iter().map(|(name, _)| &**name).collect();
+        let [first, second, third] =
+            ["1800000000", "1800000001", "1800003620"].map(|s| format!("ringway-{s}.hlog"));
+        assert_eq!(names, [&*first, &*second, &*third]);
+        let begins =
+            |text: &str, second: &str| text.lines().any(|line| line.contains(&format!(",{second}.000,")));
+        assert!(
+            begins(&all[1].1, "1799996405") && begins(&all[1].1, "1799996410"),
+            "{}",
+            all[1].1
+        );
+        assert!(begins(&all[2].1, "1800003615"), "{}", all[2].1);
+        fs::remove_dir_all(&directory).expect("to be removed");
+    }
+
+    #[test]
     fn a_directory_that_goes_away_is_made_again_and_one_that_cant_be_made_is_an_error() {
         let directory = directory("hlog-lost");
         tokio_uring::start(async {
-            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+            let mut files = HlogFiles::open(&directory, Duration::ZERO, 2, at(0), DateShift::default())
                 .await
                 .expect("a file");
             fs::remove_dir_all(&directory).expect("to be removed");
             fs::write(&directory, "in the way").expect("a file");
-            files.write(&interval(), at(0), at(1)).await;
+            files.write(&interval(), at(0), at(1), DateShift::default()).await;
             assert!(files.is_failing);
             assert!(
-                HlogFiles::open(&directory, Duration::ZERO, 2, at(0))
+                HlogFiles::open(&directory, Duration::ZERO, 2, at(0), DateShift::default())
                     .await
                     .is_err()
             );
             fs::remove_file(&directory).expect("to be removed");
-            files.write(&interval(), at(0), at(1)).await;
+            files.write(&interval(), at(0), at(1), DateShift::default()).await;
             assert!(!files.is_failing);
         });
         fs::remove_dir_all(&directory).expect("to be removed");

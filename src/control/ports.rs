@@ -12,6 +12,7 @@ use crate::control::traces::Traces;
 use crate::domain::Question;
 use crate::io::waker::{ControlEar, ControlWaker, Wakers};
 use crate::port::{Ask, ControlPort, PORT_BYTES_MAX, RequestId, Tell};
+use crate::time::DateShift;
 use crate::wire::ShardId;
 
 /// Ports to all shards. Everything that runs on the control thread shares them.
@@ -20,6 +21,8 @@ pub struct Ports {
     /// Who waits for which answer.
     open: RefCell<HashMap<RequestId, oneshot::Sender<Tell>>>,
     next_request: Cell<u32>,
+    /// What the times that shards tell are dated by.
+    pub dates: Cell<DateShift>,
     /// Where call records go, if they are kept.
     records: RefCell<Option<CallRecords>>,
     pub traces: Traces,
@@ -45,6 +48,7 @@ impl Ports {
             ports: RefCell::new(ports),
             open: RefCell::default(),
             next_request: Cell::new(0),
+            dates: Cell::default(),
             records: RefCell::default(),
             traces: Traces::default(),
             wakers,
@@ -145,7 +149,8 @@ impl Ports {
         more
     }
 
-    fn on_tell(&self, shard: ShardId, tell: Tell, bytes: &[u8]) {
+    fn on_tell(&self, shard: ShardId, mut tell: Tell, bytes: &[u8]) {
+        put_dates(&mut tell, self.dates.get());
         match tell {
             Tell::Recorded { request, .. } | Tell::Page { request, .. } | Tell::Done { request, .. } => {
                 self.answered(request, tell);
@@ -177,10 +182,27 @@ impl Ports {
     }
 }
 
+/// Times that are for people are dates from here on.
+fn put_dates(tell: &mut Tell, dates: DateShift) {
+    match tell {
+        Tell::CallRecord(record) => {
+            (record.began, record.ended) = (dates.date(record.began), dates.date(record.ended));
+        }
+        Tell::Captured { message, .. } => message.at = dates.date(message.at),
+        Tell::Recorded { .. } | Tell::Page { .. } | Tell::Done { .. } | Tell::Resolve(_) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::capture::{Captured, TraceSet};
     use crate::port::port;
+    use crate::record::{CallRecord, Place};
+    use crate::time::Instant;
+    use crate::wire::Transport;
 
     #[test]
     fn an_answer_finds_who_asked_and_one_that_nobody_waits_for_does_no_harm() {
@@ -189,13 +211,14 @@ mod tests {
         let control_waker = Arc::new(ControlWaker::new().expect("an eventfd"));
         let ports = Ports::new(vec![control], wakers, Arc::clone(&control_waker));
         let question = |request| Ask::Recorded {
+            dates: DateShift::default(),
             request,
             empty: Box::default(),
         };
         let gone = ports.question(ShardId(0), question, b"");
         drop(gone);
         let asked = ports.question(ShardId(0), question, b"").expect("it has time");
-        while let Some((Ask::Recorded { request, empty }, _)) = asks.pop(&mut []) {
+        while let Some((Ask::Recorded { request, empty, .. }, _)) = asks.pop(&mut []) {
             let recorded = empty;
             assert!(teller.tell(Tell::Recorded { request, recorded }, b""));
         }
@@ -208,5 +231,36 @@ mod tests {
             }
         });
         assert!(ports.open.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_shards_tell_of_times_is_dated_as_the_systems_date_is() {
+        let peer = ([127, 0, 0, 2], 5062).into();
+        let transport = Transport::Udp;
+        let [began, ended, dated] = [1_000, 1_090, 1_000 - 60].map(|s| Instant::from_millis(s * 1_000));
+        let mut record = CallRecord::begun(began, Place { transport, peer }, None);
+        record.ended = ended;
+        let message = Captured {
+            at: began,
+            transport,
+            from: peer,
+            to: peer,
+        };
+        let dates = DateShift::from_nanos(-60_000_000_000);
+        let mut told = [
+            Tell::CallRecord(record),
+            Tell::Captured {
+                message,
+                is_received: true,
+                traces: TraceSet::default(),
+                call_len: 0,
+            },
+        ];
+        told.iter_mut().for_each(|tell| put_dates(tell, dates));
+        let [Tell::CallRecord(record), Tell::Captured { message, .. }] = told else {
+            panic!("they stay what they are")
+        };
+        assert_eq!((record.began, message.at), (dated, dated));
+        assert_eq!(record.ended.since(record.began), Duration::from_secs(90));
     }
 }

@@ -431,9 +431,15 @@ mod tests {
             records: Some(Arc::default()),
             hep: None,
         };
-        let facts = Facts::new(vec![metrics], Vec::new, trunks, outlets, || {
-            Instant::from_millis(5_000)
-        });
+        let now = || Instant::from_millis(5_000);
+        let facts = Facts::new(
+            vec![metrics],
+            Vec::new,
+            trunks,
+            outlets,
+            now,
+            crate::time::DateShift::default,
+        );
         let mut histograms = Histograms::<u64>::default();
         for us in [9, 12, 12, 900, 70_000_000] {
             histograms.record(Timed::Answer, Duration::from_micros(us));

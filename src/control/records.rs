@@ -61,7 +61,7 @@ pub async fn open(cfg: &Records, clock: Clock) -> io::Result<Option<(CallRecords
         age_max: cfg.file_age_max,
         files_max: cfg.files_max,
     };
-    let files = RotatedFiles::open(rotation, clock.now()).await?;
+    let files = RotatedFiles::open(rotation, clock.now(), clock.date_shift()).await?;
     let (line_in, line_out) = mpsc::channel(cfg.waiting_max);
     let counts = Arc::new(Sent::default());
     let waiting_bytes = Rc::new(Cell::new(0));
@@ -107,7 +107,8 @@ impl Writer {
             let lines = batch.concat();
             batch.clear();
             let len = lines.len();
-            let written = self.files.append(lines, self.clock.now()).await;
+            let (now, dates) = (self.clock.now(), self.clock.date_shift());
+            let written = self.files.append(lines, now, dates).await;
             self.waiting_bytes
                 .set(self.waiting_bytes.get().saturating_sub(len));
             match written {
@@ -282,7 +283,7 @@ fn is_end_seen(record: &CallRecord) -> bool {
     !matches!(record.reason, EndReason::Answered | EndReason::NotSeen)
 }
 
-/// The clock of the core is anchored to the Unix epoch.
+/// What comes from [`Ports`](super::ports::Ports) is dated already.
 fn wall(at: Instant) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(at.as_nanos())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_uring::fs::{File, OpenOptions};
 
-use crate::time::Instant;
+use crate::time::{DateShift, Instant};
 
 /// What the files are called, and how large, old and many they may be.
 #[derive(Clone, Debug)]
@@ -42,13 +42,13 @@ impl RotatedFiles {
     ///
     /// # Errors
     /// The directory can't be made, or no file in it.
-    pub async fn open(rotation: Rotation, now: Instant) -> io::Result<RotatedFiles> {
+    pub async fn open(rotation: Rotation, now: Instant, dates: DateShift) -> io::Result<RotatedFiles> {
         let mut files = RotatedFiles {
             rotation,
             current: None,
             last_begun: 0,
         };
-        files.begin(now).await?;
+        files.begin(now, dates).await?;
         Ok(files)
     }
 
@@ -56,7 +56,7 @@ impl RotatedFiles {
     ///
     /// # Errors
     /// Nothing of `lines` is in a file: the disk is full, or the directory is gone. The next call tries again.
-    pub async fn append(&mut self, lines: Vec<u8>, now: Instant) -> io::Result<()> {
+    pub async fn append(&mut self, lines: Vec<u8>, now: Instant, dates: DateShift) -> io::Result<()> {
         let (len, rotation) = (lines.len() as u64, &self.rotation);
         let is_done = |current: &Current| {
             let is_old = now.since(current.begun) >= rotation.age_max;
@@ -64,7 +64,7 @@ impl RotatedFiles {
             current.len > 0 && (is_old || current.len + len > rotation.bytes_max) || !current.path.exists()
         };
         if self.current.as_ref().is_none_or(is_done) {
-            self.begin(now).await?;
+            self.begin(now, dates).await?;
         }
         let Some(current) = &mut self.current else {
             return Ok(());
@@ -101,12 +101,12 @@ impl RotatedFiles {
         };
     }
 
-    async fn begin(&mut self, now: Instant) -> io::Result<()> {
+    async fn begin(&mut self, now: Instant, dates: DateShift) -> io::Result<()> {
         fs::create_dir_all(&self.rotation.directory)?;
         if let Some(last) = self.current.take() {
             last.file.close().await?;
         }
-        let mut second = now.unix_secs().max(self.last_begun + 1);
+        let mut second = dates.date(now).unix_secs().max(self.last_begun + 1);
         let (file, path) = loop {
             let Rotation { prefix, suffix, .. } = self.rotation;
             let path = self.rotation.directory.join(format!("{prefix}{second}{suffix}"));
@@ -191,7 +191,7 @@ pub(crate) mod tests {
     fn a_file_that_would_grow_too_large_is_followed_by_the_next_and_the_oldest_goes() {
         let directory = directory("rotation");
         tokio_uring::start(async {
-            let mut files = RotatedFiles::open(rotation(&directory), NOW)
+            let mut files = RotatedFiles::open(rotation(&directory), NOW, DateShift::default())
                 .await
                 .expect("a file");
             fs::write(directory.join("other.txt"), "").expect("a file");
@@ -203,7 +203,10 @@ pub(crate) mod tests {
                 "a line of its own\n",
                 "six\n",
             ] {
-                files.append(line.into(), NOW).await.expect("written");
+                files
+                    .append(line.into(), NOW, DateShift::default())
+                    .await
+                    .expect("written");
             }
         });
         assert_eq!(
@@ -218,15 +221,21 @@ pub(crate) mod tests {
     fn a_full_disk_leaves_whole_lines_and_no_empty_files() {
         let directory = directory("rotation-full");
         tokio_uring::start(async {
-            let mut files = RotatedFiles::open(rotation(&directory), NOW)
+            let mut files = RotatedFiles::open(rotation(&directory), NOW, DateShift::default())
                 .await
                 .expect("a file");
-            files.append(b"one\n".to_vec(), NOW).await.expect("written");
+            files
+                .append(b"one\n".to_vec(), NOW, DateShift::default())
+                .await
+                .expect("written");
             let full = OpenOptions::new().write(true).open("/dev/full").await;
             files.current.as_mut().expect("a file").file = full.expect("it is there");
-            let failed = files.append(b"two\n".to_vec(), NOW).await;
+            let failed = files.append(b"two\n".to_vec(), NOW, DateShift::default()).await;
             assert!(failed.is_err_and(|error| error.kind() == io::ErrorKind::StorageFull));
-            files.append(b"three\n".to_vec(), NOW).await.expect("written");
+            files
+                .append(b"three\n".to_vec(), NOW, DateShift::default())
+                .await
+                .expect("written");
         });
         assert_eq!(texts(&directory), ["one\n", "three\n"]);
         fs::remove_dir_all(&directory).expect("to be removed");
@@ -236,15 +245,27 @@ pub(crate) mod tests {
     fn a_directory_that_is_gone_is_made_again_when_it_can_be() {
         let directory = directory("rotation-lost");
         tokio_uring::start(async {
-            let mut files = RotatedFiles::open(rotation(&directory), NOW)
+            let mut files = RotatedFiles::open(rotation(&directory), NOW, DateShift::default())
                 .await
                 .expect("a file");
             fs::remove_dir_all(&directory).expect("to be removed");
             fs::write(&directory, "in the way").expect("a file");
-            assert!(files.append(b"one\n".to_vec(), NOW).await.is_err());
-            assert!(RotatedFiles::open(rotation(&directory), NOW).await.is_err());
+            assert!(
+                files
+                    .append(b"one\n".to_vec(), NOW, DateShift::default())
+                    .await
+                    .is_err()
+            );
+            assert!(
+                RotatedFiles::open(rotation(&directory), NOW, DateShift::default())
+                    .await
+                    .is_err()
+            );
             fs::remove_file(&directory).expect("to be removed");
-            files.append(b"two\n".to_vec(), NOW).await.expect("written");
+            files
+                .append(b"two\n".to_vec(), NOW, DateShift::default())
+                .await
+                .expect("written");
         });
         assert_eq!(texts(&directory), ["two\n"]);
         fs::remove_dir_all(&directory).expect("to be removed");

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::{Listener, ListenerState};
 use crate::metrics::{Counter, DropReason, IcmpError, MessageKind, Metrics, TellKind, Undelivered, in_all};
-use crate::time::Instant;
+use crate::time::{DateShift, Instant};
 
 use super::places::Counts;
 use super::trunks::Trunks;
@@ -49,6 +49,8 @@ pub struct Facts {
     pub admin: Arc<Counts>,
     pub started: Instant,
     pub now: Box<dyn Fn() -> Instant + Send + Sync>,
+    /// What times are dated by.
+    pub dates: Box<dyn Fn() -> DateShift + Send + Sync>,
     is_draining: AtomicBool,
 }
 
@@ -59,6 +61,7 @@ impl Facts {
         trunks: Arc<Trunks>,
         outlets: Outlets,
         now: impl Fn() -> Instant + Send + Sync + 'static,
+        dates: impl Fn() -> DateShift + Send + Sync + 'static,
     ) -> Facts {
         Facts {
             metrics,
@@ -68,6 +71,7 @@ impl Facts {
             admin: Arc::default(),
             started: now(),
             now: Box::new(now),
+            dates: Box::new(dates),
             is_draining: AtomicBool::new(false),
         }
     }

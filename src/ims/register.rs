@@ -183,6 +183,7 @@ fn accept(
     let size = request.msg.head_end() as usize + contacts_size + service_route_size + OK_OVERHEAD;
     let tag = stack.stateless_tag();
     let back = stack.way_back(source);
+    let dates = stack.dates;
     let buf = stack.write(size, out, |w, pool| {
         build::response_head(w, request, 200, reason_phrase(200), Some(&tag), back);
         registrar::put_contacts(&ims.location, key, gruus, pool, now, w);
@@ -190,7 +191,7 @@ fn accept(
         registrar::put_outbound(&stack.cfg, request, w);
         registrar::put_service_route(&stack.cfg, w);
         w.put(b"Date: ");
-        build::http_date(w, now.unix_secs());
+        build::http_date(w, dates.date(now).unix_secs());
         w.crlf();
         build::end(w);
     });

@@ -46,6 +46,7 @@ impl Admin {
             server.trunks.clone(),
             outlets,
             move || clock.now(),
+            move || clock.date_shift(),
         );
         let facts = Arc::new(facts);
         let (desk, mut jobs) = desk(server.metrics.len());

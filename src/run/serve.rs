@@ -286,9 +286,15 @@ async fn open_files(histograms: &HistogramFiles, clock: Clock) -> io::Result<Opt
     if directory.is_empty() {
         return Ok(None);
     }
-    HlogFiles::open(Path::new(directory), *rotate_after, *files_max, clock.now())
-        .await
-        .map(Some)
+    HlogFiles::open(
+        Path::new(directory),
+        *rotate_after,
+        *files_max,
+        clock.now(),
+        clock.date_shift(),
+    )
+    .await
+    .map(Some)
 }
 
 /// Reads the configuration again, and tells the service manager so before and after.

@@ -62,7 +62,12 @@ impl Shard {
                 stack.dns.answered(&mut stack.wheel, &question, answer, now);
                 self.finish_look_ups(now, out);
             }
-            Ask::Recorded { request, empty } => {
+            Ask::Recorded {
+                request,
+                empty,
+                dates,
+            } => {
+                self.stack.dates = dates;
                 let recorded = std::mem::replace(&mut self.stack.recorded, empty);
                 out.tell(Tell::Recorded { request, recorded }, b"");
             }

@@ -18,7 +18,7 @@ use crate::msg::scan::Table;
 use crate::port::ConfigId;
 use crate::slots::Slots;
 use crate::tap::Tap;
-use crate::time::Instant;
+use crate::time::{DateShift, Instant};
 use crate::timer::{Timer, Wheel};
 use crate::token::{TOKEN_LEN, Token, TokenKey, TokenKind};
 use crate::trunk::Trunks;
@@ -58,6 +58,8 @@ pub struct Stack {
     pub metrics: Arc<Metrics>,
     /// What is timed and who is busy, since the control thread last took it.
     pub recorded: Box<Recorded>,
+    /// By how much what is shown of a time differs from it.
+    pub dates: DateShift,
     pub shard: ShardId,
     /// Shards in all.
     pub shards: usize,
@@ -124,6 +126,7 @@ impl Stack {
                 histograms: Histograms::default(),
                 peers: Peers::new(hasher),
             }),
+            dates: DateShift::default(),
             shard,
             shards,
             key,

@@ -3,6 +3,7 @@
 use ringway::json::Page;
 use ringway::metrics::{MessageKind, Recorded, Timed};
 use ringway::port::{Ask, Listing, RequestId, Tell};
+use ringway::time::DateShift;
 use ringway::wire::Transport;
 
 use crate::messages::*;
@@ -12,7 +13,13 @@ use crate::world::World;
 fn recorded(world: &mut World, shard: usize, request: u32) -> Box<Recorded> {
     let request = RequestId(request);
     let empty = Box::default();
-    world.ask(shard, Ask::Recorded { request, empty }, b"");
+    let dates = DateShift::default();
+    let ask = Ask::Recorded {
+        request,
+        empty,
+        dates,
+    };
+    world.ask(shard, ask, b"");
     match world.told(shard) {
         Some((
             Tell::Recorded {
@@ -191,4 +198,39 @@ fn a_call_whose_names_fill_more_than_a_page_is_listed_all_the_same() {
     }
     world.hang_up_all();
     world.end();
+}
+
+#[test]
+fn a_date_that_is_set_is_followed_and_moves_no_registration() {
+    let mut world = World::new(1);
+    let registers = |world: &mut World, call_id: &str| {
+        let contact = format!("<sip:bob@{BOB}>;expires=7200");
+        world.udp(BOB, &register("bob", BOB, call_id).setting("Contact", contact));
+        let ok = world.response(BOB, 200);
+        (ok.text("Date").to_owned(), ok.text("Contact").to_owned())
+    };
+    let (before, contact) = registers(&mut world, "r1");
+    assert_eq!(before, "Fri, 15 Jan 2027 08:00:00 GMT");
+    let ask = Ask::Recorded {
+        request: RequestId(1),
+        empty: Box::default(),
+        dates: DateShift::from_nanos(-86_400_000_000_000),
+    };
+    world.ask(0, ask, b"");
+    assert_eq!(
+        registers(&mut world, "r2"),
+        ("Thu, 14 Jan 2027 08:00:00 GMT".to_owned(), contact)
+    );
+    // It ends when it would have ended, and not a day earlier or later.
+    world.advance(7_199_000);
+    let invite = calls_bob(&mut world, "c1");
+    world.request(BOB, "INVITE");
+    world.udp(ALICE, &cancel(&invite));
+    world.response(ALICE, 200);
+    world.response(ALICE, 487);
+    world.advance(100_000);
+    world.forget_waiting();
+    calls_bob(&mut world, "c2");
+    world.response(ALICE, 480);
+    world.end_after_all_timers();
 }
