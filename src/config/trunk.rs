@@ -372,7 +372,10 @@ pub static TRUNK_KEYS: &[Key<Trunk>] = &[
         name: "retry_after_s",
         unit: "seconds",
         kind: number!(retry_after_s, 0, 3_600),
-        meaning: "The Retry-After of the 503 that a call gets where the trunk is full or none of its destinations may be used. 0:                   none, so that who sent the call tries another server of its own for this one and goes on sending others here                   (RFC 3261 section 21.5.4). With it nothing at all is sent here for that time, whatever it is for: where all comes                   for this trunk.",
+        meaning: "The Retry-After of the 503 that a call gets where the trunk is full or none of its destinations may be used. 0: \
+                  none, so that who sent the call tries another server of its own for this one and goes on sending others here \
+                  (RFC 3261 section 21.5.4). With it nothing at all is sent here for that time, whatever it is for: where all \
+                  comes for this trunk.",
     },
     Key {
         section: "trunk",
