@@ -795,10 +795,10 @@ fn at_its_limits_it_answers_503_and_leaves_nothing() {
     };
     // Room for the server's side of a request and not for the client's.
     let mut world = machine_full(|cfg| cfg.limits.transactions_max = 1);
-    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m1"));
-    world.response(ALICE, 503);
-    world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", "m2"));
-    world.response(ALICE, 503);
+    for call_id in ["m1", "m2"] {
+        world.udp(ALICE, &ask("MESSAGE", "sip:bob@example.com", call_id));
+        assert_eq!(world.response(ALICE, 503).text("Retry-After"), "5");
+    }
     assert_eq!(world.drops(DropReason::TransactionsFull), 1);
     ends_empty(world);
 }
