@@ -8,7 +8,7 @@ use crate::msg::uri::Uri;
 use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::transaction::Stack;
-use crate::transaction::destination::{RouteError, destination, flow_to};
+use crate::transaction::destination::{RouteError, destination, flow_to, path_hop};
 use crate::wire::{Effects, Flow};
 
 use super::{B2bua, ExchangeId};
@@ -91,11 +91,12 @@ impl B2bua {
 
 /// What has to be asked before the contact can be rung.
 fn unknown(stack: &Stack, id: ExchangeId, contact: &Contact<'_>, now: Instant) -> Option<Wanted> {
-    // A flow (RFC 5626) or a path (RFC 3327) decides instead.
-    if contact.is_at_peer || contact.is_flow || !contact.path.is_empty() {
-        return None;
-    }
-    let uri = Uri::parse(crate::dialog::target_of(contact.uri)).ok()?;
+    // A path (RFC 3327) or a flow (RFC 5626) decides instead.
+    let uri = match contact.path {
+        b"" if contact.is_at_peer || contact.is_flow => return None,
+        b"" => Uri::parse(crate::dialog::target_of(contact.uri)).ok()?,
+        path => path_hop(path).ok()?,
+    };
     if destination(&uri) != Err(RouteError::HostName) {
         return None;
     }

@@ -13,7 +13,7 @@ use crate::pool::{BufId, Pool};
 use crate::time::Instant;
 use crate::token::{TOKEN_LEN, Token, TokenKind};
 use crate::transaction::Stack;
-use crate::transaction::destination::{RouteError, destination, flow_to, path_flow};
+use crate::transaction::destination::{RouteError, destination, flow_to, path_flow, path_hop, to_path};
 use crate::transaction::hop::Hop;
 use crate::wire::{Effects, Flow, Transport};
 
@@ -483,7 +483,19 @@ fn way_of(
 ) -> Result<Way, RouteError> {
     let cfg = &stack.cfg;
     if !contact.path.is_empty() {
-        return path_flow(cfg, contact.path, contact.flow).map(Way::there);
+        let (hop, came_over) = (path_hop(contact.path)?, contact.flow);
+        return match path_flow(cfg, &hop, came_over) {
+            // Where nothing is known of the name it is mostly who sent the REGISTER.
+            Err(RouteError::HostName) => Ok(way_to_name(stack, id, &hop, came_over, now, pool).map_or(
+                Way::there(came_over),
+                |(flow, untried)| Way {
+                    flow: to_path(flow, came_over),
+                    untried,
+                    is_named: false,
+                },
+            )),
+            known => known.map(Way::there),
+        };
     }
     if contact.is_flow {
         // RFC 5626 §7: over the very flow that was registered.

@@ -134,11 +134,11 @@ impl ContactSet {
         }
     }
 
-    /// Whether each contact is reached where it registered from, over its flow, or by its path: no host name in any of them matters.
+    /// Whether each contact is reached where it registered from, or over its flow: no host name in any of them matters.
     pub fn needs_no_names(&self) -> bool {
         let mut contacts = self.iter();
         while let Some((head, [_, _, path])) = contacts.step() {
-            if head[FLAGS_AT] & (FLAG_AT_PEER | FLAG_FLOW_ALONE) == 0 && path.is_empty() {
+            if head[FLAGS_AT] & (FLAG_AT_PEER | FLAG_FLOW_ALONE) == 0 || !path.is_empty() {
                 return false;
             }
         }

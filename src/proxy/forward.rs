@@ -15,13 +15,13 @@ use crate::msg::uri::Uri;
 use crate::pool::BufId;
 use crate::routing::rewrite;
 use crate::time::Instant;
-use crate::transaction::destination::{RouteError, listener_for, path_flow};
+use crate::transaction::destination::{RouteError, listener_for};
 use crate::transaction::{Stack, TxId, User};
 use crate::trunk::DestinationId;
 use crate::wire::{Effects, Flow, Transport};
 
 use super::context::{Branch, BranchPhase};
-use super::names::{Addresses, Way, way};
+use super::names::{Addresses, Way, path_way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, Refused};
 use super::write::{BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, path_line_len};
@@ -413,7 +413,7 @@ impl Proxy {
         let found = match target.path {
             b"" if over_flow => Way::There(target.prefer),
             b"" => way(stack, &hop_uri, target.prefer, addresses, seed, now)?,
-            path => Way::There(path_flow(&stack.cfg, path, target.prefer).map_err(unreachable)?),
+            _ => path_way(stack, &hop_uri, target.prefer, addresses, seed, now)?,
         };
         let mut flow = match found {
             Way::There(flow) => flow,

@@ -1,14 +1,14 @@
 //! Places whose host is a name: RFC 3263 says which addresses it has, a branch waits for what DNS answers, and when one
 //! address fails the next is tried (§4.3).
 
-use crate::dns::plan::{BadTarget, Targets, Wanted};
+use crate::dns::plan::{self, BadTarget, Targets, Wanted};
 use crate::dns::{Asker, Resolved, Untried};
 use crate::metrics::DropReason;
 use crate::msg::uri::Uri;
 use crate::pool::Pool;
 use crate::time::Instant;
 use crate::transaction::Stack;
-use crate::transaction::destination::{RouteError, flow_to, route};
+use crate::transaction::destination::{RouteError, flow_to, path_flow, route, to_path};
 use crate::wire::{Effects, Flow};
 
 use super::best::Candidate;
@@ -106,6 +106,28 @@ pub fn way(
         }
     }
     Err(refused)
+}
+
+/// The way to the first hop of a registered path. Where nothing is known of its name that is `came_over`, what its REGISTER came over: that is
+/// mostly who sent it.
+pub fn path_way(
+    stack: &Stack,
+    hop: &Uri<'_>,
+    came_over: Flow,
+    addresses: &mut Addresses,
+    seed: u64,
+    now: Instant,
+) -> Result<Way, Refused> {
+    match path_flow(&stack.cfg, hop, came_over) {
+        Ok(flow) => return Ok(Way::There(flow)),
+        Err(RouteError::HostName) => {}
+        Err(error) => return Err(unreachable(error)),
+    }
+    match way(stack, hop, came_over, addresses, seed, now) {
+        Ok(Way::There(flow)) => Ok(Way::There(to_path(flow, came_over))),
+        Err(_) if addresses.determined.is_none() => Ok(Way::There(came_over)),
+        otherwise => otherwise,
+    }
 }
 
 /// What it means for a request that no address is known of its next hop.
@@ -215,13 +237,30 @@ impl Proxy {
         let sent = match resolved {
             Resolved::Targets => self.send_place(stack, id, Some(targets), now, out),
             Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
-                Err(unresolved(resolved))
+                match self.came_over_of_path(id, out) {
+                    Some(targets) => self.send_place(stack, id, Some(&targets), now, out),
+                    None => Err(unresolved(resolved)),
+                }
             }
         };
         match sent {
             Ok(()) => self.remove_branch(stack, id, out),
             Err(refused) => self.failed(stack, id, Candidate::Own(refused), now, out),
         }
+    }
+
+    /// Where the REGISTER with the path of a branch's place came from, if it has a path: see [`path_way`].
+    fn came_over_of_path(&mut self, id: BranchId, out: &Effects) -> Option<Targets> {
+        let place = self.branches.get(id)?.place.as_ref()?;
+        let set = self.targets.as_mut()?;
+        set.set_from_bytes(out.pool.get(place.kept));
+        let target = set.iter().next()?;
+        let mut targets = Targets::default();
+        targets.add(plan::Target {
+            transport: target.prefer.transport,
+            addr: target.prefer.peer,
+        });
+        (!target.path.is_empty()).then_some(targets)
     }
 
     /// §4.3: a branch has failed at one address, and goes to the next that its name has. `false`: there is none.

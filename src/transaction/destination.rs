@@ -84,23 +84,23 @@ pub fn flow_to(
     })
 }
 
-/// The flow to a contact behind `path` (RFC 3327 §5.4), which is comma-separated as in a Route: it leads to the first hop.
-/// `came_over` is what the REGISTER with this path came over.
-pub fn path_flow(cfg: &Config, path: &[u8], came_over: Flow) -> Result<Flow, RouteError> {
+/// The first hop of a path, which is comma-separated as in a Route: where requests to the contact behind it go (RFC 3327 §5.4).
+pub fn path_hop(path: &[u8]) -> Result<Uri<'_>, RouteError> {
     let hop = Elements::new(path).next().and_then(NameAddr::uri_of);
-    let hop = hop
-        .and_then(|uri| Uri::parse(uri).ok())
-        .ok_or(RouteError::Scheme)?;
-    match destination(&hop) {
-        Ok(to) => {
-            // The hop need not be who sent it: then the connection is none to it.
-            let conn = came_over.conn.filter(|_| came_over.peer.ip() == to.1.ip());
-            flow_to(cfg, to, Some(Flow { conn, ..came_over }))
-        }
-        // No name is resolved here, and the nearest hop is mostly who sent the REGISTER.
-        Err(RouteError::HostName) => Ok(came_over),
-        Err(error) => Err(error),
-    }
+    hop.and_then(|uri| Uri::parse(uri).ok()).ok_or(RouteError::Scheme)
+}
+
+/// The flow to the first hop of a path. `came_over` is what the REGISTER with this path came over.
+pub fn path_flow(cfg: &Config, hop: &Uri<'_>, came_over: Flow) -> Result<Flow, RouteError> {
+    let flow = flow_to(cfg, destination(hop)?, Some(came_over))?;
+    Ok(to_path(flow, came_over))
+}
+
+/// `flow` as it leads to the first hop of a path, which need not be who sent the REGISTER: then the connection that `came_over` names is none
+/// to it.
+pub fn to_path(flow: Flow, came_over: Flow) -> Flow {
+    let conn = flow.conn.filter(|_| flow.peer.ip() == came_over.peer.ip());
+    Flow { conn, ..flow }
 }
 
 /// RFC 5626 §4.3: whether whoever has this Contact asks for the requests of its dialogs over the flow that it has opened.
@@ -268,7 +268,8 @@ mod tests {
             }),
         };
         let to = |path: &str| {
-            path_flow(&cfg(), path.as_bytes(), came_over)
+            path_hop(path.as_bytes())
+                .and_then(|hop| path_flow(&cfg(), &hop, came_over))
                 .map(|flow| (flow.transport, flow.peer.to_string(), flow.conn.is_some()))
         };
         assert_eq!(
@@ -284,11 +285,7 @@ mod tests {
             to("<sip:127.0.0.8;transport=tcp;lr>"),
             Ok((Transport::Tcp, "127.0.0.8:5060".into(), false))
         );
-        assert_eq!(
-            to("<sip:edge.example;lr>"),
-            Ok((Transport::Tcp, "127.0.0.9:5060".into(), true)),
-            "a name is who sent it"
-        );
+        assert_eq!(to("<sip:edge.example;lr>"), Err(RouteError::HostName));
         assert_eq!(to("<sip:127.0.0.2:5070;lr>"), Err(RouteError::Ourselves));
         assert_eq!(to("tel:+49"), Err(RouteError::Scheme));
     }

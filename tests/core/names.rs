@@ -324,6 +324,59 @@ fn a_name_that_leads_nowhere_leaves_the_dialog_where_it_is() {
     });
 }
 
+/// BOB registers through an edge whose path is this name.
+fn register_behind(world: &mut World, name: &str) {
+    let register = forwarded(register("bob", BOB, "r-edge"), EDGE)
+        .with("Supported", "path")
+        .with("Path", format!("<sip:bob@{name};lr>"));
+    world.udp(EDGE, &register);
+    world.response(EDGE, 200);
+}
+
+const EDGE: &str = "127.0.0.6:5066";
+
+/// RFC 3327 §5.4 has the path stand in Route, and RFC 3263 §4 what it names looked up.
+#[test]
+fn a_path_that_is_a_name_leads_where_the_name_does() {
+    on_each_number_of_shards(|shards| {
+        let mut world = World::new(shards);
+        register_behind(&mut world, SHELF);
+        for call_id in ["c1", "c2"] {
+            let invite_a = calls_bob(&mut world, call_id);
+            // The call waits for DNS, the first time.
+            dns_answers(&mut world, shards);
+            let first = world.request(SHELF_AT[0], "INVITE");
+            assert_eq!(first.uri(), Some(&*format!("sip:bob@{BOB}")));
+            assert_eq!(first.get_all("Route"), [format!("<sip:bob@{SHELF};lr>")]);
+            refuses(&mut world, SHELF_AT[0], &first, 503);
+            let second = world.request(SHELF_AT[1], "INVITE");
+            assert_eq!(without_via(&second), without_via(&first));
+            refuses(&mut world, SHELF_AT[1], &second, 486);
+            acknowledges(&mut world, &invite_a, 486);
+            world.silent();
+        }
+        ends(world);
+    });
+}
+
+#[test]
+fn a_path_whose_name_nobody_knows_leads_where_its_register_came_from() {
+    on_each_number_of_shards(|shards| {
+        let mut world = World::new(shards);
+        register_behind(&mut world, "attic.example");
+        for call_id in ["c1", "c2"] {
+            let invite_a = calls_bob(&mut world, call_id);
+            while dns_answers(&mut world, shards) > 0 {}
+            let there = world.request(EDGE, "INVITE");
+            assert_eq!(there.get_all("Route"), ["<sip:bob@attic.example;lr>"]);
+            refuses(&mut world, EDGE, &there, 486);
+            acknowledges(&mut world, &invite_a, 486);
+            world.silent();
+        }
+        ends(world);
+    });
+}
+
 #[test]
 fn who_watches_by_a_name_is_told_at_its_addresses() {
     on_each_number_of_shards(|shards| {

@@ -1,5 +1,7 @@
 //! Phones that are reached over the flows which they registered: RFC 5626 §6 and §7, in the phone service.
 
+use ringway::config::dns::{HostEntry, HostRecord};
+
 use crate::messages::*;
 use crate::world::{World, on_each_number_of_shards};
 
@@ -125,9 +127,14 @@ fn a_proxy_that_says_a_flow_has_failed_has_the_next_one_tried() {
 #[test]
 fn a_flow_that_a_proxy_keeps_outlives_the_connection_of_the_proxy() {
     on_each_number_of_shards(|shards| {
-        let mut world = World::new(shards);
+        let mut world = World::with(shards, |cfg| {
+            cfg.hosts.push(HostEntry {
+                name: "edge.example".to_owned(),
+                records: vec![HostRecord::Address([127, 0, 0, 7].into())],
+            });
+        });
         // One edge that says where it is reached by an address, one by a name.
-        for (edge, host, reg_id) in [(EDGE, EDGE, 1), (OTHER_EDGE, "edge.example", 2)] {
+        for (edge, host, reg_id) in [(EDGE, EDGE, 1), (OTHER_EDGE, "edge.example:5067", 2)] {
             let register = register_flow("tcp", BOB, reg_id, &format!("r{reg_id}"));
             let path = format!("<sip:token{reg_id}@{host};transport=tcp;lr;ob>");
             world.tcp(edge, &forwarded(register, edge).inserting("Path", path));
@@ -141,7 +148,7 @@ fn a_flow_that_a_proxy_keeps_outlives_the_connection_of_the_proxy() {
         let first = world.request(OTHER_EDGE, "INVITE");
         assert_eq!(
             first.text("Route"),
-            "<sip:token2@edge.example;transport=tcp;lr;ob>"
+            "<sip:token2@edge.example:5067;transport=tcp;lr;ob>"
         );
         world.tcp(OTHER_EDGE, &answer(&first, 430, "Flow Failed", "x", BOB));
         world.request(OTHER_EDGE, "ACK");

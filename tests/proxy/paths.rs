@@ -3,6 +3,7 @@
 use bench_harness::sip::Message;
 
 use crate::messages::*;
+use crate::names::Zone;
 use crate::world::{World, on_each_number_of_shards};
 use crate::{CAROL, REGISTERED, ask, ends_empty, reply, routes_of, within, world};
 
@@ -92,4 +93,63 @@ fn a_route_that_we_told_phones_to_use_is_ours() {
     world.udp(BOB, &busy);
     world.response(ALICE, 486);
     ends_empty(world);
+}
+
+/// BOB registers through an edge whose path is a name, over the transport that it asks for.
+fn register_behind_a_name(world: &mut World) {
+    let register = forwarded(register("bob", BOB, "named"), EDGE)
+        .with("Supported", "path")
+        .with("Path", "<sip:bob@edge.example;lr>");
+    world.udp(EDGE, &register);
+    world.response(EDGE, 200);
+}
+
+/// RFC 3327 §5.4 has the path stand in Route, and RFC 3263 §4 what it names looked up.
+#[test]
+fn a_path_that_is_a_name_leads_where_the_name_does() {
+    on_each_number_of_shards(|shards| {
+        let mut world = world(shards, REGISTERED);
+        let mut zone = Zone::default()
+            .service(
+                "_sip._udp.edge.example",
+                &[(1, 5070, "a.example"), (2, 5071, "b.example")],
+            )
+            .host("a.example", 11)
+            .host("b.example", 12);
+        register_behind_a_name(&mut world);
+        for call_id in ["1", "2"] {
+            world.udp(ALICE, &ask("MESSAGE", "sip:bob@one.att.net", call_id));
+            zone.serve(&mut world, shards);
+            let first = world.request("127.0.0.11:5070", "MESSAGE");
+            assert_eq!(first.uri(), Some(&*format!("sip:bob@{BOB}")));
+            assert_eq!(first.get_all("Route"), ["<sip:bob@edge.example;lr>"]);
+            world.udp("127.0.0.11:5070", &reply(&first, 503, "b", EDGE));
+            let second = world.request("127.0.0.12:5071", "MESSAGE");
+            assert_eq!(second.get_all("Route"), first.get_all("Route"));
+            world.udp("127.0.0.12:5071", &reply(&second, 200, "b", BOB));
+            world.response(ALICE, 200);
+            world.silent();
+        }
+        ends_empty(world);
+    });
+}
+
+#[test]
+fn a_path_whose_name_nobody_knows_leads_where_its_register_came_from() {
+    on_each_number_of_shards(|shards| {
+        let (mut world, mut zone) = (world(shards, REGISTERED), Zone::default());
+        register_behind_a_name(&mut world);
+        for call_id in ["1", "2"] {
+            world.udp(ALICE, &ask("MESSAGE", "sip:bob@one.att.net", call_id));
+            zone.serve(&mut world, shards);
+            let there = world.request(EDGE, "MESSAGE");
+            assert_eq!(there.get_all("Route"), ["<sip:bob@edge.example;lr>"]);
+            // There is no other place.
+            world.udp(EDGE, &reply(&there, 503, "b", EDGE));
+            world.response(ALICE, 500);
+            world.silent();
+        }
+        assert!(zone.asked > 0);
+        ends_empty(world);
+    });
 }
