@@ -16,6 +16,8 @@ mod overload;
 mod paths;
 #[path = "core/records.rs"]
 mod records;
+#[path = "core/refers.rs"]
+mod refers;
 #[path = "core/reload.rs"]
 mod reload;
 #[path = "core/session_timers.rs"]

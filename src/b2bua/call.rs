@@ -86,6 +86,8 @@ pub struct Leg {
     /// The ACKs that we sent last, the older first: a 2xx that comes again is answered with its own. A re-INVITE may follow an
     /// INVITE whose ACK was lost, and both 2xx come again then.
     pub acks: [Option<KeptAck>; 2],
+    /// The REFERs that crossed to it, each by its two numbers.
+    pub refers: Option<BufId>,
     pub next: Option<LegId>,
 }
 

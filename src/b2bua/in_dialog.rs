@@ -128,18 +128,27 @@ impl B2bua {
         const FULL: (u16, &str) = (503, "Limit Reached");
         const NO_INVITE: (u16, &str) = (481, "Call/Transaction Does Not Exist");
         let call = self.legs.get(from).ok_or(FULL)?.call;
-        let rack = match request.method {
+        let mut mentions = Mentions::default();
+        match request.method {
             // RFC 3262 §7.2: RAck names the INVITE by its number on this leg; on the other it has another.
-            Method::Prack => match rack_cseq(request) {
-                // §3: what it acknowledges is over, or never was.
-                Some(cseq) => Some(self.invite_cseq(from, to, cseq, &out.pool).ok_or(NO_INVITE)?),
-                None => None,
-            },
-            _ => None,
-        };
+            Method::Prack => {
+                if let Some(cseq) = rack_cseq(request) {
+                    // §3: what it acknowledges is over, or never was.
+                    let there = self.invite_cseq(from, to, cseq, &out.pool);
+                    mentions.rack_cseq = Some(there.ok_or(NO_INVITE)?);
+                }
+            }
+            Method::Notify | Method::Subscribe => {
+                mentions.refer_id = self.refer_across(request, from, to, &out.pool);
+            }
+            _ => {}
+        }
         let other = self.legs.get_mut(to).ok_or(FULL)?;
         other.local_cseq += 1;
         let cseq = other.local_cseq;
+        if request.method == Method::Refer {
+            self.note_refer(to, request.cseq.number, cseq, out);
+        }
         let source = stack.source_of(tx).ok_or(FULL)?;
         let target = match new_target(stack, request) {
             Some(target) => Some(out.pool.put(target).ok_or(FULL)?),
@@ -175,7 +184,7 @@ impl B2bua {
             }
             return Err(FULL);
         };
-        let sent = self.send_on(stack, request, exchange, to, cseq, rack, now, out);
+        let sent = self.send_on(stack, request, exchange, to, cseq, &mentions, now, out);
         match sent {
             Ok(()) => {
                 stack.set_user(
@@ -202,7 +211,7 @@ impl B2bua {
         exchange: ExchangeId,
         to: LegId,
         cseq: u32,
-        rack: Option<u32>,
+        mentions: &Mentions<'_>,
         now: Instant,
         out: &mut Effects,
     ) -> Result<(), (u16, &'static str)> {
@@ -211,7 +220,7 @@ impl B2bua {
             .open_branch(stack, exchange, to, request.method, cseq, out)
             .ok_or((503, "Limit Reached"))?;
         let branch = token_of(stack, client);
-        match self.write_across(stack, request, to, cseq, branch, rack, out) {
+        match self.write_across(stack, request, to, cseq, branch, mentions, out) {
             Some(buf) => {
                 self.count_request(stack, request.method, to);
                 self.keep_other_addresses(stack, client, others, buf, out);
@@ -234,7 +243,7 @@ impl B2bua {
         to: LegId,
         cseq: u32,
         branch: crate::token::Token,
-        rack: Option<u32>,
+        mentions: &Mentions<'_>,
         out: &mut Effects,
     ) -> Option<crate::pool::BufId> {
         let leg = self.legs.get(to)?;
@@ -244,13 +253,9 @@ impl B2bua {
             Side::Caller => request.from_tag.unwrap_or(b""),
             Side::Callee => b"",
         };
-        let mentions = Mentions {
-            rack_cseq: rack,
-            ..Mentions::default()
-        };
         let sizes = (request.msg.len() + FORWARD_SLACK_USUAL, most);
         stack.write_fitting(sizes, &mut out.pool, |dst, pool| {
-            self.write_forward(stack, request, to, from_tag, cseq, branch, &mentions, pool, dst)
+            self.write_forward(stack, request, to, from_tag, cseq, branch, mentions, pool, dst)
         })
     }
 
@@ -305,7 +310,7 @@ impl B2bua {
         }
         self.find_hop(stack, to, out);
         let branch = stack.stateless_token();
-        let Some(buf) = self.write_across(stack, request, to, cseq, branch, None, out) else {
+        let Some(buf) = self.write_across(stack, request, to, cseq, branch, &Mentions::default(), out) else {
             // Nothing has been acknowledged: the 2xx goes out again, and its ACK comes again.
             return true;
         };

@@ -17,6 +17,7 @@ mod names;
 mod other_side;
 mod pass_back;
 mod record;
+mod refer;
 mod ring;
 mod session;
 mod setup;
@@ -347,6 +348,9 @@ impl B2bua {
         let Some(leg) = self.legs.remove(id) else { return };
         for ack in leg.acks.into_iter().flatten() {
             out.pool.release(ack.buf);
+        }
+        if let Some(refers) = leg.refers {
+            out.pool.release(refers);
         }
         leg.dialog.release(&mut out.pool);
     }

@@ -447,6 +447,7 @@ impl B2bua {
             flows_failed: 0,
             unacknowledged: None,
             acks: [None; 2],
+            refers: None,
             next: call.first_callee,
         })?;
         call.first_callee = Some(leg);

@@ -261,6 +261,7 @@ impl B2bua {
             flows_failed: 0,
             unacknowledged: None,
             acks: [None; 2],
+            refers: None,
             next: None,
         });
         let exchange = leg.and_then(|leg| {

@@ -19,6 +19,7 @@ use crate::transaction::Stack;
 use crate::wire::Flow;
 
 use super::asked::Lines;
+use super::refer::refer_id;
 use super::session::{Granted, Onward};
 
 /// Room that a forwarded message needs beyond the received one, besides the text of the dialog.
@@ -73,6 +74,8 @@ impl ContactPlace {
 pub struct Mentions<'a> {
     /// The CSeq number for a PRACK's RAck (RFC 3262 §7.2).
     pub rack_cseq: Option<u32>,
+    /// The number of the REFER for the `id` of an Event (RFC 3515 §2.4.6).
+    pub refer_id: Option<u32>,
     /// The dialog for Replaces, Join and Target-Dialog.
     pub dialog: Option<NamedDialog<'a>>,
     /// Where its Contact stands, if that has been read.
@@ -143,6 +146,15 @@ pub fn write_request(
             Name::RAck => {
                 if let Some(cseq) = outgoing.mentions.rack_cseq {
                     write_rack(&mut out, line.value, msg.bytes, cseq);
+                }
+            }
+            Name::Event => {
+                // The first of them counts.
+                let id = refer_id(msg).map(|id| msg.span_of(id));
+                if let (Some(number), Some(id)) = (outgoing.mentions.refer_id, id)
+                    && (line.value.start..line.value.end).contains(&id.start)
+                {
+                    out.replace(id).num(u64::from(number));
                 }
             }
             Name::Replaces | Name::Join | Name::TargetDialog => {
