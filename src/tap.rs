@@ -69,7 +69,7 @@ impl Tap {
         self.filters.iter().all(Option::is_none)
     }
 
-    /// Which traces a message is of, which was received from `peer` or is on its way there, and the Call-ID that its call goes by.
+    /// Which traces a message of the call is of, and the Call-ID that the call goes by.
     pub fn traces_of(&self, call_id: &[u8]) -> Option<(TraceSet, &[u8])> {
         let followed = self.followed.get(&self.hasher.hash_one(call_id))?;
         (!followed.traces.is_empty()).then_some((followed.traces, &followed.call))

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::capture::TraceSet;
 use crate::channel::{self, channel};
 use crate::location::{Asker, Whom};
 use crate::msg::method::Method;
@@ -19,8 +20,13 @@ pub enum Letter {
         received_at: Instant,
         posted_at: Instant,
     },
-    /// To be sent on a connection of this shard. Bytes: the message.
-    Send { flow: Flow, op: Option<TxOp> },
+    /// To be sent on a connection of this shard. Bytes: the message, and what the `traces` that it is of call its call, of this length.
+    Send {
+        flow: Flow,
+        op: Option<TxOp>,
+        traces: TraceSet,
+        call_len: u32,
+    },
     /// A `Send` failed.
     SendFailed {
         op: TxOp,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use crate::b2bua::B2bua;
+use crate::capture::TraceSet;
 use crate::config::Config;
 use crate::ims::Ims;
 use crate::ims::reg_event::RegEvent;
@@ -33,7 +34,7 @@ use crate::metrics::{DropReason, MessageKind, Metrics, Recorded, Timed};
 use crate::msg::edit::Edits;
 use crate::msg::scan::Table;
 use crate::owner::OwnerKey;
-use crate::pool::{CLASS_BYTES, Pool};
+use crate::pool::{BufId, CLASS_BYTES, Pool};
 use crate::port::Asks;
 use crate::proxy::{BranchId, ContextId, Proxy};
 use crate::slots::{Id, Slots};
@@ -44,7 +45,7 @@ use crate::transaction::key::Keyer;
 use crate::transaction::{Stack, TxId, User, UserEvent};
 use crate::trunk::board::Boards;
 use crate::trunk::ping;
-use crate::wire::{ConnId, Effect, Effects, Event, ShardId, TxOp};
+use crate::wire::{ConnId, Effect, Effects, Event, Flow, ShardId, TxOp};
 
 use door::Memory;
 use feedback::Feedback;
@@ -423,10 +424,21 @@ impl Shard {
                     .record(Timed::Mailbox, now.since(posted_at));
                 self.on_message(bytes, flow, receive::Framed::Mail, now, out);
             }
-            Letter::Send { flow, op } => match out.pool.put(bytes) {
-                Some(buf) => out.send(flow, buf, op),
-                None => self.stack.metrics.dropped(DropReason::NoBuffer),
-            },
+            Letter::Send {
+                flow,
+                op,
+                traces,
+                call_len,
+            } => {
+                let (bytes, call) = bytes.split_at(bytes.len() - call_len as usize);
+                match out.pool.put(bytes) {
+                    Some(buf) => {
+                        self.tap_mailed(flow, traces, call, bytes, now, out);
+                        out.send(flow, buf, op);
+                    }
+                    None => self.stack.metrics.dropped(DropReason::NoBuffer),
+                }
+            }
             Letter::SendFailed { op, reason, was_sent } => {
                 let event = Event::SendFailed { op, reason, was_sent };
                 self.handle(event, now, out);
@@ -494,8 +506,7 @@ impl Shard {
                 match effect {
                     Effect::Send { flow, buf, op } => {
                         if let Some(conn) = flow.conn.filter(|conn| conn.shard != own) {
-                            let bytes = out.pool.get(buf);
-                            self.post(conn.shard, Letter::Send { flow, op }, bytes);
+                            self.mail_to_flow(conn.shard, flow, buf, op, out);
                             out.take(index);
                             out.pool.release(buf);
                         }
@@ -514,6 +525,26 @@ impl Shard {
                 out.push(Effect::Wake { shard });
             }
         }
+    }
+
+    /// Has the shard of a flow's connection send what is in `buf`. Where it leads, as a trace shows it, is known there.
+    fn mail_to_flow(&mut self, to: ShardId, flow: Flow, buf: BufId, op: Option<TxOp>, out: &Effects) {
+        let bytes = out.pool.get(buf);
+        let letter = |traces: TraceSet, call: &[u8]| Letter::Send {
+            flow,
+            op,
+            traces,
+            call_len: call.len() as u32,
+        };
+        let traced = (self.stack.tap.as_ref()).and_then(|tap| tap.traces_of(out.pool.marks(buf).call(bytes)));
+        // Whoever reads a letter has room for one message of the largest size.
+        match traced.filter(|(_, call)| bytes.len() + call.len() <= self.letter.len()) {
+            None => self.post(to, letter(TraceSet::default(), b""), bytes),
+            Some((traces, call)) => {
+                let both = [bytes, call].concat();
+                self.post(to, letter(traces, call), &both)
+            }
+        };
     }
 
     /// The effects of the turn that began to work at `woken_at` have been applied: what was handled has left the server.

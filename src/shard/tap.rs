@@ -1,6 +1,8 @@
 //! What a trace sees of a shard: messages as they come to the shard that owns them, and what leaves in the turn. While there is no
 //! trace, that is one look a message and one a turn.
 
+use std::net::SocketAddr;
+
 use crate::capture::{Captured, TraceSet};
 use crate::msg::scan::Message;
 use crate::port::Tell;
@@ -17,13 +19,13 @@ impl Shard {
             return;
         };
         let leg = self.stack.key.parse(call_id);
-        tap.look_at(msg, call_id, flow.peer, leg.is_some());
-        // Its call may have been forgotten for others since.
-        if tap.traces_of(call_id).is_none()
-            && let Some(caller) = leg.and_then(|leg| self.ims.calls.caller_call_id(leg, &out.pool))
-        {
-            tap.look_at(msg, caller, flow.peer, false);
-            tap.link(caller, call_id);
+        // A leg is followed with its call, which may have been forgotten for others since.
+        match leg.and_then(|leg| self.ims.calls.caller_call_id(leg, &out.pool)) {
+            Some(caller) => {
+                tap.look_at(msg, caller, flow.peer, false);
+                tap.link(caller, call_id);
+            }
+            None => tap.look_at(msg, call_id, flow.peer, leg.is_some()),
         }
         let captured = Captured {
             at: out.received_at,
@@ -49,21 +51,26 @@ impl Shard {
                     message[..len].copy_from_slice(bytes);
                     // A keep-alive has none.
                     let call_id = marks.call(&message[..len]);
-                    tap.look_at_sent(call_id, flow.peer);
-                    // A trace that began in the middle of the call knows the caller's leg alone.
-                    if tap.traces_of(call_id).is_none()
-                        && let Some(leg) = self.stack.key.parse(call_id)
-                        && let Some(caller) = self.ims.calls.caller_call_id(leg, &out.pool)
-                    {
-                        tap.link(caller, call_id);
+                    let peer = self.peer_of(flow);
+                    let leg = self.stack.key.parse(call_id);
+                    // A trace that began in the middle of the call may know one leg alone.
+                    match leg.and_then(|leg| self.ims.calls.caller_call_id(leg, &out.pool)) {
+                        Some(caller) => {
+                            tap.look_at_sent(caller, peer);
+                            tap.link(caller, call_id);
+                        }
+                        None => tap.look_at_sent(call_id, peer),
                     }
                     let captured = Captured {
                         at: now,
                         transport: flow.transport,
                         from: self.local_addr(flow),
-                        to: flow.peer,
+                        to: peer,
                     };
-                    tell(&mut tap, captured, false, call_id, &message[..len], out);
+                    // The shard of its connection tells of it when it leaves there.
+                    if flow.conn.is_none_or(|conn| conn.shard == self.stack.shard) {
+                        tell(&mut tap, captured, false, call_id, &message[..len], out);
+                    }
                 }
                 Some(Effect::Close { .. } | Effect::Wake { .. } | Effect::Nothing) | None => {}
             }
@@ -72,9 +79,45 @@ impl Shard {
         self.stack.tap = Some(tap);
     }
 
-    fn local_addr(&self, flow: Flow) -> std::net::SocketAddr {
+    /// What another shard has sent on a connection of this one, and what its traces call its call.
+    pub(super) fn tap_mailed(
+        &self,
+        flow: Flow,
+        traces: TraceSet,
+        call: &[u8],
+        bytes: &[u8],
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        if traces.is_empty() {
+            return;
+        }
+        let message = Captured {
+            at: now,
+            transport: flow.transport,
+            from: self.local_addr(flow),
+            to: self.peer_of(flow),
+        };
+        let tell = Tell::Captured {
+            message,
+            is_received: false,
+            traces,
+            call_len: call.len() as u32,
+        };
+        out.tell(tell, &[call, bytes].concat());
+    }
+
+    /// The other end of a flow: that of its connection while this shard has it, since a flow may name another port for the time after that.
+    fn peer_of(&self, flow: Flow) -> SocketAddr {
+        let stream = flow.conn.and_then(|conn| self.by_conn.get(&conn));
+        stream
+            .and_then(|id| self.streams.get(*id))
+            .map_or(flow.peer, |stream| stream.flow.peer)
+    }
+
+    fn local_addr(&self, flow: Flow) -> SocketAddr {
         let listener = self.stack.cfg.listeners.get(usize::from(flow.listener.0));
-        let unknown = std::net::SocketAddr::from(([0; 4], 0));
+        let unknown = SocketAddr::from(([0; 4], 0));
         listener.map_or(unknown, |listener| {
             // What it listens on may be every address: then what it says of itself is nearer.
             match listener.advertised.parse() {

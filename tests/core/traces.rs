@@ -6,35 +6,40 @@ use ringway::metrics::TellKind;
 use ringway::port::{Ask, RequestId, Tell};
 
 use crate::messages::*;
-use crate::world::{SERVER, World};
+use crate::world::{SERVER, World, on_each_number_of_shards};
 
 const SLOT: TraceSlot = TraceSlot(0);
 
 fn trace(world: &mut World, filter: Filter) {
-    let ask = Ask::Trace {
-        request: RequestId(7),
-        slot: SLOT,
-        filter: Box::new(filter),
-    };
-    world.ask(0, ask, b"");
-    // From here on it sees everything, and says so.
-    let begun = world.told(0);
-    assert!(matches!(
-        begun,
-        Some((
-            Tell::Done {
-                request: RequestId(7),
-                ..
-            },
-            _
-        ))
-    ));
+    for shard in 0..world.shards.ports.len() {
+        let ask = Ask::Trace {
+            request: RequestId(7),
+            slot: SLOT,
+            filter: Box::new(filter.clone()),
+        };
+        world.ask(shard, ask, b"");
+        // From here on it sees everything, and says so.
+        let begun = world.told(shard);
+        assert!(matches!(
+            begun,
+            Some((
+                Tell::Done {
+                    request: RequestId(7),
+                    ..
+                },
+                _
+            ))
+        ));
+    }
 }
 
 /// Each captured message: from, to, first line; and the Call-ID that all of them go by.
 fn captured(world: &mut World) -> Vec<(String, String, String, String)> {
     let mut all = Vec::new();
-    while let Some((tell, bytes)) = world.told(0) {
+    let told = (0..world.shards.ports.len())
+        .map(|shard| std::iter::from_fn(|| world.told(shard)).collect::<Vec<_>>())
+        .collect::<Vec<_>>();
+    for (tell, bytes) in told.into_iter().flatten() {
         let Tell::Captured {
             message,
             is_received,
@@ -162,4 +167,60 @@ fn what_no_trace_asks_for_is_not_told_and_what_does_not_fit_is_counted() {
         }
     }
     assert!(dropped(&world) > 0);
+}
+
+/// A flow may name another port than its connection has, for when that is gone, or none; and the shard of the call need not be that of the
+/// connection.
+#[test]
+fn what_goes_over_a_connection_goes_to_the_other_end_of_it() {
+    on_each_number_of_shards(|shards| {
+        for is_flow in [true, false] {
+            let mut world = World::new(shards);
+            // Where he can be connected to, and where what goes over his own connection is found here.
+            const OTHER: &str = "127.0.0.3:5199";
+            let (register, at) = match is_flow {
+                true => (register_flow("tcp", BOB, 1, "r1"), BOB),
+                false => (
+                    register("bob", BOB, "r1")
+                        .setting("Via", format!("SIP/2.0/TCP {OTHER};branch=z9hG4bKr1"))
+                        .setting("Contact", format!("<sip:bob@{OTHER};transport=tcp>")),
+                    OTHER,
+                ),
+            };
+            world.tcp(BOB, &register);
+            world.response(at, 200);
+            let ip = [127, 0, 0, 3].into();
+            trace(&mut world, Filter::Peer { ip, port: None });
+            for call_id in ["c1", "c2", "c3", "c4"] {
+                calls_bob(&mut world, call_id);
+                let invite = world.request(at, "INVITE");
+                // Of his own he asks over the same connection, and names another port in his Via.
+                let via = format!("SIP/2.0/TCP {OTHER};branch=z9hG4bKo{call_id}");
+                let options = Message::request("OPTIONS", "sip:one.att.net")
+                    .with("Via", via)
+                    .with("From", "<sip:bob@one.att.net>;tag=o")
+                    .with("To", "<sip:one.att.net>")
+                    .with("Call-ID", format!("o-{call_id}"))
+                    .with("CSeq", "1 OPTIONS")
+                    .with("Content-Length", 0);
+                world.tcp(BOB, &options);
+                world.forget_waiting();
+                world.tcp(BOB, &answer(&invite, 180, "Ringing", "b1", BOB));
+                world.response(ALICE, 180);
+                let seen = captured(&mut world);
+                for (from, to, title) in [
+                    (SERVER, BOB, "INVITE"),
+                    (BOB, SERVER, "180"),
+                    (SERVER, ALICE, "180"),
+                    (BOB, SERVER, "OPTIONS"),
+                    (SERVER, BOB, "200"),
+                ] {
+                    let found = seen.iter().filter(|m| m.2.starts_with(title) && m.0 == from);
+                    let to_whom: Vec<_> = found.map(|m| &*m.1).collect();
+                    assert_eq!(to_whom, [to], "{title} once: {seen:?}");
+                }
+            }
+            world.forget_waiting();
+        }
+    });
 }
