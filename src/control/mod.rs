@@ -9,6 +9,7 @@ pub mod desk;
 pub mod hep_export;
 pub mod history;
 pub mod hlog;
+mod in_order;
 pub mod ladder;
 pub mod limits;
 pub mod listen;

@@ -115,6 +115,7 @@ impl Ports {
     pub fn hear_the_rest(&self) {
         let mut bytes = vec![0; PORT_BYTES_MAX].into_boxed_slice();
         while self.read_tells(&mut bytes) {}
+        self.traces.pass_all();
     }
 
     /// Reads what the shards tell, for ever.
@@ -122,6 +123,13 @@ impl Ports {
     /// # Errors
     /// The eventfd can't be waited for.
     pub async fn hear(&self) -> io::Result<()> {
+        tokio::select! {
+            heard = self.read_for_ever() => heard,
+            () = self.traces.keep_order() => Ok(()),
+        }
+    }
+
+    async fn read_for_ever(&self) -> io::Result<()> {
         let ear = ControlEar::new(Arc::clone(&self.control_waker))?;
         let mut bytes = vec![0; PORT_BYTES_MAX].into_boxed_slice();
         loop {

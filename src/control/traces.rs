@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::capture::{Captured, Filter, TRACES_MAX, TraceSet, TraceSlot};
+use crate::control::in_order::{InOrder, Told};
 use crate::control::ports::Ports;
 use crate::port::{Ask, Tell};
 
@@ -14,6 +16,9 @@ use crate::port::{Ask, Tell};
 const WAITING_MAX: usize = 8_192;
 /// Bytes of them: who stops reading keeps no more than this, however long the messages are.
 const WAITING_BYTES_MAX: usize = 32 << 20;
+
+/// How long a message waits at least, and half of how long it waits at most, for those before it that another shard has to tell.
+const ORDER_TIME: Duration = Duration::from_millis(10);
 
 /// A message as a trace has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +31,8 @@ pub struct Traced {
 }
 
 impl Traced {
-    fn len(&self) -> usize {
+    /// Bytes of the message and of what its call is named by.
+    pub fn size(&self) -> usize {
         self.call.len() + self.bytes.len()
     }
 }
@@ -35,6 +41,9 @@ impl Traced {
 #[derive(Default)]
 pub struct Traces {
     takers: RefCell<[Option<Taker>; TRACES_MAX]>,
+    order: RefCell<InOrder>,
+    /// Something was put in order.
+    come: Notify,
     /// The slot given last: one that was given back is left alone for as long as can be, since what was told of it may still come.
     last: Cell<usize>,
 }
@@ -54,7 +63,7 @@ struct Counts {
 
 impl Taker {
     fn offer(&self, traced: &Rc<Traced>) {
-        let waiting = self.counts.waiting_bytes.get() + traced.len();
+        let waiting = self.counts.waiting_bytes.get() + traced.size();
         if waiting <= WAITING_BYTES_MAX && self.messages.try_send(Rc::clone(traced)).is_ok() {
             self.counts.waiting_bytes.set(waiting);
         } else {
@@ -89,11 +98,39 @@ impl Traces {
             call: call.into(),
             bytes: bytes.into(),
         });
+        self.order.borrow_mut().add(traced, traces);
+        self.come.notify_one();
+        let first = || self.order.borrow_mut().too_many();
+        while let Some(told) = first() {
+            self.offer(&told);
+        }
+    }
+
+    /// Has messages come to who asked for them in the order of their times, for ever.
+    pub async fn keep_order(&self) {
+        loop {
+            self.come.notified().await;
+            while !self.order.borrow().is_empty() {
+                tokio::time::sleep(ORDER_TIME).await;
+                self.order.borrow_mut().pass(|told| self.offer(&told));
+            }
+        }
+    }
+
+    /// Nothing more will be told.
+    pub fn pass_all(&self) {
+        let first = || self.order.borrow_mut().first();
+        while let Some(told) = first() {
+            self.offer(&told);
+        }
+    }
+
+    fn offer(&self, (traced, traces): &Told) {
         for (index, taker) in self.takers.borrow().iter().enumerate() {
             if let Some(taker) = taker
                 && traces.has(TraceSlot(index as u8))
             {
-                taker.offer(&traced);
+                taker.offer(traced);
             }
         }
     }
@@ -148,7 +185,7 @@ impl Trace {
     pub async fn next(&mut self) -> Option<Rc<Traced>> {
         let traced = self.messages.recv().await?;
         let waiting = &self.counts.waiting_bytes;
-        waiting.set(waiting.get().saturating_sub(traced.len()));
+        waiting.set(waiting.get().saturating_sub(traced.size()));
         Some(traced)
     }
 
@@ -248,6 +285,7 @@ mod tests {
                 .on_captured(message, true, traces, b"c", &[b'x'; 60_000])
         };
         (0..WAITING_MAX).for_each(|_| tell());
+        ports.traces.pass_all();
         let fit = WAITING_BYTES_MAX / 60_001;
         assert_eq!(trace.dropped(), (WAITING_MAX - fit) as u64);
         tokio_uring::start(async {
@@ -256,6 +294,7 @@ mod tests {
             }
             let dropped = trace.dropped();
             (0..fit).for_each(|_| tell());
+            ports.traces.pass_all();
             assert_eq!(trace.dropped(), dropped, "there is room again");
         });
     }
