@@ -68,7 +68,7 @@ impl HepExport {
         Arc::clone(&self.counts)
     }
 
-    /// Sends until it is dropped.
+    /// Sends until the traces end.
     pub async fn run(mut self) {
         let mut datagram = Vec::new();
         while let Some(traced) = self.trace.next().await {

@@ -117,6 +117,11 @@ impl Traces {
         }
     }
 
+    /// All traces end when their messages have been taken.
+    pub fn end(&self) {
+        self.takers.borrow_mut().fill_with(|| None);
+    }
+
     /// Nothing more will be told.
     pub fn pass_all(&self) {
         let first = || self.order.borrow_mut().first();

@@ -35,6 +35,8 @@ const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const HANG_UP_TIME: Duration = Duration::from_secs(2);
 /// How long the disk is given for the last call records.
 const LAST_RECORDS_TIME: Duration = Duration::from_secs(5);
+/// How long the last messages for a HEP collector may take to be sent.
+const LAST_MESSAGES_TIME: Duration = Duration::from_secs(1);
 /// How often the control thread looks after the shards.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it looks which addresses this machine has. Each change is a configuration of its own to the shards.
@@ -240,13 +242,19 @@ async fn supervise(server: Server, mut configured: Configured) -> ExitCode {
     // While the shards can still be heard: what they have handed over is not to be lost.
     collector.end();
     let _ = collecting.await;
-    for task in [Some(hearing), Some(resolving), exporting].into_iter().flatten() {
+    for task in [hearing, resolving] {
         task.abort();
         let _ = task.await;
     }
     let ports = Rc::clone(&server.ports);
     let stopped = server.stop();
     ports.hear_the_rest();
+    ports.traces.end();
+    if let Some(exporting) = exporting
+        && tokio::time::timeout(LAST_MESSAGES_TIME, exporting).await.is_err()
+    {
+        tracing::error!("the last messages could not be sent to the HEP collector");
+    }
     ports.set_records(None);
     if let Some(writing) = writing_records
         && tokio::time::timeout(LAST_RECORDS_TIME, writing).await.is_err()
