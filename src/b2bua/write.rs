@@ -343,7 +343,8 @@ fn write_named_dialog(out: &mut Rewrite<'_, '_>, line: &Line, bytes: &[u8], name
         (named.remote_tag, names.remote_tag),
     ];
     tags.sort_by_key(|(old, _)| old.as_ptr());
-    out.replace(place(named.call_id)).call_id(names.call_id);
+    // Not the call that this message belongs to.
+    out.replace(place(named.call_id)).put(names.call_id);
     for (old, new) in tags {
         out.replace(place(old)).put(new);
     }

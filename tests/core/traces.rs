@@ -224,3 +224,31 @@ fn what_goes_over_a_connection_goes_to_the_other_end_of_it() {
         }
     });
 }
+
+#[test]
+fn a_call_that_takes_the_place_of_another_is_seen_whole() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        for number in 0..4 {
+            let standing = call(&mut world, &format!("c{number}"));
+            let ip = [127, 0, 0, 5].into();
+            trace(&mut world, Filter::Peer { ip, port: None });
+            let tag = |party: &str| party.rsplit_once(";tag=").expect("a tag").1.to_owned();
+            let replaces = format!(
+                "c{number};to-tag={};from-tag={}",
+                tag(standing.ok_a.text("To")),
+                tag(standing.invite_a.text("From"))
+            );
+            let carol = "127.0.0.5:5065";
+            let invite = invite("carol", carol, "sip:bob@one.att.net", &format!("r{number}"))
+                .with("Replaces", replaces);
+            world.tcp(carol, &invite);
+            world.response(carol, 100);
+            let there = world.request(BOB, "INVITE");
+            assert!(there.has("Replaces"));
+            let seen = captured(&mut world);
+            let sent = seen.iter().filter(|m| (&*m.0, &*m.1) == (SERVER, BOB));
+            assert_eq!(sent.count(), 1, "{seen:?}");
+        }
+    });
+}
