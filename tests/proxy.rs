@@ -25,6 +25,8 @@ mod paths;
 mod records;
 #[path = "proxy/routes.rs"]
 mod routes;
+#[path = "proxy/traces.rs"]
+mod traces;
 #[path = "proxy/trunks.rs"]
 mod trunks;
 #[path = "proxy/undelivered.rs"]

@@ -147,22 +147,18 @@ impl Edits {
 
     /// Writes `src` with all edits to `dst`; returns how many bytes that are.
     pub fn apply(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, EditError> {
-        self.apply_range(src, 0, src.len(), dst)
+        self.write(src, dst).map(|written| written.len)
     }
 
-    /// The same for a message without what its datagram holds before the start line and after the body. Edits count their
-    /// places from the start of `msg.bytes`, as everywhere.
-    pub fn apply_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<usize, EditError> {
-        self.apply_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
+    /// The same for a message without what its datagram holds before the start line and after the body, with what was marked in the edits.
+    /// They count their places from the start of `msg.bytes`, as everywhere.
+    pub fn write_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<Written, EditError> {
+        self.write_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
     }
 
     /// Writes `src` with all edits to `dst`, and keeps what was marked in them.
     pub fn write(&self, src: &[u8], dst: &mut [u8]) -> Result<Written, EditError> {
         self.write_range(src, 0, src.len(), dst)
-    }
-
-    fn apply_range(&self, src: &[u8], start: usize, end: usize, dst: &mut [u8]) -> Result<usize, EditError> {
-        self.write_range(src, start, end, dst).map(|written| written.len)
     }
 
     fn write_range(
@@ -414,8 +410,11 @@ mod tests {
         edits.insert(msg.first_line_start()).header(Name::Via, b"v");
         edits.delete_lines(msg, Name::To);
         let mut dst = [0; 64];
-        let len = edits.apply_message(msg, &mut dst).expect("room");
-        assert_eq!(&dst[..len], b"BYE sip:a SIP/2.0\r\nVia: v\r\nl: 1\r\n\r\nx");
+        let written = edits.write_message(msg, &mut dst).expect("room");
+        assert_eq!(
+            &dst[..written.len],
+            b"BYE sip:a SIP/2.0\r\nVia: v\r\nl: 1\r\n\r\nx"
+        );
         for outside in [
             Span::new(0, 1),
             Span::new(1, 1),
@@ -423,7 +422,7 @@ mod tests {
         ] {
             let mut edits = Edits::new();
             edits.replace(outside).put(b"z");
-            assert_eq!(edits.apply_message(msg, &mut dst), Err(EditError::OutOfRange));
+            assert_eq!(edits.write_message(msg, &mut dst), Err(EditError::OutOfRange));
         }
     }
 

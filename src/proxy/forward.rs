@@ -24,7 +24,9 @@ use super::context::{Branch, BranchPhase};
 use super::names::{Addresses, Way, path_way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, Refused};
-use super::write::{BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, path_line_len};
+use super::write::{
+    BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, path_line_len, put_block_lines, put_marked,
+};
 use super::{BranchId, ContextId, Proxy};
 
 /// RFC 3261 §18.1.1: a request above this goes over a transport that controls congestion, where the path MTU is not known.
@@ -344,20 +346,20 @@ impl Proxy {
                     block,
                     target.path,
                 );
-                fits.then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
+                fits.then(|| self.edits.write_message(request.msg, &mut draft.bytes).ok())
                     .flatten()
             }
             Source::Template => {
                 self.write_from_template(id, hop.request_uri, block, target.path, &mut draft.bytes, out)
             }
         };
-        let Some(len) = written.filter(|_| block_len.is_some()) else {
+        let Some(written) = written.filter(|_| block_len.is_some()) else {
             out.pool.discard(draft);
             self.close_branch(stack, tx, out);
             stack.metrics.dropped(DropReason::TooLarge);
             return Err(Refused::with(513, "Message Too Large"));
         };
-        let buf = out.pool.commit(draft, len);
+        let buf = out.pool.commit(draft, written);
         let block_len = block.len();
         let place = match addresses.are_left() {
             true => self.keep_place(target, set_uri, addresses, out),
@@ -540,11 +542,17 @@ impl Proxy {
         let bytes = out.pool.get(kept);
         let start = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
         let mut w = Writer::new(&mut draft.bytes);
-        w.put(&bytes[..start]).put(&block[..new_block_len.unwrap_or(0)]);
-        w.put(bytes.get(start + usize::from(block_len)..).unwrap_or_default());
-        match w.finish().filter(|_| new_block_len.is_some()) {
-            Some(len) => {
-                let buf = out.pool.commit(draft, len);
+        w.put(&bytes[..start]);
+        put_block_lines(&block[..new_block_len.unwrap_or(0)], &mut w);
+        let rest = put_marked(
+            bytes,
+            out.pool.marks(kept),
+            start + usize::from(block_len),
+            &mut w,
+        );
+        match w.written().filter(|_| new_block_len.is_some() && rest.is_some()) {
+            Some(written) => {
+                let buf = out.pool.commit(draft, written);
                 stack.count_request(method, to.flow.transport);
                 stack.send_request(tx, buf, now, out);
                 Some(tx)

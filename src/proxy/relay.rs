@@ -264,7 +264,7 @@ impl Proxy {
                     return Err(Refused::with(503, "Buffer Limit Reached"));
                 };
                 let written = fits
-                    .then(|| self.edits.apply_message(request.msg, &mut draft.bytes).ok())
+                    .then(|| self.edits.write_message(request.msg, &mut draft.bytes).ok())
                     .flatten();
                 match written {
                     Some(len) => Ok(Written::Message(to, out.pool.commit(draft, len))),
@@ -375,7 +375,7 @@ impl Proxy {
             stack.metrics.dropped(DropReason::NoBuffer);
             return;
         };
-        let written = self.edits.apply_message(response.msg, &mut draft.bytes);
+        let written = self.edits.write_message(response.msg, &mut draft.bytes);
         if let Some(buf) = stack.keep_written(draft, written.ok(), &mut out.pool) {
             stack.count_response(response.status, transport);
             if ip.is_some() || conn.is_some() {

@@ -475,7 +475,7 @@ impl Proxy {
             stack.metrics.dropped(DropReason::NoBuffer);
             return None;
         };
-        let written = self.edits.apply_message(response.msg, &mut draft.bytes);
+        let written = self.edits.write_message(response.msg, &mut draft.bytes);
         stack.keep_written(draft, written.ok(), &mut out.pool)
     }
 

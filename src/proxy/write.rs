@@ -12,6 +12,7 @@ use crate::msg::name::Name;
 use crate::msg::name_addr::NameAddr;
 use crate::msg::request::Request;
 use crate::msg::scan::{LINES_MAX, Message, scan};
+use crate::pool::{Marks, Written};
 use crate::routing::rewrite;
 use crate::token::{BRANCH_LEN, DIGEST_LEN, TOKEN_LEN, Token, TokenKind, digest_text};
 use crate::transaction::{Stack, TxId, User};
@@ -121,9 +122,10 @@ impl Proxy {
         path: &[u8],
         dst: &mut [u8],
         out: &Effects,
-    ) -> Option<usize> {
+    ) -> Option<Written> {
         let context = self.contexts.get(id)?;
-        let bytes = out.pool.get(context.template?);
+        let template = context.template?;
+        let bytes = out.pool.get(template);
         // `METHOD uri SIP/2.0`, as we wrote it.
         let uri_start = memchr::memchr(b' ', bytes)? + 1;
         let uri_end = uri_start + memchr::memchr(b' ', &bytes[uri_start..])?;
@@ -131,12 +133,36 @@ impl Proxy {
         let mut w = Writer::new(dst);
         w.put(&bytes[..uri_start])
             .put(request_uri)
-            .put(&bytes[uri_end..block_start])
-            .put(block);
+            .put(&bytes[uri_end..block_start]);
+        put_block_lines(block, &mut w);
         put_path_line(path, &mut w);
-        w.put(bytes.get(block_start + usize::from(context.block_len)..)?);
-        w.finish()
+        let rest = block_start + usize::from(context.block_len);
+        put_marked(bytes, out.pool.marks(template), rest, &mut w)?;
+        w.written()
     }
+}
+
+/// The lines that differ by branch begin with our Via: its name, behind which white space may stand, and the rest.
+fn via_name(block: &[u8]) -> (&[u8], &[u8]) {
+    block.split_at(VIA_NAME.len().min(block.len()))
+}
+
+pub(super) fn put_block_lines(block: &[u8], w: &mut Writer<'_>) {
+    let (name, rest) = via_name(block);
+    w.put(name).padding().put(rest);
+}
+
+/// What stands from `at` on in a message that was sent, which names its call as that does.
+pub(super) fn put_marked(bytes: &[u8], marks: Marks, at: usize, w: &mut Writer<'_>) -> Option<()> {
+    let rest = bytes.get(at..)?;
+    let call = marks.call(bytes);
+    let place = (!call.is_empty()).then(|| call.as_ptr() as usize - bytes.as_ptr() as usize);
+    let before = place.and_then(|place| place.checked_sub(at));
+    match before.and_then(|before| rest.split_at_checked(before)) {
+        Some((before, behind)) => _ = w.put(before).call_id(call).put(behind.get(call.len()..)?),
+        None => _ = w.put(rest),
+    }
+    Some(())
 }
 
 /// The line that leads a request by the path of its contact. It belongs to what differs by branch, and stands behind the lines
@@ -262,7 +288,7 @@ pub fn edit_received(
     if let Some(version) = msg.unusual_version() {
         edits.replace(version).put(VERSION);
     }
-    let (name, rest) = block.split_at(VIA_NAME.len().min(block.len()));
+    let (name, rest) = via_name(block);
     let mut front = edits.insert(msg.first_line_start());
     front.put(name).padding().put(rest);
     if !path.is_empty() {

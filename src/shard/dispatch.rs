@@ -222,7 +222,10 @@ impl Shard {
             edits.replace(request.msg.span_of(request.uri)).put(&uri[..len]);
         }
         rewrite::edit_headers(change, request.msg, edits);
-        edits.apply_message(request.msg, bytes).ok()
+        edits
+            .write_message(request.msg, bytes)
+            .ok()
+            .map(|written| written.len)
     }
 
     /// A redirection or rejection, without a transaction: the same request gets the same answer (RFC 3261 §8.2.7).
