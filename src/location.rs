@@ -38,6 +38,8 @@ pub enum Asker {
     Exchange { slot: u32, generation: u32 },
     /// A response context of a proxy.
     Context { slot: u32, generation: u32 },
+    /// A message that a proxy holds without a context.
+    Held { slot: u32, generation: u32 },
 }
 
 /// Whom a transaction user needs to know of before it can go on.

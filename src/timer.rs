@@ -38,6 +38,8 @@ pub enum TimerKind {
     Aor,
     /// A response context of a proxy: its look-up, or how long a group of places rings.
     Context,
+    /// A message that the proxy holds without a context: its look-up.
+    Held,
     /// A TCP connection: idle, or a message that was begun.
     Stream,
     /// A question to DNS whose answer does not come.

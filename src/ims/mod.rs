@@ -473,6 +473,7 @@ impl Ims {
             TimerKind::Subscription => self.reg_event.on_timer(stack, &self.location, timer, now, out),
             TimerKind::Transaction
             | TimerKind::Context
+            | TimerKind::Held
             | TimerKind::Stream
             | TimerKind::Question
             | TimerKind::Address

@@ -170,6 +170,7 @@ impl Rig {
                     | TimerKind::Subscription
                     | TimerKind::Aor
                     | TimerKind::Context
+                    | TimerKind::Held
                     | TimerKind::Stream
                     | TimerKind::Question
                     | TimerKind::Address

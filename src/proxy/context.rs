@@ -423,7 +423,7 @@ impl Proxy {
         }
         for slot in 0..self.held.slots() {
             if let Some(held) = self.held.id_at(slot).and_then(|id| self.held.remove(id)) {
-                out.pool.release(held.buf);
+                held.release(stack, out);
             }
         }
     }

@@ -12,6 +12,7 @@ mod best;
 mod context;
 mod flow_token;
 mod forward;
+mod held;
 mod names;
 mod record;
 mod relay;
@@ -249,7 +250,9 @@ impl Proxy {
             return None;
         };
         self.note_begun(stack, id, request, policy, now, out);
-        if matches!(policy.rule(stack).map(|route| &route.to), Some(To::Registered)) {
+        if matches!(policy.rule(stack).map(|route| &route.to), Some(To::Registered))
+            || held::dialog_gruu(stack, aors, request, arrived, policy).is_some()
+        {
             return self.look_up(stack, aors, id, request, arrived, flow, now, out);
         }
         self.start(stack, id, request, arrived, flow, None, now, out);

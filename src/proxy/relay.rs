@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::config::route::To;
 use crate::dns::plan::{Targets, Wanted};
 use crate::dns::{Asker, Resolved};
+use crate::location::{AorHasher, Contact, LookUp};
 use crate::metrics::DropReason;
 use crate::msg::build::Writer;
 use crate::msg::method::Method;
@@ -18,6 +19,7 @@ use crate::msg::uri::Uri;
 use crate::msg::via::Via;
 use crate::pool::BufId;
 use crate::slots::Id;
+use crate::timer::TimerId;
 use crate::token::{Token, TokenKind};
 use crate::transaction::destination::flow_to;
 use crate::transaction::{Stack, User};
@@ -26,6 +28,7 @@ use crate::wire::{ConnId, Effects, Flow, ListenerId, Transport, TxOp};
 use super::context::{begins_dialog, caller_flow};
 use super::flow_token::FlowToken;
 use super::forward::next_route;
+use super::held::{dialog_gruu, way_to};
 use super::names::{Addresses, Way, unresolved, way};
 use super::response::edit_relayed;
 use super::trunk::flow_of_call;
@@ -40,16 +43,18 @@ const SLACK: usize = 512;
 const PORT_DEFAULT: u16 = 5060;
 
 impl Proxy {
-    /// Sends a request on, and forgets it.
+    /// Sends a request on, and forgets it. It may end in a look-up, whose answer goes to [`Proxy::held_found`].
+    #[allow(clippy::too_many_arguments)]
     pub fn relay(
         &mut self,
         stack: &mut Stack,
+        aors: &AorHasher,
         request: &Request<'_>,
         arrived: &Arrived<'_>,
         policy: Policy,
         flow: Flow,
         out: &mut Effects,
-    ) {
+    ) -> Option<LookUp> {
         let checked = match check(stack, request, arrived, None) {
             Ok(()) if self.is_draining && request.to_tag.is_none() && request.method == Method::Invite => {
                 Err(Refused::with(503, "Server Stopping"))
@@ -57,20 +62,30 @@ impl Proxy {
             checked => checked,
         };
         let sent = checked.and_then(|()| {
+            if let Some(named) = dialog_gruu(stack, aors, request, arrived, policy) {
+                return self
+                    .hold_for_contact(stack, named, request, policy, flow, out)
+                    .map(Some);
+            }
             self.send_on(
                 stack,
                 request,
                 arrived,
                 policy,
                 flow,
+                None,
                 &mut Addresses::default(),
                 out,
             )
+            .map(|()| None)
         });
         if sent.is_ok() && request.method == Method::Ack {
             self.note_ack(stack, request);
         }
-        refuse(stack, request, flow, sent, out);
+        sent.unwrap_or_else(|refused| {
+            refuse(stack, request, flow, Err(refused), out);
+            None
+        })
     }
 
     /// What came of the look-up that a held message waits for.
@@ -82,7 +97,10 @@ impl Proxy {
         targets: &Targets,
         out: &mut Effects,
     ) {
-        let Some(Held { buf, policy, flow }) = self.held.remove(id) else {
+        let Some(Held {
+            buf, policy, flow, ..
+        }) = self.held.remove(id)
+        else {
             return;
         };
         self.read_again(buf, out, |proxy, request, out| {
@@ -93,7 +111,7 @@ impl Proxy {
             let sent = match resolved {
                 Resolved::Targets => {
                     let known = &mut Addresses::of(targets);
-                    proxy.send_on(stack, request, &arrived, policy, flow, known, out)
+                    proxy.send_on(stack, request, &arrived, policy, flow, None, known, out)
                 }
                 Resolved::NoAddress | Resolved::Failed | Resolved::Full | Resolved::Waiting(_) => {
                     Err(unresolved(resolved))
@@ -146,14 +164,7 @@ impl Proxy {
         seed: u64,
         out: &mut Effects,
     ) -> Result<(), Refused> {
-        let Some(buf) = out.pool.put(&request.msg.bytes[..request.msg.len()]) else {
-            stack.metrics.dropped(DropReason::NoBuffer);
-            return Err(Refused::with(503, "Buffer Limit Reached"));
-        };
-        let Some(id) = self.held.insert(Held { buf, policy, flow }) else {
-            out.pool.release(buf);
-            return Err(Refused::with(503, "Transaction Limit Reached"));
-        };
+        let (id, buf) = self.keep_held(stack, request, policy, flow, out)?;
         let asker = Asker::Held {
             slot: id.slot,
             generation: id.generation,
@@ -171,14 +182,45 @@ impl Proxy {
         }
     }
 
+    /// Keeps a message; what is to be given back of it.
+    pub(super) fn keep_held(
+        &mut self,
+        stack: &Stack,
+        request: &Request<'_>,
+        policy: Policy,
+        flow: Flow,
+        out: &mut Effects,
+    ) -> Result<(HeldId, BufId), Refused> {
+        let Some(buf) = out.pool.put(&request.msg.bytes[..request.msg.len()]) else {
+            stack.metrics.dropped(DropReason::NoBuffer);
+            return Err(Refused::with(503, "Buffer Limit Reached"));
+        };
+        let timer = None;
+        let held = Held {
+            buf,
+            policy,
+            flow,
+            timer,
+        };
+        match self.held.insert(held) {
+            Some(id) => Ok((id, buf)),
+            None => {
+                out.pool.release(buf);
+                Err(Refused::with(503, "Transaction Limit Reached"))
+            }
+        }
+    }
+
+    /// `contact`: whom the request is for, where its URI does not say where that is.
     #[allow(clippy::too_many_arguments)]
-    fn send_on(
+    pub(super) fn send_on(
         &mut self,
         stack: &mut Stack,
         request: &Request<'_>,
         arrived: &Arrived<'_>,
         policy: Policy,
         flow: Flow,
+        contact: Option<&Contact<'_>>,
         addresses: &mut Addresses,
         out: &mut Effects,
     ) -> Result<(), Refused> {
@@ -196,10 +238,12 @@ impl Proxy {
                     Some(To::Uris(places)) => places.first(),
                     None | Some(To::Nowhere | To::Registered | To::RequestUri | To::Trunk(_)) => None,
                 };
-                let (request_uri, hop) = match place {
-                    Some(place) if place.is_whole => (place.uri.as_bytes(), None),
-                    Some(place) => (&bytes[..len], Some(place.uri.as_bytes())),
-                    None => (&bytes[..len], None),
+                let path = contact.map_or(&b""[..], |contact| contact.path);
+                let (request_uri, hop) = match (place, contact) {
+                    (Some(place), _) if place.is_whole => (place.uri.as_bytes(), None),
+                    (Some(place), _) => (&bytes[..len], Some(place.uri.as_bytes())),
+                    (None, Some(contact)) => (contact.uri, None),
+                    (None, None) => (&bytes[..len], None),
                 };
                 let next = next_route(request, arrived);
                 let hop_uri = Uri::parse(next.or(hop).unwrap_or(request_uri))
@@ -211,9 +255,12 @@ impl Proxy {
                     Some(To::Nowhere | To::Registered | To::RequestUri | To::Uris(_)) | None => None,
                 };
                 let over = arrived.over.map(Flow::alone).or(of_call);
-                let found = match (over, next) {
-                    (Some(flow), None) => Way::There(flow),
-                    (Some(_) | None, _) => way(stack, &hop_uri, like, addresses, seed, out.received_at)?,
+                let found = match (contact, over, next) {
+                    (Some(contact), _, _) => way_to(stack, contact, addresses, seed, out)?,
+                    (None, Some(flow), None) => Way::There(flow),
+                    (None, Some(_) | None, _) => {
+                        way(stack, &hop_uri, like, addresses, seed, out.received_at)?
+                    }
                 };
                 let to = match found {
                     Way::There(flow) => flow,
@@ -255,10 +302,11 @@ impl Proxy {
                     strict_target,
                     change,
                     block,
-                    b"",
+                    path,
                 );
                 let added = change.map_or(0, crate::routing::rewrite::bytes_added);
-                let len = request.msg.len() + block.len() + SLACK + added + 2 * request_uri.len();
+                let len =
+                    request.msg.len() + block.len() + SLACK + added + 2 * request_uri.len() + path.len();
                 let Some(mut draft) = out.pool.draft(len) else {
                     stack.metrics.dropped(DropReason::NoBuffer);
                     return Err(Refused::with(503, "Buffer Limit Reached"));
@@ -390,8 +438,10 @@ impl Proxy {
 /// A message that waits for the address of its next hop.
 pub struct Held {
     pub(super) buf: BufId,
-    policy: Policy,
-    flow: Flow,
+    pub(super) policy: Policy,
+    pub(super) flow: Flow,
+    /// When its look-up is given up, where that is not DNS's.
+    pub(super) timer: Option<TimerId>,
 }
 
 pub type HeldId = Id<Held>;
@@ -404,7 +454,7 @@ enum Written {
 }
 
 /// Answers what can't be sent on.
-fn refuse(
+pub(super) fn refuse(
     stack: &mut Stack,
     request: &Request<'_>,
     flow: Flow,

@@ -91,8 +91,7 @@ impl Shard {
             // Without its INVITE's context a CANCEL goes on as that would have: §16.10.
             Action::Proxy if route.stateless || request.method == Method::Cancel => {
                 let policy = Policy::of(&self.stack, index, route);
-                self.proxy
-                    .relay(&mut self.stack, request, &arrived, policy, flow, out);
+                self.relay(request, &arrived, policy, flow, now, out);
             }
             Action::Proxy => {
                 let policy = Policy::of(&self.stack, index, route);
@@ -108,8 +107,7 @@ impl Shard {
         let arrived = preprocess(&self.stack, request, flow);
         if arrived.is_in_dialog || arrived.over.is_some() || arrived.is_forged {
             let policy = Policy::of_dialog(&arrived);
-            self.proxy
-                .relay(&mut self.stack, request, &arrived, policy, flow, out);
+            self.relay(request, &arrived, policy, flow, now, out);
             return;
         }
         if self.ims.ack(&mut self.stack, request, now, out) {
@@ -132,9 +130,7 @@ impl Shard {
             (route.action == Action::Proxy && knows_way).then(|| Policy::of(&self.stack, index, route))
         });
         match policy {
-            Some(policy) => self
-                .proxy
-                .relay(&mut self.stack, request, &arrived, policy, flow, out),
+            Some(policy) => self.relay(request, &arrived, policy, flow, now, out),
             None => self.stack.metrics.dropped(DropReason::StrayAck),
         }
     }
@@ -145,6 +141,24 @@ impl Shard {
             .on_new_request(&mut self.stack, request, key, flow, now, out);
         if let Some(look_up) = look_up {
             self.look_up(look_up, Some((request, flow)), now, out);
+        }
+    }
+
+    fn relay(
+        &mut self,
+        request: &Request<'_>,
+        arrived: &Arrived<'_>,
+        policy: Policy,
+        flow: Flow,
+        now: Instant,
+        out: &mut Effects,
+    ) {
+        let aors = &self.ims.aors;
+        let look_up = self
+            .proxy
+            .relay(&mut self.stack, aors, request, arrived, policy, flow, out);
+        if let Some(look_up) = look_up {
+            self.look_up(look_up, None, now, out);
         }
     }
 

@@ -4,7 +4,7 @@ use crate::b2bua::ExchangeId;
 use crate::location::{Asker, ContactSet, LookUp, Outcome, Whom};
 use crate::msg::named_dialog::NamedDialog;
 use crate::msg::request::Request;
-use crate::proxy::ContextId;
+use crate::proxy::{ContextId, HeldId};
 use crate::time::Instant;
 use crate::wire::{Effects, Flow, ShardId};
 
@@ -134,6 +134,10 @@ impl Shard {
             Asker::Context { slot, generation } => {
                 let id = ContextId::new(slot, generation);
                 self.proxy.found(&mut self.stack, id, contacts, request, now, out);
+            }
+            Asker::Held { slot, generation } => {
+                let id = HeldId::new(slot, generation);
+                self.proxy.held_found(&mut self.stack, id, contacts, out);
             }
         }
         None

@@ -36,7 +36,7 @@ use crate::msg::scan::Table;
 use crate::owner::OwnerKey;
 use crate::pool::{BufId, CLASS_BYTES, Pool};
 use crate::port::Asks;
-use crate::proxy::{BranchId, ContextId, Proxy};
+use crate::proxy::{BranchId, ContextId, HeldId, Proxy};
 use crate::slots::{Id, Slots};
 use crate::time::Instant;
 use crate::timer::TimerKind;
@@ -337,6 +337,10 @@ impl Shard {
                 TimerKind::Context => {
                     let id = ContextId::new(timer.slot, timer.generation);
                     self.proxy.on_timer(&mut self.stack, id, now, out);
+                }
+                TimerKind::Held => {
+                    let id = HeldId::new(timer.slot, timer.generation);
+                    self.proxy.on_held_timer(&mut self.stack, id, out);
                 }
                 TimerKind::Stream => self.on_stream_timer(Id::new(timer.slot, timer.generation), now, out),
                 TimerKind::Question => {
