@@ -172,6 +172,10 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
 /// The same, where places have names.
 const KEPT_WITH_NAMES: &[(u64, &str)] = &[
     (
+        12_004_202,
+        "addresses that had been determined were judged by what DNS said later",
+    ),
+    (
         11_007_716,
         "a CANCEL without a transaction, which waited for DNS, was to have had a 100",
     ),
@@ -219,6 +223,10 @@ const KEPT_WITH_NAMES: &[(u64, &str)] = &[
 
 /// The same, where phones register flows.
 const KEPT_WITH_FLOWS: &[(u64, &str)] = &[
+    (
+        12_000_471,
+        "an edge that forgot a flow between two sends of an INVITE was to bring the ACK of its phone's answer",
+    ),
     (
         9_209_151,
         "a 2xx over another connection than its INVITE, which had ended, counted as one that comes too late",

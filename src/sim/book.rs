@@ -456,6 +456,12 @@ impl Book {
         call
     }
 
+    /// Whether a phone has got the INVITE of a call before.
+    pub fn has_rung(&self, invite: &Packet, phone: usize) -> bool {
+        let call = invite.id.and_then(|id| self.by_invite.get(&id));
+        call.is_some_and(|call| self.calls[*call].rung.contains(&phone))
+    }
+
     pub fn cancelled(&mut self, call: usize) {
         self.totals.cancelled += 1;
         self.calls[call].is_cancelled = true;

@@ -124,7 +124,7 @@ impl Edge {
             return;
         }
         if token.era != era {
-            self.flow_is_gone(packet, net, book);
+            self.flow_is_gone(packet, token.phone, net, book);
             return;
         }
         // §5.3.1: the dialog stays on the flow.
@@ -139,12 +139,14 @@ impl Edge {
     }
 
     /// §5.3.1: the flow no longer exists.
-    fn flow_is_gone(&self, packet: &Packet, net: &mut Net, book: &mut Book) {
+    fn flow_is_gone(&self, packet: &Packet, phone: usize, net: &mut Net, book: &mut Book) {
         // The ACK of its own answer.
         let is_own = packet.is_request("ACK") && packet.to_tag.starts_with("edge");
         // Within a dialog it leaves both sides without each other.
         let is_inside = !packet.to_tag.is_empty() && !is_own;
-        if is_inside || packet.is_request("CANCEL") {
+        // It knows no more that it has passed on the first transmission of an INVITE.
+        let is_late = packet.is_request("INVITE") && book.has_rung(packet, phone);
+        if is_inside || is_late || packet.is_request("CANCEL") {
             book.excuse_call_of(packet);
         }
         net.counts.edge_failures += 1;

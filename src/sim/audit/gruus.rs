@@ -172,7 +172,8 @@ fn standing_of(all: &[Registered<'_>], served: &Served<'_>) -> Option<Standing> 
             && may_be_behind
             && before.0 != registered.call_id
         {
-            if is_surely_behind && lasts(before) {
+            // Whether one that takes the contact away counts, §5.1 does not say.
+            if is_surely_behind && registered.until.is_some() && lasts(before) {
                 return Some(Standing::Invalid);
             }
             is_sure = false;

@@ -322,15 +322,23 @@ pub fn targets_are_tried_in_order(ledger: &Ledger<'_>, found: &mut Found<'_>) {
                 before = Some((served, child, hop));
                 continue;
             }
-            let then = groups_at(ledger, served.life, &hop, earlier.first().at, false);
-            let now = groups_at(ledger, served.life, &hop, child.first().at, false);
+            // §4.3: those that were determined when the first was sent, whatever DNS has said since.
+            let uri = child.first().packet.message.uri();
+            let first = ledger
+                .children(served)
+                .filter(|other| other.first().packet.message.uri() == uri)
+                .map(|other| other.first().at)
+                .min();
+            let at = first.unwrap_or(child.first().at);
+            let groups = groups_at(ledger, served.life, &hop, at, false);
+            let is_sure = groups == groups_at(ledger, served.life, &hop, at, true);
             let rises = |groups: &Groups| {
                 let place = |child| place_in(groups, target_of(child), false);
                 place(earlier) <= place(child)
             };
-            if then == now && !now.iter().any(rises) {
+            if is_sure && !groups.iter().any(rises) {
                 found.at(child.first(), || {
-                    format!("after {} of {now:?}", earlier.first().peer)
+                    format!("after {} of {groups:?}", earlier.first().peer)
                 });
             }
         }
