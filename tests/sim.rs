@@ -172,6 +172,14 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
 /// The same, where places have names.
 const KEPT_WITH_NAMES: &[(u64, &str)] = &[
     (
+        11_018_656,
+        "the second address of a name was to ring for as long as the first",
+    ),
+    (
+        11_029_665,
+        "a phone was to hear why nobody answers its OPTIONS, of which nothing is to be said",
+    ),
+    (
         12_004_202,
         "addresses that had been determined were judged by what DNS said later",
     ),

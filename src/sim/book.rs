@@ -1,7 +1,7 @@
 //! The reference model: what was said by whom, and so what each party may come to see. The phones tell it what they do and
 //! show it what they get; what does not follow from what was said before is a finding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bench_harness::sip::Message;
@@ -554,7 +554,7 @@ impl Book {
     // ---- The end ---------------------------------------------------------------------------------------------------
 
     /// Long after the last word: what must have come to an end has.
-    pub fn settle(&mut self, phones: &[Phone], at: Instant) {
+    pub fn settle(&mut self, phones: &[Phone], into_nowhere: &BTreeSet<u64>, at: Instant) {
         if !self.is_fair() {
             return;
         }
@@ -597,7 +597,10 @@ impl Book {
                 let is_rude = client.purpose == Purpose::Rude;
                 // Without a transaction in between nobody makes up for one who never answers.
                 let is_stateless = self.is_stateless(&client.packet);
-                if client.last.is_none() && !is_rude && !is_stateless {
+                // RFC 4320 §4.2: nothing is said of other requests than INVITE where the place that is tried first keeps silent.
+                let is_silenced = !client.packet.is_request("INVITE")
+                    && client.packet.id.is_some_and(|id| into_nowhere.contains(&id));
+                if client.last.is_none() && !is_rude && !is_stateless && !is_silenced {
                     let tag = client.packet.from_tag.clone();
                     self.find(at, &[&tag], || {
                         format!("phone {} got no answer to {key}", phone.index)

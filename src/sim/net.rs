@@ -2,7 +2,7 @@
 //! wrong. Datagrams are here, connections in [`streams`](super::streams).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -248,6 +248,8 @@ pub struct Net {
     pub is_down: bool,
     /// What the server sent that is no SIP message. There must be none.
     pub unreadable: Vec<String>,
+    /// Requests that a transaction of the server's sent where nobody is, by the numbers that their phones gave them.
+    pub into_nowhere: BTreeSet<u64>,
 }
 
 impl Net {
@@ -270,6 +272,7 @@ impl Net {
             send_queue_bytes_max: 1 << 20,
             is_down: false,
             unreadable: Vec::new(),
+            into_nowhere: BTreeSet::new(),
         }
     }
 
@@ -383,6 +386,9 @@ impl Net {
             return true;
         };
         let phone = self.phone_at(to).filter(|phone| is_at(*phone, to));
+        if phone.is_none() && to != SERVER && packet.status.is_none() {
+            self.into_nowhere.extend(packet.id);
+        }
         let is_lost = self.rng.permille(self.faults.loss);
         let is_damaged = self.rng.permille(self.faults.damage);
         self.record(What::Sent, Transport::Udp, to, None, &packet);

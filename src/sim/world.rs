@@ -564,8 +564,8 @@ impl World {
                     .leftover(now, format!("after its end the server holds {leftovers:?}"));
             }
         }
-        self.book.settle(&self.phones, now);
         let mut net = self.net.borrow_mut();
+        self.book.settle(&self.phones, &net.into_nowhere, now);
         for text in std::mem::take(&mut net.unreadable) {
             self.book
                 .leftover(now, format!("the server sent what can't be read: {text}"));

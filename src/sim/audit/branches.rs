@@ -394,13 +394,18 @@ pub fn is_turn_over(ledger: &Ledger<'_>, served: &Served<'_>, child: &Asked<'_>,
             None => (uri.replace(";transport=tcp", ""), Some(first.peer.ip())),
         }
     };
+    let is_by_name = names::is_by_name(ledger, served, child);
+    let is_same = |other: &&Asked<'_>| {
+        let ((uri, ip), (own_uri, own_ip)) = (place(other), place(child));
+        // And so have the addresses of a name: RFC 3263 §4.3.
+        uri == own_uri && (is_by_name || ip == own_ip)
+    };
     let begun = (ledger.children(served))
-        .filter(|other| place(other) == place(child))
+        .filter(is_same)
         .map(|other| other.first().at)
         .min();
     begun.is_some_and(|begun| {
         // It runs while DNS is asked where the place is.
-        let is_by_name = names::is_by_name(ledger, served, child);
         let early = if is_by_name { names::LOOK_UP_MAX } else { EARLY };
         at.since(begun) + early >= turn
     })

@@ -1,5 +1,6 @@
 //! Rules for the server's transactions as a server: RFC 3261 §17.2, §13.3.1.4, §9.2.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::super::trace::{Step, What};
@@ -313,11 +314,20 @@ pub fn cancel_ends_its_invite(ledger: &Ledger<'_>, found: &mut Found<'_>) {
         let Some(cancel) = served.cancels.first() else {
             continue;
         };
-        // One that came before its INVITE was told that there is none, and is told so again.
-        let is_first = ledger
+        // One that came before its INVITE was told that there is none, and is told so again. Which of two that came at one time, on two
+        // shards, was read first shows by that.
+        let is_behind = |own: &Served<'_>| match own.first().at.cmp(&served.first().at) {
+            Ordering::Less => false,
+            Ordering::Equal => own
+                .finals()
+                .next()
+                .is_none_or(|step| step.packet.status != Some(481)),
+            Ordering::Greater => true,
+        };
+        if !ledger
             .served_by(served.life, &cancel.packet)
-            .is_some_and(|own| own.first().at >= served.first().at);
-        if !is_first {
+            .is_some_and(is_behind)
+        {
             continue;
         }
         let due = cancel.at + SLACK;
