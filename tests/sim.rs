@@ -172,6 +172,10 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
 /// The same, where places have names.
 const KEPT_WITH_NAMES: &[(u64, &str)] = &[
     (
+        12_003_777,
+        "a BYE that came on a connection whose server's side was closed was to be answered",
+    ),
+    (
         11_018_656,
         "the second address of a name was to ring for as long as the first",
     ),

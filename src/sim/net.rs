@@ -250,6 +250,9 @@ pub struct Net {
     pub unreadable: Vec<String>,
     /// Requests that a transaction of the server's sent where nobody is, by the numbers that their phones gave them.
     pub into_nowhere: BTreeSet<u64>,
+    /// Messages that came on connections of which the server had closed its side, by the same numbers: nobody has read them, and over TCP
+    /// nobody says them again.
+    pub thrown_away: BTreeSet<u64>,
 }
 
 impl Net {
@@ -273,6 +276,7 @@ impl Net {
             is_down: false,
             unreadable: Vec::new(),
             into_nowhere: BTreeSet::new(),
+            thrown_away: BTreeSet::new(),
         }
     }
 

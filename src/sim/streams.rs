@@ -390,6 +390,10 @@ impl Net {
                 let stream = index;
                 self.inbox[shard].push_back(Arrival::Bytes { stream, bytes, whole });
             }
+            StreamStep::Up { whole, .. } if phase == Phase::Closing => {
+                self.thrown_away
+                    .extend(whole.iter().filter_map(|packet| packet.id));
+            }
             StreamStep::UpEnd if phase == Phase::Open => {
                 self.inbox[shard].push_back(Arrival::Fin { stream: index });
             }

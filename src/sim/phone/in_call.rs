@@ -306,7 +306,10 @@ impl Phone {
 
     pub(super) fn in_call_timed_out(&mut self, leg: usize, key: &str, cx: &mut Cx<'_>) {
         let is_bye = key.starts_with("BYE");
-        cx.book.in_call_silent(self.legs[leg].call, key, cx.net.now);
+        let id = self.clients.get(key).and_then(|client| client.packet.id);
+        if id.is_none_or(|id| !cx.net.thrown_away.contains(&id)) {
+            cx.book.in_call_silent(self.legs[leg].call, key, cx.net.now);
+        }
         self.legs[leg].is_inviting = false;
         if !is_bye && self.legs[leg].standing == Standing::Up {
             self.hang_up(leg, cx);
