@@ -172,6 +172,10 @@ const KEPT_OF_PROXY: &[(u64, &str)] = &[
 /// The same, where places have names.
 const KEPT_WITH_NAMES: &[(u64, &str)] = &[
     (
+        12_033_467,
+        "the 2xx of a re-INVITE that came again after the call was acknowledged past the proxy before its phone",
+    ),
+    (
         12_003_777,
         "a BYE that came on a connection whose server's side was closed was to be answered",
     ),

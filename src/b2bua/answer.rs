@@ -315,7 +315,7 @@ impl B2bua {
     }
 
     /// A 2xx has come again whose call is over: RFC 3261 §13.2.2.4 has each of them acknowledged, whatever became of the dialog,
-    /// or the phone repeats it for half a minute. All that the ACK needs stands in the 2xx.
+    /// or the phone repeats it for half a minute. All that the ACK needs but its route stands in the 2xx.
     pub fn acknowledge_after_end(stack: &mut Stack, tx: TxId, response: &Response<'_>, out: &mut Effects) {
         let target = name_addr::first_uri(response.msg, Name::Contact).map(target_of);
         let (Some(flow), Some(target), true) =
@@ -326,7 +326,14 @@ impl B2bua {
         };
         let mut routes = [0; ROUTES_BYTES_MAX];
         let mut w = Writer::new(&mut routes);
-        let fits = put_route_set(&response.msg, true, &mut w);
+        let fits = match stack.routes_of_ended_call(tx) {
+            // That to an INVITE within the dialog does not say which way it goes.
+            Some(kept) => {
+                w.put(out.pool.get(kept));
+                true
+            }
+            None => put_route_set(&response.msg, true, &mut w),
+        };
         let routes_len = w.finish().filter(|_| fits).unwrap_or(0);
         let parts = Parts {
             call_id: response.call_id,

@@ -24,6 +24,7 @@ mod setup;
 mod view;
 mod write;
 
+use crate::dialog::ROUTES_BYTES_MAX;
 use crate::key_index::{Key, KeyIndex};
 use crate::location::ContactSet;
 use crate::msg::build::{self, Writer};
@@ -268,13 +269,27 @@ impl B2bua {
 
     /// A branch that was answered with a 2xx goes before that can no longer come again: its transaction remembers of which
     /// dialog it is.
-    fn leave_to_transaction(&self, stack: &mut Stack, id: BranchId, out: &Effects) {
+    fn leave_to_transaction(&self, stack: &mut Stack, id: BranchId, out: &mut Effects) {
         if let Some(branch) = self.branches.get(id)
             && branch.phase == BranchPhase::Accepted
             && let Some(leg) = self.legs.get(branch.leg)
         {
-            let dialog = &leg.dialog;
-            stack.outlives_call(branch.tx, dialog.call_id(&out.pool), dialog.remote_tag(&out.pool));
+            let parts = leg.dialog.parts(&out.pool);
+            let key = stack.dialog_key(parts.call_id, parts.remote_tag);
+            let routes = match parts.routes.len() {
+                0 => None,
+                len => {
+                    // Of its own, since the pool is both read and written.
+                    let mut room = [0; ROUTES_BYTES_MAX];
+                    let text = room.get_mut(..len);
+                    let text = text.map(|text| {
+                        text.copy_from_slice(parts.routes);
+                        &*text
+                    });
+                    text.and_then(|text| out.pool.put(text))
+                }
+            };
+            stack.outlives_call(branch.tx, key, routes, &mut out.pool);
         }
     }
 

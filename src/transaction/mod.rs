@@ -213,8 +213,10 @@ enum Cancel {
     NotSent,
     /// By this transaction. It shares the branch, so its response is found through the INVITE's.
     By(TxId),
-    /// Without one, for want of room: it is repeated when whoever wanted it does so again.
-    Alone,
+    /// Without one, for want of room: it is repeated when whoever wanted it does so again, with reasons where it had them.
+    Alone {
+        has_reasons: bool,
+    },
 }
 
 /// One transaction.

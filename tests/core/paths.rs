@@ -130,3 +130,55 @@ fn phones_are_told_the_service_route_and_a_route_of_it_is_behind_us_when_it_come
     world.response(ALICE, 486);
     world.end_after_all_timers();
 }
+
+/// RFC 3261 §13.2.2.4, §12.2.1.1: the route set is that of the dialog, which a 2xx within it does not say again.
+#[test]
+fn an_answer_within_the_dialog_that_comes_again_after_its_end_is_acknowledged_by_the_route() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob_behind(shards);
+        let invite_a = calls_bob(&mut world, "c1");
+        let invite_b = world.request(EDGE, "INVITE");
+        let recorded = "<sip:127.0.0.6:5066;lr;x=1>";
+        let ok_b = answer(&invite_b, 200, "OK", "b1", BOB).with("Record-Route", recorded);
+        world.udp(EDGE, &ok_b);
+        let ok_a = world.response(ALICE, 200);
+        world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+        world.request(EDGE, "ACK");
+        let standing = Standing {
+            invite_a,
+            invite_b,
+            ok_a,
+            ok_b,
+        };
+        world.udp(ALICE, &reinvite(33303, &standing));
+        world.response(ALICE, 100);
+        let again = world.request(EDGE, "INVITE");
+        assert_eq!(again.get_all("Route"), [recorded]);
+        let ok_again = answer(&again, 200, "OK", "", BOB);
+        world.udp(EDGE, &ok_again);
+        world.response(ALICE, 200);
+        world.udp(
+            ALICE,
+            &in_dialog("ACK", 33303, ALICE, &standing.invite_a, &standing.ok_a),
+        );
+        world.request(EDGE, "ACK");
+        world.udp(
+            ALICE,
+            &in_dialog("BYE", 33304, ALICE, &standing.invite_a, &standing.ok_a),
+        );
+        let bye = world.request(EDGE, "BYE");
+        world.udp(EDGE, &answer(&bye, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        assert_eq!(world.calls(), 0);
+        // That ACK was lost.
+        world.udp(EDGE, &ok_again);
+        let ack = world.request(EDGE, "ACK");
+        assert_eq!(ack.get_all("Route"), [recorded]);
+        assert_eq!(
+            ack.text("CSeq").split(' ').next(),
+            again.text("CSeq").split(' ').next()
+        );
+        world.advance(40_000);
+        world.end();
+    });
+}

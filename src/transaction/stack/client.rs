@@ -1,12 +1,13 @@
 //! The side that requests leave by: client transactions, their Via, CANCEL, and the responses that come back (RFC 3261 §17.1).
 
+use crate::key_index::Key;
 use crate::metrics::DropReason;
 use crate::msg::build::{self, Writer};
 use crate::msg::method::Method;
 use crate::msg::name::Name;
 use crate::msg::request::{Request, Response};
 use crate::msg::scan::{Message, scan};
-use crate::pool::BufId;
+use crate::pool::{BufId, Pool};
 use crate::slots::Id;
 use crate::time::Instant;
 use crate::token::{Token, TokenKind};
@@ -132,7 +133,8 @@ impl Stack {
         self.count_request(Method::Cancel, flow.transport);
         let by = self.open_client(User::None, Method::Cancel, flow);
         if let Some(tx) = self.txs.get_mut(id) {
-            tx.cancel = by.map_or(Cancel::Alone, Cancel::By);
+            let has_reasons = !reason_lines.is_empty();
+            tx.cancel = by.map_or(Cancel::Alone { has_reasons }, Cancel::By);
         }
         match by {
             Some(cancel) => self.send_request(cancel, buf, now, out),
@@ -143,10 +145,15 @@ impl Stack {
 
     /// The CANCEL that [`Stack::cancel_invite`] followed has come again: ours leaves again if nothing else repeats it.
     pub fn cancel_invite_again(&mut self, id: TxId, reason_lines: &[u8], now: Instant, out: &mut Effects) {
+        let mut reason_lines = reason_lines;
         if let Some(tx) = self.txs.get_mut(id)
-            && tx.cancel == Cancel::Alone
+            && let Cancel::Alone { has_reasons } = tx.cancel
         {
             tx.cancel = Cancel::NotSent;
+            // What bears its branch is the same: one that left for reasons of our own had none to say.
+            if !has_reasons {
+                reason_lines = b"";
+            }
         }
         self.cancel_invite(id, reason_lines, now, out);
     }
@@ -175,7 +182,7 @@ impl Stack {
             // RFC 3261 §17.1.3: a CANCEL shares the branch; the CSeq method tells them apart.
             let cancel = match tx.cancel {
                 Cancel::By(cancel) if response.cseq.method == Method::Cancel => Some(cancel),
-                Cancel::By(_) | Cancel::NotSent | Cancel::Alone => None,
+                Cancel::By(_) | Cancel::NotSent | Cancel::Alone { .. } => None,
             };
             match cancel.and_then(|cancel| self.txs.get(cancel).map(|tx| (cancel, tx))) {
                 Some((cancel, cancel_tx)) => (id, tx) = (cancel, cancel_tx),
@@ -234,14 +241,28 @@ impl Stack {
     }
 
     /// The call of an INVITE is over before its transaction is: a 2xx that comes again in this dialog is still to be
-    /// acknowledged (RFC 3261 §13.2.2.4, RFC 6026 §7.2: until Timer M).
-    pub fn outlives_call(&mut self, id: TxId, call_id: &[u8], remote_tag: &[u8]) {
-        let key = self.keyer.dialog(call_id, remote_tag);
-        if let Some(tx) = self.txs.get_mut(id)
-            && tx.machine == Machine::Ict(ict::State::Accepted)
-        {
-            tx.key = Some(key);
+    /// acknowledged (RFC 3261 §13.2.2.4, RFC 6026 §7.2: until Timer M), by the route set `routes`. A 2xx within the dialog does not say that.
+    pub fn outlives_call(&mut self, id: TxId, key: Key, routes: Option<BufId>, pool: &mut Pool) {
+        let unused = match self.txs.get_mut(id) {
+            Some(tx) if tx.machine == Machine::Ict(ict::State::Accepted) => {
+                tx.key = Some(key);
+                std::mem::replace(&mut tx.kept, routes)
+            }
+            Some(_) | None => routes,
+        };
+        if let Some(unused) = unused {
+            pool.release(unused);
         }
+    }
+
+    /// What [`Stack::outlives_call`] knows a dialog by.
+    pub fn dialog_key(&self, call_id: &[u8], remote_tag: &[u8]) -> Key {
+        self.keyer.dialog(call_id, remote_tag)
+    }
+
+    /// The route set that [`Stack::outlives_call`] was given.
+    pub fn routes_of_ended_call(&self, id: TxId) -> Option<BufId> {
+        self.txs.get(id)?.kept
     }
 
     /// Whether this 2xx, which has come again, is of the dialog that [`Stack::outlives_call`] named.
