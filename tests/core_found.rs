@@ -7,7 +7,7 @@ mod world;
 
 use bench_harness::sip::Message;
 use messages::*;
-use world::World;
+use world::{World, on_each_number_of_shards};
 
 /// Neither phone: a proxy between.
 const CAROL: &str = "127.0.0.7:5072";
@@ -393,4 +393,38 @@ fn the_version_goes_on_in_upper_case() {
     world.request(BOB, "ACK");
     world.response(ALICE, 486);
     world.end();
+}
+
+/// RFC 3261 §13.2.2.4: of two phones behind one contact that have rung, each in a dialog of its own, the second that answers is hung up.
+#[test]
+fn who_has_rung_and_answers_second_behind_one_contact_is_acknowledged_and_hung_up() {
+    on_each_number_of_shards(|shards| {
+        let mut world = with_bob(shards);
+        let invite_a = calls_bob(&mut world, "c1");
+        let invite_b = world.request(BOB, "INVITE");
+        for tag in ["b1", "b2"] {
+            world.udp(BOB, &answer(&invite_b, 180, "Ringing", tag, BOB));
+            world.response(ALICE, 180);
+        }
+        world.udp(BOB, &answer(&invite_b, 200, "OK", "b2", BOB));
+        let ok_a = world.response(ALICE, 200);
+        let second = answer(&invite_b, 200, "OK", "b1", BOB);
+        world.udp(BOB, &second);
+        assert!(world.request(BOB, "ACK").text("To").ends_with(";tag=b1"));
+        let bye = world.request(BOB, "BYE");
+        assert!(bye.text("To").ends_with(";tag=b1"));
+        // It comes again: no more than its ACK.
+        world.udp(BOB, &second);
+        assert!(world.request(BOB, "ACK").text("To").ends_with(";tag=b1"));
+        world.silent();
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.udp(ALICE, &in_dialog("ACK", 33302, ALICE, &invite_a, &ok_a));
+        assert!(world.request(BOB, "ACK").text("To").ends_with(";tag=b2"));
+        world.udp(ALICE, &in_dialog("BYE", 33303, ALICE, &invite_a, &ok_a));
+        let bye = world.request(BOB, "BYE");
+        assert!(bye.text("To").ends_with(";tag=b2"));
+        world.udp(BOB, &answer(&bye, 200, "OK", "", BOB));
+        world.response(ALICE, 200);
+        world.end_after_all_timers();
+    });
 }

@@ -297,9 +297,15 @@ impl B2bua {
         if let Some(known) = known {
             stack.metrics.retransmissions_absorbed.inc();
             let Some(leg) = self.legs.get(known) else { return };
+            let is_anothers = self.calls.get(call_id).is_some_and(|call| {
+                call.caller != known && call.answered.is_some_and(|answered| answered != known)
+            });
             if let Some(ack) = leg.ack_of(cseq) {
                 stack.metrics.retransmissions_sent.inc();
                 out.send_kept(leg.flow, ack, None);
+            } else if is_anothers {
+                // It rang in a dialog of its own, and another has answered in its place: as below.
+                self.acknowledge_and_hang_up_leg(stack, known, cseq, now, out);
             } else if !self.awaits_ack(stack, exchange) {
                 // It had one, which later ACKs have taken the place of.
                 self.acknowledge(stack, known, cseq, out);
