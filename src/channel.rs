@@ -51,12 +51,12 @@ impl<T> Sender<T> {
             .map_err(|rtrb::PushError::Full((value, _))| value)
     }
 
-    /// As [`push`](Self::push), and so that `places` values still fit afterwards.
+    /// As [`push`](Self::push), and so that `places` values still fit afterwards, with `room` bytes in all.
     ///
     /// # Errors
     /// The channel is too full, and nothing was put into it: the value comes back.
-    pub fn push_leaving(&mut self, places: usize, value: T, bytes: &[u8]) -> Result<(), T> {
-        if self.values.slots() > places {
+    pub fn push_leaving(&mut self, (places, room): (usize, usize), value: T, bytes: &[u8]) -> Result<(), T> {
+        if self.values.slots() > places && self.bytes.slots() >= room.saturating_add(bytes.len()) {
             self.push(value, bytes)
         } else {
             Err(value)
@@ -115,16 +115,26 @@ mod tests {
     #[test]
     fn places_can_be_kept_free() {
         let (mut sender, mut receiver) = channel(3, 0);
-        assert_eq!(sender.push_leaving(1, 'a', b""), Ok(()));
-        assert_eq!(sender.push_leaving(1, 'b', b""), Ok(()));
-        assert_eq!(sender.push_leaving(1, 'c', b""), Err('c'));
-        assert_eq!(sender.push_leaving(0, 'c', b""), Ok(()));
-        assert_eq!(sender.push_leaving(0, 'd', b""), Err('d'));
+        assert_eq!(sender.push_leaving((1, 0), 'a', b""), Ok(()));
+        assert_eq!(sender.push_leaving((1, 0), 'b', b""), Ok(()));
+        assert_eq!(sender.push_leaving((1, 0), 'c', b""), Err('c'));
+        assert_eq!(sender.push_leaving((0, 0), 'c', b""), Ok(()));
+        assert_eq!(sender.push_leaving((0, 0), 'd', b""), Err('d'));
         let _ = receiver.pop(&mut []);
         assert_eq!(
-            sender.push_leaving(1, 'd', b""),
+            sender.push_leaving((1, 0), 'd', b""),
             Err('d'),
             "one place alone is free"
         );
+    }
+
+    #[test]
+    fn bytes_can_be_kept_free() {
+        let (mut sender, _receiver) = channel(8, 10);
+        assert_eq!(sender.push_leaving((0, 4), 'a', b"12345"), Ok(()));
+        assert_eq!(sender.push_leaving((0, 4), 'b', b"12"), Err('b'));
+        assert_eq!(sender.push_leaving((0, 4), 'b', b"1"), Ok(()));
+        assert_eq!(sender.push_leaving((0, 4), 'c', b""), Ok(()), "it takes no byte");
+        assert_eq!(sender.push_leaving((0, 0), 'c', b"1234"), Ok(()));
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! What a shard tells is of one of two kinds:
 //! - **News**: it says so of its own accord. What does not fit is dropped and counted under its [`TellKind`]: the control
-//!   thread is never waited for.
+//!   thread is never waited for. Messages of traces get no more than half of the room, so that a trace of a busy server takes none from
+//!   call records and questions for DNS.
 //! - **Answers**: to a question, an ask with a [`RequestId`]. At most [`ANSWERS_MAX`] questions are open at a time
 //!   and so many places are kept free of news, so an answer is never lost.
 //!
@@ -198,6 +199,8 @@ pub const ANSWERS_MAX: usize = 64;
 const TELLS_MAX: usize = 8_192;
 /// Bytes of news that can wait: some thousand call records, or some hundred messages.
 const TELL_BYTES_MAX: usize = 1 << 20;
+/// Places and bytes that are kept free of messages of traces.
+const FREE_OF_TRACES: (usize, usize) = (TELLS_MAX / 2, TELL_BYTES_MAX / 2);
 /// The longest bytes of one ask or news: a message.
 pub const PORT_BYTES_MAX: usize = 65_536;
 
@@ -241,7 +244,11 @@ impl Teller {
     /// `false`: there was no room, and it is dropped and counted.
     pub fn tell(&mut self, tell: Tell, bytes: &[u8]) -> bool {
         let kind = tell.kind();
-        let kept_free = if tell.is_answer() { 0 } else { ANSWERS_MAX };
+        let kept_free = match kind {
+            TellKind::Recorded | TellKind::Page | TellKind::Done => (0, 0),
+            TellKind::CallRecord | TellKind::Resolve => (ANSWERS_MAX, 0),
+            TellKind::Captured => FREE_OF_TRACES,
+        };
         let is_told =
             bytes.len() <= PORT_BYTES_MAX && self.tells.push_leaving(kept_free, tell, bytes).is_ok();
         if !is_told {
@@ -265,7 +272,7 @@ impl ControlPort {
         if bytes.len() > PORT_BYTES_MAX || (is_question && self.open_questions == ANSWERS_MAX) {
             return Err(ask);
         }
-        let kept_free = if ask.is_order() { 0 } else { ORDERS_MAX };
+        let kept_free = (if ask.is_order() { 0 } else { ORDERS_MAX }, 0);
         self.asks.push_leaving(kept_free, ask, bytes)?;
         self.open_questions += usize::from(is_question);
         Ok(())
@@ -321,5 +328,40 @@ mod tests {
         }
         assert_eq!(answers, open);
         assert!(control.ask(question(open), b"").is_ok());
+    }
+
+    #[test]
+    fn messages_of_traces_leave_room_for_other_news() {
+        // With many bytes it is the room for bytes that ends, with few the places.
+        for len in [2_000, 10] {
+            let (mut control, _asks, mut teller) = port(Arc::default());
+            let captured = || Tell::Captured {
+                message: Captured {
+                    at: crate::time::Instant::from_millis(1),
+                    transport: crate::wire::Transport::Udp,
+                    from: "127.0.0.1:5060".parse().expect("an address"),
+                    to: "127.0.0.2:5060".parse().expect("an address"),
+                },
+                is_received: true,
+                traces: TraceSet::default(),
+                call_len: 0,
+            };
+            let bytes = vec![b'x'; PORT_BYTES_MAX];
+            let mut told = 0;
+            while teller.tell(captured(), &bytes[..len]) {
+                told += 1;
+            }
+            assert!(told >= 200, "{told}");
+            for round in 0..100 {
+                let name = crate::domain::DomainName::new(b"one.att.net").expect("a name");
+                let record_type = crate::domain::RecordType::A;
+                let resolve = Tell::Resolve(Box::new(Question { name, record_type }));
+                assert!(teller.tell(resolve, &bytes[..1_000]), "{len}: news {round}");
+            }
+            let mut into = vec![0; PORT_BYTES_MAX];
+            while control.next_tell(&mut into).is_some() {}
+            assert!(teller.tell(captured(), &bytes[..len]), "there is room again");
+            assert!(teller.tell(captured(), &bytes), "the longest message");
+        }
     }
 }

@@ -32,8 +32,7 @@ impl Shard {
         pool: &Pool,
     ) -> Option<u32> {
         if listing == Listing::Registrations && !wanted.is_empty() {
-            self.list_subscriber(wanted, page, now, pool);
-            return None;
+            return self.list_subscriber(cursor, wanted, page, now, pool);
         }
         let slots = match listing {
             Listing::Registrations => self.ims.location.slots(),
@@ -90,16 +89,32 @@ impl Shard {
         }
     }
 
-    fn list_subscriber(&self, aor: &[u8], page: &mut Page, now: Instant, pool: &Pool) {
-        let Some(aor) = aor_of(aor, &self.stack.cfg) else {
-            return;
-        };
-        for (_, binding) in self.ims.location.bindings_of(self.ims.aors.key(&aor)) {
-            // A subscriber has a handful of contacts; those beyond the page are left out.
-            if !page.entry(|entry| put_binding(entry, binding, now, pool)) {
-                return;
+    /// Writes the contacts of one subscriber from the one with the number `cursor` on. The number to go on from, or `None` at the end.
+    fn list_subscriber(
+        &self,
+        cursor: u32,
+        aor: &[u8],
+        page: &mut Page,
+        now: Instant,
+        pool: &Pool,
+    ) -> Option<u32> {
+        let aor = aor_of(aor, &self.stack.cfg)?;
+        let bindings = self.ims.location.bindings_of(self.ims.aors.key(&aor));
+        for (number, (_, binding)) in (0..).zip(bindings).skip(cursor as usize) {
+            if page.entries() == ENTRIES_PER_PAGE {
+                return Some(number);
             }
+            if page.entry(|entry| put_binding(entry, binding, now, pool)) {
+                continue;
+            }
+            if !page.is_empty() {
+                return Some(number);
+            }
+            page.cut_texts(Some(CUT_TEXT_BYTES));
+            let _ = page.entry(|entry| put_binding(entry, binding, now, pool));
+            page.cut_texts(None);
         }
+        None
     }
 
     fn list_call(&self, slot: u32, wanted: &[u8], page: &mut Page, now: Instant, pool: &Pool) -> bool {

@@ -147,6 +147,50 @@ fn a_long_listing_comes_in_pages_of_bounded_work_and_holds_everybody_once() {
 }
 
 #[test]
+fn contacts_of_one_subscriber_that_fill_more_than_a_page_are_all_listed() {
+    let mut world = World::new(1);
+    let mut expected = std::collections::BTreeSet::new();
+    for number in 0..8u8 {
+        let long = "x".repeat(300 + 500 * usize::from(number == 3));
+        let contact = format!("sip:bob@{BOB};n={number};p={long}");
+        let request = register("bob", BOB, &format!("c{number}"));
+        world.udp(BOB, &request.setting("Contact", format!("<{contact}>")));
+        world.response(BOB, 200);
+        expected.insert(contact);
+    }
+    let (mut cursor, mut found, mut pages) = (0, std::collections::BTreeSet::new(), 0);
+    loop {
+        let ask = Ask::List {
+            request: RequestId(pages),
+            listing: Listing::Registrations,
+            cursor,
+            page: Box::new(Page::new(1_000)),
+        };
+        world.ask(0, ask, b"sip:bob@one.att.net");
+        let Some((Tell::Page { page, next, .. }, _)) = world.told(0) else {
+            panic!("a page")
+        };
+        pages += 1;
+        for line in String::from_utf8(page.into_bytes()).expect("text").lines() {
+            let entry: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let contact = entry["contact"].as_str().expect("a contact");
+            let whole = expected
+                .iter()
+                .find(|it| it.starts_with(contact.trim_end_matches('…')));
+            let is_new = found.insert(whole.expect("a contact of bob's").clone());
+            assert!(is_new, "{line} came twice");
+        }
+        match next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    assert_eq!(found, expected);
+    assert!((4..=8).contains(&pages), "{pages}");
+    world.end();
+}
+
+#[test]
 fn messages_are_counted_by_the_address_of_the_other_end_on_whichever_shard() {
     let mut world = with_bob(2);
     let _standing = call(&mut world, "counted");
