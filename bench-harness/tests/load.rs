@@ -8,6 +8,7 @@ use std::thread;
 use bench_harness::load::plan::{Plan, Scenario};
 use bench_harness::load::relay;
 use bench_harness::load::run::{Meter, Outcome, run};
+use bench_harness::load::search;
 use bench_harness::load::stats::{Count, Metric};
 use clap::{Args, FromArgMatches};
 
@@ -169,4 +170,104 @@ fn a_run_ends_before_it_begins_where_nobody_registers_anyone() {
         told.contains(&format!("none of 6000 phones could be registered at {target}")),
         "{told}"
     );
+}
+
+#[test]
+fn what_is_out_of_range_is_refused_before_anything_is_sent() {
+    for (option, most) in [
+        ("--hold", "3600000"),
+        ("--ring", "3600000"),
+        ("--timeout", "3600000"),
+        ("--t1", "56250"),
+    ] {
+        assert_eq!(plan(&[option, most]).check(), Ok(()));
+        let more = (most.parse::<u64>().unwrap() + 1).to_string();
+        for wrong in [&more, "18446744073709551615"] {
+            let told = plan(&[option, wrong]).check().expect_err("out of range");
+            assert!(told.contains(option), "{told}");
+        }
+    }
+}
+
+#[test]
+fn threads_share_out_the_starts_that_are_asked_for() {
+    for (threads, calls) in [("1", "7"), ("3", "100"), ("4", "2")] {
+        let plan = plan(&["--threads", threads, "--calls", calls]);
+        let sum: u64 = (0..plan.threads).map(|it| plan.calls_of_thread(it)).sum();
+        assert_eq!(sum.to_string(), calls);
+    }
+    assert_eq!(plan(&[]).calls_of_thread(0), u64::MAX);
+}
+
+#[test]
+fn a_search_whose_trials_start_nothing_finds_nothing() {
+    let silent = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = silent.local_addr().unwrap().to_string();
+    let plan = plan(&["--target", &target, "--port", "26170", "--rate", "20", "--sleep"]);
+    for seconds in [0.0, -1.0, f64::NAN] {
+        let told = search::find_max(&plan, Scenario::Options, &Meter::None, seconds, &[]).err();
+        assert!(told.expect("no time").to_string().contains("seconds of a trial"));
+    }
+    // A billionth of a second: the first start is its end.
+    let found = search::find_max(&plan, Scenario::Options, &Meter::None, 1e-10, &[]).unwrap();
+    assert_eq!(found.rate, 0.0);
+}
+
+#[test]
+fn every_thread_tells_the_log_of_its_seconds() {
+    let silent = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = silent.local_addr().unwrap().to_string();
+    let path = std::env::temp_dir().join(format!("ringway-load-threads-{}.hlog", std::process::id()));
+    let mut options = vec![
+        "--target",
+        &target,
+        "--port",
+        "26180",
+        "--hlog",
+        path.to_str().unwrap(),
+    ];
+    options.extend([
+        "--threads",
+        "2",
+        "--rate",
+        "40",
+        "--duration",
+        "6",
+        "--timeout",
+        "50",
+    ]);
+    options.extend(["--sleep", "--quiet"]);
+    let _ = run(&plan(&options), Scenario::Options, &Meter::None).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("Tag=(own-lateness)"));
+    // Six seconds of two threads; of one and what is left of the other there are nine at most.
+    let count = lines.count();
+    assert!(count >= 10, "{count}: {text}");
+}
+
+#[test]
+fn a_hundred_that_comes_again_is_timed_once() {
+    let server = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let target = server.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let mut room = [0; 4096];
+        while let Ok((length, source)) = server.recv_from(&mut room) {
+            let text = String::from_utf8_lossy(&room[..length]);
+            let copied = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
+            let lines = text
+                .lines()
+                .filter(|line| copied.iter().any(|it| line.starts_with(it)));
+            let lines = lines.map(|line| format!("{line}\r\n")).collect::<String>();
+            let trying = format!("SIP/2.0 100 Trying\r\n{lines}Content-Length: 0\r\n\r\n");
+            for _ in 0..2 {
+                server.send_to(trying.as_bytes(), source).unwrap();
+            }
+        }
+    });
+    let mut options = vec!["--target", &target, "--port", "26190", "--calls", "3"];
+    options.extend(["--timeout", "300", "--no-register", "--sleep", "--quiet"]);
+    let stats = run(&plan(&options), Scenario::Call, &Meter::None).unwrap().stats;
+    assert_eq!(stats.histograms[Metric::To100 as usize].len(), 3);
+    assert_eq!((stats.lost(), stats.get(Count::ParseFailures)), (3, 0));
 }

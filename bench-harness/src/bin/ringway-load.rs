@@ -193,6 +193,9 @@ fn find_max(
     seconds: f64,
     search_only: bool,
 ) -> Result<bool, String> {
+    if plan.hlog.is_some() {
+        return Err("--hlog: a search writes none; --json and --html are of its runs".to_string());
+    }
     let parts = if search_only { &[][..] } else { &search::PARTS[..] };
     let found = search::find_max(plan, scenario, meter, seconds, parts).map_err(|error| error.to_string())?;
     for (part, outcome) in &found.at_part {
@@ -229,6 +232,9 @@ fn find_max(
 
 fn overloaded(plan: &Plan, scenario: Scenario, max: Option<f64>, multiples: &[f64]) -> Result<bool, String> {
     plan.check()?;
+    if plan.hlog.is_some() || plan.html.is_some() {
+        return Err("--hlog, --html: of multiples there is --json alone".to_string());
+    }
     if !multiples.iter().all(|it| (0.01..=100.0).contains(it)) {
         return Err("--multiples: from 0.01 to 100".to_string());
     }

@@ -29,8 +29,8 @@ use texts::Texts;
 pub enum Report {
     /// Phones are registered; load is about to start, unless nobody is there to take it.
     Ready { registered: u64, refused: u64 },
-    /// What the last second brought.
-    Interval(Box<Stats>),
+    /// What the last second brought to a thread, by its number.
+    Interval(usize, Box<Stats>),
     /// All is over; the rest of the numbers.
     Ended(Box<Stats>),
 }
@@ -209,11 +209,7 @@ impl Engine {
         let gap = 1e9 * self.plan.threads as f64 / self.plan.rate;
         let begin = sys::now() + PAUSE;
         let end = begin + (self.plan.duration * 1e9) as u64;
-        let most = if self.plan.calls == 0 {
-            u64::MAX
-        } else {
-            self.plan.calls.div_ceil(self.plan.threads as u64)
-        };
+        let most = self.plan.calls_of_thread(self.thread);
         let drain = self.plan.timeout_ns() * 2 + (self.plan.hold + self.plan.ring) * 1_000_000 + INTERVAL;
         let mut due = begin as f64 + gap * self.thread as f64 / self.plan.threads as f64;
         let mut started = 0;
@@ -243,7 +239,7 @@ impl Engine {
                 tell = now + INTERVAL;
                 if let Ok(spare) = spares.try_recv() {
                     let full = std::mem::replace(&mut self.stats, spare);
-                    let _ = reports.send(Report::Interval(full));
+                    let _ = reports.send(Report::Interval(self.thread, full));
                 }
             }
             if !worked {

@@ -35,6 +35,11 @@ pub enum Transport {
     TcpUdp,
 }
 
+/// The longest hold, ring or time-out, in milliseconds: an hour.
+pub const WAIT_MAX_MS: u64 = 3_600_000;
+/// The longest T1: 64 of it are a time-out.
+const T1_MAX_MS: u64 = WAIT_MAX_MS / 64;
+
 #[derive(Clone, Debug, Args)]
 pub struct Plan {
     /// The server. Every message goes there first.
@@ -59,10 +64,10 @@ pub struct Plan {
     /// Ends the run after so many starts. 0: --duration alone ends it.
     #[arg(long, default_value_t = 0)]
     pub calls: u64,
-    /// Milliseconds from ACK to BYE.
+    /// Milliseconds from ACK to BYE, at most an hour.
     #[arg(long, default_value_t = 0)]
     pub hold: u64,
-    /// Milliseconds from 180 to 200.
+    /// Milliseconds from 180 to 200, at most an hour.
     #[arg(long, default_value_t = 0)]
     pub ring: u64,
     /// Phones of each side a thread. 0: 1,000 as a trunk; as phones as many as keep each to one call at a time, at least 5,000 (1,000 on TCP).
@@ -77,10 +82,10 @@ pub struct Plan {
     /// Registers nobody first: the server knows the phones, or is a relay.
     #[arg(long)]
     pub no_register: bool,
-    /// Milliseconds of T1 (RFC 3261 §17.1.1.1).
+    /// Milliseconds of T1 (RFC 3261 §17.1.1.1), 1 to 56,250.
     #[arg(long, default_value_t = 500)]
     pub t1: u64,
-    /// Milliseconds after which a transaction without a final answer is lost. 0: 64 times T1.
+    /// Milliseconds after which a transaction without a final answer is lost, at most an hour. 0: 64 times T1.
     #[arg(long, default_value_t = 0)]
     pub timeout: u64,
     /// The long INVITE of a VoLTE phone (2.3 kB, 1,466 bytes of SDP) instead of one of 0.8 kB.
@@ -144,6 +149,15 @@ impl Plan {
         }) * 1_000_000
     }
 
+    /// Of the starts that `--calls` asks for, how many are this thread's.
+    pub fn calls_of_thread(&self, thread: usize) -> u64 {
+        let threads = self.threads as u64;
+        match self.calls {
+            0 => u64::MAX,
+            calls => calls / threads + u64::from((thread as u64) < calls % threads),
+        }
+    }
+
     /// What can't be done, in words.
     pub fn check(&self) -> Result<(), String> {
         let wrong = |text: &str| Err(text.to_string());
@@ -165,8 +179,12 @@ impl Plan {
         if self.fresh > 100 {
             return wrong("--fresh: at most 100");
         }
-        if self.t1 == 0 || self.t1 > 60_000 {
-            return wrong("--t1: 1 to 60,000 ms");
+        if self.t1 == 0 || self.t1 > T1_MAX_MS {
+            return wrong("--t1: 1 to 56,250 ms");
+        }
+        let longest = self.timeout.max(self.hold).max(self.ring);
+        if longest > WAIT_MAX_MS {
+            return wrong("--hold, --ring, --timeout: at most 3,600,000 ms");
         }
         if !self.target.ip().is_loopback() {
             return wrong("--target: a loopback address: this load is not for a network that others use");

@@ -117,7 +117,7 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
                     }
                 }
             }
-            Ok(Report::Interval(mut stats)) => {
+            Ok(Report::Interval(thread, mut stats)) => {
                 total.add(&stats);
                 if let Some(log) = &mut log {
                     log.write(&stats)?;
@@ -126,8 +126,8 @@ pub fn run(plan: &Plan, scenario: Scenario, meter: &Meter) -> io::Result<Outcome
                     progress(&total, &stats, began);
                 }
                 stats.clear();
-                // Whichever thread is next takes it.
-                let _ = spares[ended.min(spares.len() - 1)].send(stats);
+                // For the next second of the same thread, unless it has ended.
+                let _ = spares[thread].send(stats);
             }
             Ok(Report::Ended(stats)) => {
                 ended += 1;

@@ -2,7 +2,7 @@
 //!
 //! The rate is raised by half until an attempt fails, then the gap between what passed and what failed is halved until it is
 //! below 3 %. What was found has to pass once more, or a little less has; after some tries it is told as not confirmed, since a machine
-//! that does other things as well can make any rate fail. A passing trial has no failed attempt, and at
+//! that does other things as well can make any rate fail. A passing trial has started something, has no failed attempt, and at
 //! most one message for a thousand starts was sent again, since with a T1 of half a second a server far behind would otherwise pass.
 
 use std::io;
@@ -34,7 +34,8 @@ const RAISES_MAX: usize = 20;
 
 fn passes(outcome: &Outcome) -> bool {
     let stats = &outcome.stats;
-    stats.get(Count::SentAgain) * 1000 <= stats.get(Count::Started) && !stats.failed()
+    let started = stats.get(Count::Started);
+    started > 0 && stats.get(Count::SentAgain) * 1000 <= started && !stats.failed()
 }
 
 /// The parts of the highest rate at which latency is measured, unless only the rate is asked for.
@@ -50,6 +51,10 @@ pub fn find_max(
 ) -> io::Result<Found> {
     let mut trial = plan.clone();
     trial.duration = seconds;
+    trial.check().map_err(|why| {
+        let why = why.replace("--duration", "the seconds of a trial");
+        io::Error::new(io::ErrorKind::InvalidInput, why)
+    })?;
     trial.quiet = true;
     trial.phones = plan.phones_of_a_thread();
     if trial.timeout == 0 {
@@ -109,7 +114,7 @@ pub fn find_max(
     // Chance may have let it pass: it has to do so again.
     let mut confirmed = false;
     for _ in 0..CONFIRMATIONS_MAX {
-        if low <= 10.0 {
+        if low <= 0.0 {
             break;
         }
         confirmed = attempt(low, &mut own_limit)?;

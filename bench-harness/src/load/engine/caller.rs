@@ -26,6 +26,7 @@ pub struct Attempt {
     /// Counts its transactions, so that a timer of an earlier one is ignored.
     step: u8,
     provisional: bool,
+    trying: bool,
     ringing: bool,
     caller: u32,
     callee: u32,
@@ -48,6 +49,9 @@ mod mark {
     pub const BYE: u8 = b'b';
     pub const OTHER: u8 = b'o';
 }
+
+/// Subscribers not seen before that have numbers; then they begin anew.
+const FRESH_MAX: u64 = 9_000_000;
 
 /// What is unique of an attempt: run, attempt, generation, then a mark.
 const IDENTITY: usize = 25;
@@ -72,6 +76,7 @@ impl Engine {
             job: Job::Call,
             step: 0,
             provisional: false,
+            trying: false,
             ringing: false,
             caller: 0,
             callee: 0,
@@ -155,8 +160,10 @@ impl Engine {
                 self.register_cseq += 1;
                 let cseq = digits10(self.register_cseq);
                 if fresh {
-                    callee = user(b'3', self.thread as u32 * 100_000 + self.next_fresh % 9_000_000);
-                    self.next_fresh += 1;
+                    // Threads take turns, so that none comes to the numbers of another.
+                    let number = u64::from(self.next_fresh) * self.plan.threads as u64 + self.thread as u64;
+                    callee = user(b'3', (number % FRESH_MAX) as u32);
+                    self.next_fresh = self.next_fresh.wrapping_add(1);
                 }
                 call_id[8..].copy_from_slice(&callee);
                 values = values
@@ -172,7 +179,7 @@ impl Engine {
         let it = &mut self.attempts[attempt as usize];
         (it.state, it.job, it.step) = (if call { State::Inviting } else { State::Asking }, job, 0);
         (it.caller, it.callee, it.intended, it.deadline) = (phone, phone, intended, deadline);
-        (it.provisional, it.ringing) = (false, false);
+        (it.provisional, it.trying, it.ringing) = (false, false, false);
         it.request.clear();
         it.request.extend_from_slice(&out);
         self.send(side, phone, class::REQUEST, &out);
@@ -311,7 +318,10 @@ impl Engine {
         if code < 200 {
             it.provisional = true;
             if code == 100 {
-                self.record(Metric::To100, taken);
+                // The answer to an INVITE that was sent again says nothing of the first one's time.
+                if !std::mem::replace(&mut it.trying, true) {
+                    self.record(Metric::To100, taken);
+                }
             } else if !std::mem::replace(&mut it.ringing, true) {
                 self.record(Metric::To180, taken);
             }
