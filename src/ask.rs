@@ -199,15 +199,57 @@ impl Question {
     }
 }
 
+/// Where answers are printed, with what kept them from it: whoever asks stops at the first line that can't be written.
+struct Printed<W> {
+    to: W,
+    failed: Option<io::Error>,
+}
+
+impl<W> Printed<W> {
+    fn kept<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        // A reader that went away early (`| head`) has what it wanted, and an interrupted one is tried again.
+        let is_passed = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted);
+        done.map_err(|error| {
+            let kind = error.kind();
+            if !is_passed(kind) && self.failed.is_none() {
+                self.failed = Some(error);
+            }
+            io::Error::from(kind)
+        })
+    }
+}
+
+impl<W: Write> Write for Printed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.to.write(bytes);
+        self.kept(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.to.flush();
+        self.kept(done)
+    }
+}
+
 /// Asks, prints the answer, and says how it went: an exit code.
 pub fn run(question: &Question) -> u8 {
     let way = question.way();
-    let mut out = io::BufWriter::new(io::stdout());
+    let mut out = io::BufWriter::new(Printed {
+        to: io::stdout(),
+        failed: None,
+    });
     let outcome = answer(question, &way.socket, way.json, &mut out);
-    // A reader that went away early (`| head`) has what it wanted.
+    // What it says is kept there.
     let _ = out.flush();
+    let failed = out.get_mut().failed.take();
     match outcome {
-        Ok(()) => crate::cli::EXIT_OK,
+        Ok(()) => match failed {
+            None => crate::cli::EXIT_OK,
+            Some(error) => {
+                eprintln!("ringway: the answer can't be written: {error}");
+                crate::cli::EXIT_FAILED
+            }
+        },
         Err(ClientError::NoServer(error)) => {
             eprintln!("ringway: no server answers at {}: {error}", way.socket.display());
             EXIT_NO_SERVER

@@ -365,3 +365,30 @@ fn who_asks_over_http_must_bear_the_token() {
         Ok(())
     });
 }
+
+#[test]
+fn an_answer_that_no_file_has_room_for_is_a_failure_and_one_that_nobody_reads_is_none() {
+    let (setup, socket) = asked_setup();
+    let run = |to: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .args(["status", "--socket", &socket])
+            .stdout(to)
+            .output()
+            .expect("ringway runs")
+    };
+    scene(setup, |_| {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device");
+        let output = run(full.into());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("can't be written"), "{told}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = run(writer.into());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        Ok(())
+    });
+}
