@@ -361,8 +361,9 @@ pub fn ack_of_a_failure_goes_no_further(ledger: &Ledger<'_>, found: &mut Found<'
             .served_as(life, branch, "INVITE")
             .filter(|served| !served.is_stateless)
             .and_then(|served| served.finals().next())
-            .is_some_and(|last| last.packet.is_failure() && last.packet.to_tag == step.packet.to_tag);
-        if refused {
+            .filter(|last| last.packet.is_failure() && last.packet.to_tag == step.packet.to_tag);
+        // Timer H: whose ACK it is nobody knows when that has gone off.
+        if refused.is_some_and(|last| step.at.since(last.at) < TIMEOUT - SLACK) {
             found.at(step, || "the ACK of a failure".to_owned());
         }
     }
