@@ -67,9 +67,25 @@ pub struct Marks {
     pad_at: u16,
     call_start: u16,
     call_end: u16,
+    keeps_its_place: bool,
 }
 
 impl Marks {
+    /// It is sent behind whatever else of that kind was queued for its peer before, and as it is written. A run that one receiver gets whole,
+    /// on the same machine, is read by one of its threads: the next of a proxy's messages of the same call, alone, may be read before.
+    pub fn keep_place(&mut self) {
+        self.keeps_its_place = true;
+    }
+
+    /// What sets its order against others for its peer: the call that it belongs to, or with all those that keep their place.
+    pub fn order(self, message: &[u8]) -> &[u8] {
+        if self.keeps_its_place {
+            b""
+        } else {
+            self.call(message)
+        }
+    }
+
     /// White space may be put in before the byte at `at` without changing what the message says. The first place stays.
     pub fn mark_padding(&mut self, at: usize) {
         if self.pad_at == 0 {
@@ -86,7 +102,7 @@ impl Marks {
 
     /// Where white space may be put in.
     pub fn padding(self) -> Option<usize> {
-        (self.pad_at > 0).then_some(usize::from(self.pad_at))
+        (self.pad_at > 0 && !self.keeps_its_place).then_some(usize::from(self.pad_at))
     }
 
     /// The bytes of `message` that name the call which it belongs to; empty where none are marked.

@@ -108,7 +108,7 @@ impl Outbox {
                     peer: outgoing.peer,
                     len: bytes.len(),
                     is_paddable: marks.padding().is_some(),
-                    call: marks.call(bytes),
+                    call: marks.order(bytes),
                 }
             };
             if out.makes_runs && queued.len() > 1 {

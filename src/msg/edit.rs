@@ -153,7 +153,9 @@ impl Edits {
     /// The same for a message without what its datagram holds before the start line and after the body, with what was marked in the edits.
     /// They count their places from the start of `msg.bytes`, as everywhere.
     pub fn write_message(&self, msg: Message<'_>, dst: &mut [u8]) -> Result<Written, EditError> {
-        self.write_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)
+        let mut written = self.write_range(msg.bytes, msg.head_start() as usize, msg.len(), dst)?;
+        written.marks.keep_place();
+        Ok(written)
     }
 
     /// Writes `src` with all edits to `dst`, and keeps what was marked in them.

@@ -25,7 +25,8 @@ use super::names::{Addresses, Way, path_way, way};
 use super::targets::{Target, TargetSet};
 use super::validate::{Arrived, Refused};
 use super::write::{
-    BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, path_line_len, put_block_lines, put_marked,
+    BLOCK_BYTES, BLOCK_ESTIMATE, FORWARD_SLACK, edit_received, in_place, path_line_len, put_block_lines,
+    put_marked,
 };
 use super::{BranchId, ContextId, Proxy};
 
@@ -552,7 +553,7 @@ impl Proxy {
         );
         match w.written().filter(|_| new_block_len.is_some() && rest.is_some()) {
             Some(written) => {
-                let buf = out.pool.commit(draft, written);
+                let buf = out.pool.commit(draft, in_place(written));
                 stack.count_request(method, to.flow.transport);
                 stack.send_request(tx, buf, now, out);
                 Some(tx)

@@ -138,7 +138,7 @@ impl Proxy {
         put_path_line(path, &mut w);
         let rest = block_start + usize::from(context.block_len);
         put_marked(bytes, out.pool.marks(template), rest, &mut w)?;
-        w.written()
+        w.written().map(in_place)
     }
 }
 
@@ -150,6 +150,12 @@ fn via_name(block: &[u8]) -> (&[u8], &[u8]) {
 pub(super) fn put_block_lines(block: &[u8], w: &mut Writer<'_>) {
     let (name, rest) = via_name(block);
     w.put(name).padding().put(rest);
+}
+
+/// As all that the proxy forwards.
+pub(super) fn in_place(mut written: Written) -> Written {
+    written.marks.keep_place();
+    written
 }
 
 /// What stands from `at` on in a message that was sent, which names its call as that does.
